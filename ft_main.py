@@ -1,0 +1,19 @@
+"""Fine-tune a model on labeled data, usually the teacher. `python ft_main.py --help` explains the flags."""
+
+import sys
+from collections.abc import Sequence
+
+from src.config.arguments import FineTuneArguments
+from src.config.cli import parse, run_script
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    config = parse(FineTuneArguments, argv)
+    from src.data.files import read_datasets
+    from src.train_models_accelerator import train_model
+
+    return train_model(config, read_datasets(config.dataset_path, max_rows=config.max_rows))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

@@ -1,0 +1,20 @@
+"""Write pseudo-targets with a model, usually the teacher. `python gen_main.py --help` explains the flags."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.config.arguments import GenerateArguments
+from src.config.cli import parse, run_script
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    config = parse(GenerateArguments, argv)
+    from src.data.files import read_datasets
+    from src.generate_accelerator import generate
+
+    return generate(config, read_datasets(config.dataset_path, max_rows=config.max_rows))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

@@ -1,0 +1,20 @@
+"""Distil a live teacher into a student. `python kd_main.py --help` explains the flags."""
+
+import sys
+from collections.abc import Sequence
+
+from src.config.arguments import DistillArguments
+from src.config.cli import parse, run_script
+
+
+def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    config = parse(DistillArguments, argv)
+    from src.data.files import read_datasets
+    from src.kd_models_accelerator_multiple_loaders import read_experiment, train_kd
+
+    experiment = read_experiment(config)
+    return train_kd(config, read_datasets(config.dataset_path, max_rows=config.max_rows), experiment)
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

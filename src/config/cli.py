@@ -1,0 +1,121 @@
+"""The command line: dataclass of flags -> argparse -> checked instance, and the exit statuses of every script."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import Field, fields
+from pathlib import Path
+from typing import Any, NoReturn, TypeVar
+
+from src.config.arguments import GROUPS, REQUIRED, Arguments
+from src.config.errors import UserError
+from src.config.values import base_type, check_value, convert, is_list, nearest
+
+Parsed = TypeVar("Parsed", bound=Arguments)
+
+
+def parse(arguments_class: type[Parsed], argv: Sequence[str] | None = None) -> Parsed:
+    """The script's arguments: defaults, overridden by --config FILE.yaml, overridden by the command line.
+
+    `argv` is sys.argv[1:] if None. Raises UserError, one line, for whatever is wrong; --help prints and exits with 0.
+    """
+    given = explicit_flags(arguments_class, argv)
+    missing = [f"--{each.name}" for each in fields(arguments_class) if _is_required(each) and each.name not in given]
+    if missing:
+        raise UserError(f"{', '.join(missing)}: required, but not given")
+    return arguments_class(**given)
+
+
+def explicit_flags(arguments_class: type[Arguments], argv: Sequence[str] | None = None) -> dict[str, Any]:
+    """The flags that --config or the command line sets, with their values; those left at their defaults are absent."""
+    by_name = {each.name: each for each in fields(arguments_class)}
+    known, unknown = _parser(arguments_class).parse_known_args(sys.argv[1:] if argv is None else list(argv))
+    if unknown:
+        _refuse(unknown[0], by_name)
+    written = vars(known)
+    config = written.pop("config", None)
+    given = {name: _value(by_name[name], words, f"--{name}") for name, words in written.items()}
+    return given if config is None else _config_flags(Path(config), by_name) | given
+
+
+def run_script(main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None) -> int:
+    """Call `main(argv)` and return the exit status: 0, 2 for a UserError (one line on stderr), 130 for Ctrl-C."""
+    try:
+        main(argv)
+    except UserError as error:
+        script = Path(main.__code__.co_filename).name
+        print(f"{script}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
+    return 0
+
+
+class _Parser(argparse.ArgumentParser):
+    """An ArgumentParser whose mistakes are UserErrors."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UserError(message.removeprefix("argument "))
+
+
+def _parser(arguments_class: type[Arguments]) -> _Parser:
+    required = " ".join(f"--{each.name} ..." for each in fields(arguments_class) if _is_required(each))
+    parser = _Parser(
+        prog=arguments_class.script,
+        usage=f"python {arguments_class.script} {required} [--flag value ...]",
+        description=(arguments_class.__doc__ or "").replace("\n    ", "\n"),
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        argument_default=argparse.SUPPRESS,
+        allow_abbrev=False,
+    )
+    parser.add_argument("--config", metavar="FILE.yaml", help="read flags from this file too; the command line wins")
+    for title in GROUPS:
+        group = parser.add_argument_group(title)
+        for each in fields(arguments_class):
+            if each.metadata["group"] == title:
+                nargs = "*" if is_list(each.type) else None
+                group.add_argument(f"--{each.name}", nargs=nargs, metavar=_metavar(each), help=_help(each))
+    return parser
+
+
+def _is_required(each: Field[Any]) -> bool:
+    return each.default is REQUIRED
+
+
+def _metavar(each: Field[Any]) -> str:
+    if is_list(each.type):
+        return "WORD"
+    return {bool: "True|False", int: "INTEGER", float: "NUMBER", str: "TEXT"}[base_type(each.type)[0]]
+
+
+def _help(each: Field[Any]) -> str:
+    choices = each.metadata["limits"]["choices"]
+    possible = f" One of: {', '.join(choice or '(empty)' for choice in choices)}." if choices else ""
+    default = repr(each.default) if isinstance(each.default, str) else each.default
+    note = "(required)" if _is_required(each) else f"[{default}]"
+    return f"{each.metadata['sentence']}{possible} {note}".replace("%", "%%")
+
+
+def _refuse(word: str, names: Sequence[str] | dict[str, Any]) -> NoReturn:
+    """Raise the UserError for a word of the command line that is no flag and belongs to none."""
+    if not word.startswith("-"):
+        raise UserError(f"unexpected {word!r}: it follows a flag that takes one value (quote a text with blanks)")
+    name = word.partition("=")[0]
+    raise UserError(f"unknown flag {name!r}; nearest: '--{nearest(name.lstrip('-'), [*names, 'config', 'help'])}'")
+
+
+def _config_flags(path: Path, by_name: dict[str, Field[Any]]) -> dict[str, Any]:
+    from src.config.strict_yaml import read_mapping  # here, because PyYAML would triple the time of --help
+
+    flags = {}
+    for name, written in read_mapping(path).items():
+        if name not in by_name:
+            raise UserError(f"{path.name}: unknown key {name!r}; nearest: {nearest(name, by_name)!r}")
+        flags[name] = _value(by_name[name], written, f"{path.name}: {name}")
+    return flags
+
+
+def _value(each: Field[Any], written: Any, where: str) -> Any:
+    value = convert(written, each.type, where)
+    check_value(value, each.metadata["limits"], where)
+    return value

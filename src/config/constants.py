@@ -1,0 +1,21 @@
+"""Names and numbers that several rooms share."""
+
+IGNORE_INDEX = -100  # labels' padding
+
+TRAIN, DEV, TEST, UNLABELED = "train", "dev", "test", "unlabeled"
+FT, DEV_PPL = "ft", "dev_ppl"  # made by us: labeled rows for the closing fine-tuning, dev rows for the NLL
+
+TEXT, TARGET, GENERATED = "text", "target", "generated"
+
+GENERATION_TYPES = (
+    "beam_search",
+    "beam_search_short",
+    "beam_search_long",
+    "diverse_beam_search",
+    "sampling",
+    "sampling_low",
+    "sampling_high",
+    "sampling_beam_search",
+)
+METRICS = ("wer", "gleu", "rouge", "sacrebleu", "bertscore", "meteor", "chrf")
+CORPORA = ("xsum", "squad", "art", "bisect", "shakespeare", "demo")

@@ -1,0 +1,9 @@
+"""The one exception that means: the user can mend this."""
+
+
+class UserError(Exception):
+    """A mistake in flags, files, YAML or checkpoints.
+
+    The message is one line that names the file, the key and what would be right. The scripts print it on stderr
+    and exit with status 2 (SPEC §7); no traceback.
+    """

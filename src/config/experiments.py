@@ -1,0 +1,249 @@
+"""The YAML of experiments, read strictly: what to learn, from which layers, in what order; typed and checked.
+
+An entry is an experiment, a loss, a layer map or a schedule; its keys say which. Experiments name the other entries.
+"""
+
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, NoReturn
+
+from src.config.errors import UserError
+from src.config.values import check_value, convert, nearest
+
+DEFAULT_PATIENCE_EPOCHS = 16  # of a schedule that follows --n_patience_epochs when that flag is not given
+PATIENCE, EPOCHS_PER_LOSS = "n_patience_epochs", "epochs_per_loss"  # numbers of a schedule that the run decides
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossEntry:
+    """What one loss weighs: SPEC §4's terms, and on which share of the steps the student writes the labels itself."""
+
+    name: str
+    forward_weight: float = 0.0
+    logits_weight: float = 0.0
+    hidden_weight: float = 0.0
+    attention_relation_weight: float = 0.0
+    temperature: float = 1.0
+    kl_loss: bool = False
+    loss_scale: bool = False
+    dropout: bool = False
+    generate_labels_weight: float = 0.0
+
+    @property
+    def weights(self) -> dict[str, float]:
+        """The terms that count, by name: a subset of forward, logits, hidden and attention_relation."""
+        terms = ("forward", "logits", "hidden", "attention_relation")
+        weights = {term: getattr(self, f"{term}_weight") for term in terms}
+        return {term: weight for term, weight in weights.items() if weight}
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any term compares the student with a teacher."""
+        return any(term != "forward" for term in self.weights)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LayerMap:
+    """Which layers are compared: hidden states, self-attention (sa), cross-attention (ca); −1 is the last layer."""
+
+    student_enc_hidden_layer: int = -1
+    teacher_enc_hidden_layer: int = -1
+    student_dec_hidden_layer: int = -1
+    teacher_dec_hidden_layer: int = -1
+    student_enc_sa_layer: int = -1
+    teacher_enc_sa_layer: int = -1
+    student_dec_sa_layer: int = -1
+    teacher_dec_sa_layer: int = -1
+    student_dec_ca_layer: int = -1
+    teacher_dec_ca_layer: int = -1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Schedule:
+    """When the next of the experiment's losses takes over; at most one of the three `change_...` is given.
+
+    After the last loss: stay (`keep_last`) or begin again. `random_sample` draws the next loss instead. In a file,
+    `change_every_n_epochs` may be n_patience_epochs or epochs_per_loss; `load_experiment` makes a number of it.
+    """
+
+    name: str
+    change_every_n_epochs: int | str | None = None
+    change_every_n_evaluation_steps: int | None = None
+    change_no_improvements_for: int | None = None
+    keep_last: bool = True
+    random_sample: bool = False
+
+    @property
+    def changes(self) -> bool:
+        """Whether the loss ever changes."""
+        triggers = (self.change_every_n_epochs, self.change_every_n_evaluation_steps, self.change_no_improvements_for)
+        return any(trigger is not None for trigger in triggers)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Experiment:
+    """One experiment of the file, its references resolved; `losses` are in the order in which they are used."""
+
+    key: str
+    name: str
+    layers: LayerMap
+    schedule: Schedule
+    losses: tuple[LossEntry, ...]
+
+    @property
+    def needs_teacher(self) -> bool:
+        """Whether any of the losses compares the student with a teacher."""
+        return any(loss.needs_teacher for loss in self.losses)
+
+
+LOSS, LAYERS, SCHEDULE, EXPERIMENT = "loss", "layer map", "schedule", "experiment"
+ENTRY_CLASSES: Mapping[str, type[Any]] = {LOSS: LossEntry, LAYERS: LayerMap, SCHEDULE: Schedule}
+EXPERIMENT_KEYS = ("name", "layer", "scheduling", "losses")
+KEYS: Mapping[str, tuple[str, ...]] = {
+    kind: tuple(each.name for each in fields(entry_class) if each.name != "name")
+    for kind, entry_class in ENTRY_CLASSES.items()
+} | {EXPERIMENT: EXPERIMENT_KEYS}
+LIMITS: Mapping[str, Mapping[str, float]] = {
+    "forward_weight": {"minimum": 0},
+    "logits_weight": {"minimum": 0},
+    "hidden_weight": {"minimum": 0},
+    "attention_relation_weight": {"minimum": 0},
+    "generate_labels_weight": {"minimum": 0, "maximum": 1},
+    "temperature": {"minimum": -1},
+    "change_every_n_epochs": {"minimum": 1},
+    "change_every_n_evaluation_steps": {"minimum": 1},
+    "change_no_improvements_for": {"minimum": 1},
+}
+
+
+def load_experiments(path: Path) -> dict[str, Experiment]:
+    """Every experiment of the YAML file by its key, after all entries of the file have been checked.
+
+    Raises UserError for the first mistake: a misspelt key, an unknown reference, a wrong type or value.
+    """
+    from src.config.strict_yaml import read_mapping  # here, because PyYAML would slow every script's --help
+
+    raw = read_mapping(path)
+    kinds = {key: _kind(entry, f"{path.name}: {key}") for key, entry in raw.items()}
+    entries: dict[str, dict[str, Any]] = {kind: {} for kind in KEYS}
+    for key, kind in kinds.items():
+        entries[kind][key] = _READERS[kind](key, raw[key], f"{path.name}: {key}") if kind in _READERS else raw[key]
+    return {
+        key: _experiment(key, written, entries, f"{path.name}: {key}") for key, written in entries[EXPERIMENT].items()
+    }
+
+
+def load_experiment(path: Path, key: str, *, epochs: int, n_patience_epochs: int | None) -> Experiment:
+    """The experiment `key` for a run of `epochs` epochs: a schedule that depends on the run gets its number.
+
+    n_patience_epochs: the run's, or 16 if None. epochs_per_loss: max(1, epochs // number of losses).
+    """
+    experiments = load_experiments(path)
+    if key not in experiments:
+        _refuse_unknown("experiment", key, experiments, path.name)
+    experiment = experiments[key]
+    numbers = {
+        PATIENCE: DEFAULT_PATIENCE_EPOCHS if n_patience_epochs is None else n_patience_epochs,
+        EPOCHS_PER_LOSS: max(1, epochs // len(experiment.losses)),
+    }
+    every = experiment.schedule.change_every_n_epochs
+    if not isinstance(every, str):
+        return experiment
+    return replace(experiment, schedule=replace(experiment.schedule, change_every_n_epochs=numbers[every]))
+
+
+def _refuse_unknown(what: str, name: str, known: Collection[str], where: str) -> NoReturn:
+    close = f"nearest: {nearest(name, known)!r}" if known else "the file has none"
+    raise UserError(f"{where}: unknown {what} {name!r}; {close}")
+
+
+def _kind(entry: Any, where: str) -> str:
+    """Which kind of entry this is: the one that knows most of its keys; a key that it does not know is refused."""
+    if not isinstance(entry, dict) or not entry:
+        raise UserError(f"{where}: must hold the keys of an experiment, a loss, a layer map or a schedule")
+    every_key = [key for keys in KEYS.values() for key in keys]
+    meant = [nearest(key, every_key) for key in entry]
+
+    def familiar(kind: str) -> tuple[int, int]:
+        return sum(key in KEYS[kind] for key in entry), sum(key in KEYS[kind] for key in meant)
+
+    kind = max(KEYS, key=familiar)
+    for key in entry:
+        if key not in KEYS[kind]:
+            _refuse_unknown("key", key, KEYS[kind], where)
+    return kind
+
+
+def _loss(key: str, raw: dict[str, Any], where: str) -> LossEntry:
+    loss = LossEntry(name=key, **_values(LossEntry, raw, where))
+    if not loss.weights:
+        raise UserError(f"{where}: all weights are 0; give at least one of {', '.join(KEYS[LOSS][:4])}")
+    if loss.temperature == 0:
+        raise UserError(f"{where}.temperature: must not be 0; -p (p from 0 to 1) cuts to the top-p nucleus")
+    return loss
+
+
+def _layers(_key: str, raw: dict[str, Any], where: str) -> LayerMap:
+    return LayerMap(**_values(LayerMap, raw, where))
+
+
+def _schedule(key: str, raw: dict[str, Any], where: str) -> Schedule:
+    schedule = Schedule(name=key, **_values(Schedule, raw, where))
+    given = [name for name in KEYS[SCHEDULE][:3] if getattr(schedule, name) is not None]
+    if len(given) > 1:
+        raise UserError(f"{where}: {' and '.join(given)} contradict each other; give one of them")
+    if schedule.random_sample and not given:
+        raise UserError(f"{where}.random_sample: needs one of {', '.join(KEYS[SCHEDULE][:3])}")
+    return schedule
+
+
+_READERS: Mapping[str, Callable[[str, dict[str, Any], str], Any]] = {LOSS: _loss, LAYERS: _layers, SCHEDULE: _schedule}
+
+
+def _experiment(key: str, raw: dict[str, Any], entries: dict[str, dict[str, Any]], where: str) -> Experiment:
+    missing = [name for name in EXPERIMENT_KEYS if name not in raw]
+    if missing:
+        raise UserError(f"{where}: {', '.join(missing)} missing; an experiment has {', '.join(EXPERIMENT_KEYS)}")
+    if not isinstance(raw["losses"], list) or not raw["losses"]:
+        raise UserError(f"{where}.losses: must be a list of loss entries, for example [logits]")
+    schedule: Schedule = _named(SCHEDULE, raw["scheduling"], entries, f"{where}.scheduling")
+    losses: tuple[LossEntry, ...] = tuple(_named(LOSS, name, entries, f"{where}.losses") for name in raw["losses"])
+    if len(losses) > 1 and not schedule.changes:
+        raise UserError(
+            f"{where}.scheduling: {schedule.name!r} never changes the loss: {losses[1].name!r} is not reached"
+        )
+    return Experiment(
+        key=key,
+        name=convert(raw["name"], str, f"{where}.name"),
+        layers=_named(LAYERS, raw["layer"], entries, f"{where}.layer"),
+        schedule=schedule,
+        losses=losses,
+    )
+
+
+def _named(kind: str, written: Any, entries: dict[str, dict[str, Any]], where: str) -> Any:
+    """The entry of this kind that is called `written`."""
+    name = convert(written, str, where)
+    if name in entries[kind]:
+        return entries[kind][name]
+    for other, named in entries.items():
+        if name in named:
+            raise UserError(f"{where}: {name!r} ({other}) is not a {kind}; possible: {', '.join(entries[kind])}")
+    _refuse_unknown("entry", name, entries[kind], where)
+
+
+def _values(entry_class: type[Any], raw: dict[str, Any], where: str) -> dict[str, Any]:
+    """The entry's values, converted to the types of the class's fields and within LIMITS."""
+    types = {each.name: each.type for each in fields(entry_class)}
+    return {name: _value(name, written, types[name], f"{where}.{name}") for name, written in raw.items()}
+
+
+def _value(name: str, written: Any, annotation: Any, where: str) -> Any:
+    if name == "change_every_n_epochs":
+        if written in (PATIENCE, EPOCHS_PER_LOSS):
+            return written
+        annotation = int | None
+    value = convert(written, annotation, where)
+    check_value(value, LIMITS.get(name, {}), where)
+    return value

@@ -1,0 +1,57 @@
+"""YAML files that people write, read without surprises: no tags, no repeated keys, and every scalar as its text.
+
+YAML 1.1 would make False of `mixed_precision: no` and a text of `learning_rate: 5e-05`; here the reader that knows the
+wanted type converts the text (src.config.values), so a file and the command line mean the same by the same word.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from src.config.errors import UserError
+
+_BUILT_IN = {"tag:yaml.org,2002:" + kind for kind in ("str", "null", "seq", "map")}
+
+
+class _Loader(yaml.SafeLoader):
+    """SafeLoader whose plain scalars are texts (nothing, ~ and null are None) and whose keys are unique texts."""
+
+    yaml_implicit_resolvers = {
+        letter: [(tag, pattern) for tag, pattern in resolvers if tag.endswith(":null")]
+        for letter, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node.tag not in _BUILT_IN:
+            raise yaml.constructor.ConstructorError(None, None, f"tag {node.tag!r} is not allowed", node.start_mark)
+        return super().construct_object(node, deep=deep)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen: set[str] = set()
+        for key, _ in node.value:
+            if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":null"):
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
+            if key.value in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
+            seen.add(key.value)
+        return super().construct_mapping(node, deep=deep)
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """The mapping in a YAML file: its scalars are texts or None. UserError for anything that is not such a file."""
+    try:
+        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise UserError(f"{path}: is not UTF-8 text") from error
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark
+        line = f" line {mark.line + 1}:" if mark else ""
+        raise UserError(f"{path.name}:{line} {error.problem or error.context}") from error
+    except yaml.YAMLError as error:
+        raise UserError(f"{path.name}: is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path.name}: must hold `key: value` lines")
+    return content

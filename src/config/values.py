@@ -1,0 +1,95 @@
+"""Typed values from written words, and the nearest known name to a misspelt one."""
+
+import math
+from collections.abc import Iterable, Mapping
+from difflib import SequenceMatcher
+from types import GenericAlias, NoneType, UnionType
+from typing import Any
+
+from src.config.errors import UserError
+
+Annotation = Any  # a type, tuple[a type, ...], or either `| None`
+Written = str | list[Any] | dict[str, Any] | None
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """The entry of `known` that is spelt most like `name`."""
+    return max(known, key=lambda candidate: SequenceMatcher(None, name.lower(), candidate.lower()).ratio())
+
+
+def base_type(annotation: Annotation) -> tuple[Any, bool]:
+    """(the type without None, whether None is possible): `int | None` gives (int, True)."""
+    if not isinstance(annotation, UnionType):
+        return annotation, False
+    (kind,) = (member for member in annotation.__args__ if member is not NoneType)
+    return kind, True
+
+
+def is_list(annotation: Annotation) -> bool:
+    """Whether values of `annotation` are tuples."""
+    return isinstance(base_type(annotation)[0], GenericAlias)
+
+
+def convert(written: Written, annotation: Annotation, where: str) -> Any:
+    """The value that a person wrote for something of type `annotation`.
+
+    `written` is the text of one word, a list of such texts, or None; `where` (a flag, or a file and a key) opens the
+    message of the UserError that a wrong type raises. Booleans are True or False in any case. A list may also be one
+    text with blanks. The word None, or nothing in YAML, is None where None is possible.
+    """
+    kind, optional = base_type(annotation)
+    if written is None or written in ("None", ["None"]):
+        if optional:
+            return None
+        raise UserError(f"{where}: needs a value, not None")
+    if isinstance(kind, GenericAlias):
+        return _tuple(written, kind.__args__[0], where)
+    if not isinstance(written, str):
+        raise UserError(f"{where}: needs one value, not a {'mapping' if isinstance(written, dict) else 'list'}")
+    return _scalar(written, kind, where)
+
+
+def check_value(value: Any, limits: Mapping[str, Any], where: str) -> None:
+    """Raise a UserError unless `value` (of a tuple: every member) is among the choices and within the bounds.
+
+    `limits` may hold `choices`, `minimum`, `maximum` (inclusive) and `above` (exclusive); None is always fine.
+    """
+    for member in value if isinstance(value, tuple) else (value,):
+        choices = limits.get("choices")
+        if member is None:
+            continue
+        if choices and member not in choices:
+            named = ", ".join(choice or '""' for choice in choices)
+            raise UserError(f"{where}: {member!r} is not one of {named}; nearest: {nearest(member, choices)!r}")
+        if limits.get("minimum") is not None and member < limits["minimum"]:
+            raise UserError(f"{where}: must be at least {limits['minimum']}, not {member}")
+        if limits.get("maximum") is not None and member > limits["maximum"]:
+            raise UserError(f"{where}: must be at most {limits['maximum']}, not {member}")
+        if limits.get("above") is not None and member <= limits["above"]:
+            raise UserError(f"{where}: must be greater than {limits['above']}, not {member}")
+
+
+def _tuple(written: str | list[Any] | dict[str, Any], member: type, where: str) -> tuple[Any, ...]:
+    parts = [written] if isinstance(written, str) else written
+    if isinstance(parts, dict) or not all(isinstance(part, str) for part in parts):
+        raise UserError(f"{where}: needs a list of single values")
+    words = [word for part in parts for word in part.split()]
+    if not words:
+        raise UserError(f"{where}: needs at least one value")
+    return tuple(_scalar(word, member, where) for word in words)
+
+
+def _scalar(word: str, kind: type, where: str) -> Any:
+    if kind is str:
+        return word
+    if kind is bool:
+        if word.lower() not in ("true", "false"):
+            raise UserError(f"{where}: {word!r} is neither True nor False")
+        return word.lower() == "true"
+    try:
+        number = kind(word)
+    except ValueError as error:
+        raise UserError(f"{where}: {word!r} is not {'an integer' if kind is int else 'a number'}") from error
+    if not math.isfinite(number):
+        raise UserError(f"{where}: {word!r} is not a finite number")
+    return number

@@ -1,0 +1,167 @@
+"""Stage: make a student, by keeping some layers of a trained model or by building a small model with random weights."""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from src.config.arguments import CreateStudentArguments
+from src.config.constants import TARGET, TEXT, UNLABELED
+from src.config.errors import UserError
+from src.data.files import check_datasets, check_trainable, read_datasets, training_splits
+from src.models.families import Sizes, family_to_build, knows_layers, layer_counts
+from src.models.loading import Layers, check_model_files, load_config, load_model, load_tokenizer, parse_model_name
+from src.models.students import (
+    build_from_scratch,
+    prune,
+    pruned_config,
+    resolve_layers,
+    spaced_layers,
+    train_tokenizer,
+    write_model_folder,
+)
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    Student = tuple[PreTrainedModel, PreTrainedTokenizerBase, str]
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_LAYERS = 2  # of a new model, on each side
+
+
+def create_student(config: CreateStudentArguments) -> Path:
+    """Write a portable model folder (weights, config, generation config, tokenizer, model card); return its path.
+
+    Raises UserError, with nothing written, if the folder is taken, a model or file is unusable, or a layer unknown.
+    """
+    _check_free(config)
+    model, tokenizer, origin = _keep_layers(config) if config.from_model else _build_new(config)
+    folder = write_model_folder(config.output_dir, model, tokenizer, model_card(config, model, origin))
+    logger.info("%s: %s parameters", folder, f"{model.num_parameters():,}")
+    return folder
+
+
+def _check_free(config: CreateStudentArguments) -> None:
+    folder = Path(config.output_dir)
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--output_dir {folder}: is a file; name a folder")
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return
+    if not config.overwrite:
+        raise UserError(f"--output_dir {folder}: is not empty; name another folder or add --overwrite True")
+    if not (folder / "config.json").is_file():
+        raise UserError(
+            f"--output_dir {folder}: holds something else than a model; not overwritten, name another folder"
+        )
+
+
+def _keep_layers(config: CreateStudentArguments) -> "Student":
+    """The layers of `from_model` that the flags or its `_prune` suffix name; everything else is copied."""
+    base, *named = parse_model_name(config.from_model)
+    check_model_files(base)
+    whole = load_config(base)
+    sides = zip(("encoder", "decoder"), named, strict=True)
+    kept = [_layers_of(side, config, layers, whole) for side, layers in sides]
+    if kept == [None, None]:
+        return load_model(base), load_tokenizer(base), f"All layers of `{base}`."
+    pruned_config(whole, *kept)  # refuses what cannot be, before the weights are read
+    student = prune(load_model(base), *kept)
+    return student, load_tokenizer(base), f"From `{base}`, layers kept: {_kept_in_words(whole, kept)}; the rest copied."
+
+
+def _layers_of(
+    side: str, config: CreateStudentArguments, named: Layers | None, whole: "PreTrainedConfig"
+) -> Layers | None:
+    """The layers of one side to keep, None for all, from the one of three places that says so."""
+    listed, n_layers = getattr(config, f"keep_{side}_layers"), getattr(config, f"n_{side}_layers")
+    if named is not None and (listed is not None or n_layers is not None):
+        raise UserError(
+            f"--from_model {config.from_model}: names the {side} layers already; leave the {side} flags out"
+        )
+    if n_layers is None:
+        return named if listed is None else listed
+    n_total = layer_counts(whole)[side]
+    if n_layers > n_total:
+        raise UserError(f"--n_{side}_layers {n_layers}: {config.from_model} has {n_total} {side} layers")
+    return spaced_layers(n_total, n_layers)
+
+
+def _kept_in_words(whole: "PreTrainedConfig", kept: list[Layers | None]) -> str:
+    sides = []
+    for (side, n_total), layers in zip(layer_counts(whole).items(), kept, strict=True):
+        if n_total:
+            numbers = " ".join(map(str, resolve_layers(layers, n_total, side)))
+            sides.append(f"{side} {numbers} of {n_total}")
+    return ", ".join(sides)
+
+
+def _build_new(config: CreateStudentArguments) -> "Student":
+    """A model with random weights, and another model's tokenizer or one trained on a dataset."""
+    family = family_to_build(config.family)
+    if config.n_encoder_layers is not None and not family.is_encoder_decoder:
+        raise UserError(f"--n_encoder_layers {config.n_encoder_layers}: a {family.name} model has no encoder")
+    if config.tokenizer:
+        tokenizer, source = load_tokenizer(config.tokenizer), f"the tokenizer of `{config.tokenizer}`"
+    else:
+        texts = training_texts(config.dataset_path)
+        tokenizer = train_tokenizer(texts, config.vocab_size, family=family.name)
+        source = f"a tokenizer trained on `{config.dataset_path}`"
+    sizes = Sizes(
+        vocab_size=max(tokenizer.get_vocab().values()) + 1,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        n_encoder_layers=config.n_encoder_layers or DEFAULT_LAYERS,
+        n_decoder_layers=config.n_decoder_layers or DEFAULT_LAYERS,
+        d_model=config.d_model,
+        d_ff=config.d_ff or 4 * config.d_model,
+        n_heads=config.n_heads,
+        dropout=config.dropout,
+        max_position_embeddings=config.max_position_embeddings,
+    )
+    model = build_from_scratch(family.name, sizes, seed=config.seed)
+    return model, tokenizer, f"A new {family.name} model with random weights (seed {config.seed}) and {source}."
+
+
+def training_texts(dataset_path: str) -> Iterator[str]:
+    """Texts and targets of a dataset's training splits, then its unlabeled texts; dev and test stay unseen."""
+    datasets = read_datasets(dataset_path)
+    check_datasets(datasets, dataset_path)
+    check_trainable(datasets, dataset_path)
+    for split in training_splits(datasets):
+        yield from datasets[split][TEXT]
+        yield from datasets[split][TARGET]
+    yield from datasets.get(UNLABELED, {}).get(TEXT, ())
+
+
+def model_card(config: CreateStudentArguments, model: "PreTrainedModel", origin: str) -> str:
+    """README.md of the folder: where the model comes from, its size, and the flags that make it again."""
+    whole = model.config.get_text_config()
+    layers = layer_counts(model.config) if knows_layers(model.config) else {}
+    rows = {
+        "model type": model.config.model_type,
+        **{f"{side} layers": n_layers for side, n_layers in layers.items() if n_layers},
+        "width": whole.hidden_size,
+        "attention heads": whole.num_attention_heads,
+        "vocabulary": whole.vocab_size,
+        "parameters": f"{model.num_parameters():,}",
+    }
+    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
+    return (
+        "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n"
+        f"# {Path(config.output_dir).name}\n\n{origin}\n\n| | |\n|---|---|\n{table}\n\n"
+        f"Made by:\n```\npython {config.script} {flags_in_words(config)}\n```\n"
+    )
+
+
+def flags_in_words(config: CreateStudentArguments) -> str:
+    """The command line that gives `config`: every flag that is not at its default."""
+    words = []
+    for field in fields(config):
+        value = getattr(config, field.name)
+        if value != field.default:
+            values = value if isinstance(value, tuple) else (value,)
+            words.append(f"--{field.name} {' '.join(map(str, values))}")
+    return " ".join(words)

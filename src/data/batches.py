@@ -1,0 +1,291 @@
+"""Text to tokens, once; tokens to batches, in a reproducible order.
+
+Shapes: B batch, S source tokens, T target tokens, N rows of a split.
+
+Encoder-decoder and decoder-only models share one layout: `input_ids` hold what the model reads before it writes (for a
+decoder-only model text + prompt, padded on the left), `labels` what it should write (target + EOS, padded on the right
+with -100). Generation, teacher forcing and student-written targets therefore need no second layout.
+"""
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.config.arguments import SharedArguments
+from src.config.console import progress_bar
+from src.config.constants import IGNORE_INDEX, TARGET, TEXT
+from src.config.errors import UserError
+from src.data.files import Columns, Datasets
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+TEXTS_PER_CALL = 10_000
+ANCHOR = "x"  # a word before a continuation, so that the continuation is tokenised as it is inside a sentence
+
+
+@dataclass(frozen=True)
+class Ragged:
+    """Token sequences of unequal length: one flat array and N + 1 offsets (4 bytes a token at any number of rows)."""
+
+    flat: np.ndarray
+    offsets: np.ndarray
+
+    @classmethod
+    def of(cls, sequences: Iterable[Sequence[int]]) -> "Ragged":
+        arrays = [np.asarray(sequence, dtype=np.int32) for sequence in sequences]
+        offsets = np.zeros(len(arrays) + 1, dtype=np.int64)
+        np.cumsum([len(array) for array in arrays], out=offsets[1:])
+        return cls(np.concatenate(arrays) if arrays else np.zeros(0, np.int32), offsets)
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Ragged"]) -> "Ragged":
+        flat = np.concatenate([part.flat for part in parts]) if parts else np.zeros(0, np.int32)
+        lengths = np.concatenate([part.lengths for part in parts]) if parts else np.zeros(0, np.int64)
+        return cls(flat, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+    def __getitem__(self, row: int) -> np.ndarray:
+        return self.flat[self.offsets[row] : self.offsets[row + 1]]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What travels through a step.
+
+    input_ids, attention_mask: (B, S); labels: (B, T) with -100 as padding, None where nothing is known; rows: (B,) row
+    numbers in the split, so that an error can name examples.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor | None
+    rows: tuple[int, ...]
+
+    def to(self, device: torch.device) -> "Batch":
+        return replace(
+            self,
+            input_ids=self.input_ids.to(device, non_blocking=True),
+            attention_mask=self.attention_mask.to(device, non_blocking=True),
+            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+        )
+
+
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """A split as tokens. Rows with equal text share one input: row i reads `inputs[input_of_row[i]]`."""
+
+    name: str
+    inputs: Ragged
+    input_of_row: np.ndarray
+    labels: Ragged | None
+
+    def __len__(self) -> int:
+        return len(self.input_of_row)
+
+    @property
+    def input_lengths(self) -> np.ndarray:
+        return self.inputs.lengths[self.input_of_row]
+
+
+@dataclass(frozen=True)
+class Tokenization:
+    """How texts become model inputs and labels (SPEC §3, Preprocessing).
+
+    max_input_length and max_labels_length count tokens, special ones included. task_prompt is a prefix for
+    encoder-decoder models and a suffix for decoder-only models; it is never cut.
+    """
+
+    tokenizer: "PreTrainedTokenizerBase"
+    is_encoder_decoder: bool
+    max_input_length: int
+    max_labels_length: int
+    task_prompt: str = ""
+    prompt: str = field(init=False)
+
+    @classmethod
+    def of(
+        cls, config: SharedArguments, tokenizer: "PreTrainedTokenizerBase", *, is_encoder_decoder: bool
+    ) -> "Tokenization":
+        return cls(tokenizer, is_encoder_decoder, config.max_input_length, config.max_labels_length, config.task_prompt)
+
+    def __post_init__(self) -> None:
+        prompt = "" if self.task_prompt == "bart" else self.task_prompt.strip()
+        if prompt and self.is_encoder_decoder:
+            prompt += " "
+        object.__setattr__(self, "prompt", prompt)
+        self.tokenizer.truncation_side = "right"  # the prompt stands on the left
+        fixed = self._n_fixed_tokens()
+        if fixed >= self.max_input_length:
+            raise UserError(
+                f"--max_input_length {self.max_input_length}: --task_prompt '{self.prompt.strip()}' and special tokens "
+                f"take {fixed} tokens and leave no room for text; possible: {fixed + 1} or more"
+            )
+
+    def encode_inputs(self, texts: Sequence[str]) -> Ragged:
+        """Prompt and text as token ids; a text too long is cut at its end, the prompt never."""
+        if self.is_encoder_decoder:
+            return self._in_chunks(texts, self._encoder_inputs, "tokenise inputs")
+        return self._in_chunks(texts, self._contexts, "tokenise inputs")
+
+    def encode_labels(self, targets: Sequence[str]) -> Ragged:
+        """Target and EOS as token ids; a target too long is cut, its EOS kept."""
+        encode = self._encoder_decoder_labels if self.is_encoder_decoder else self._continuations
+        return self._in_chunks(targets, encode, "tokenise targets")
+
+    def _in_chunks(self, texts: Sequence[str], encode: Callable, description: str) -> Ragged:
+        parts = []
+        with progress_bar(len(texts), description, "texts") as bar:
+            for start in range(0, len(texts), TEXTS_PER_CALL):
+                chunk = list(texts[start : start + TEXTS_PER_CALL])
+                parts.append(Ragged.of(encode(chunk)))
+                bar.update(len(chunk))
+        return Ragged.concatenate(parts)
+
+    def _encoder_inputs(self, texts: list[str]) -> list[list[int]]:
+        prompted = [self.prompt + text for text in texts]
+        encoded = self.tokenizer(prompted, truncation=True, max_length=self.max_input_length)
+        return [ids or [self._eos] for ids in encoded["input_ids"]]
+
+    def _encoder_decoder_labels(self, targets: list[str]) -> list[list[int]]:
+        encoded = self.tokenizer(text_target=targets, truncation=True, max_length=self.max_labels_length)
+        return [self._ended(ids) for ids in encoded["input_ids"]]
+
+    def _contexts(self, texts: list[str]) -> list[list[int]]:
+        suffix = self._prompt_ids()
+        room = self.max_input_length - len(suffix)
+        # A decoder-only model needs at least one token to continue from.
+        return [head[:room] + suffix or [self._first] for head in self._heads(texts)]
+
+    def _heads(self, texts: list[str]) -> list[list[int]]:
+        """Tokens of each text as a sequence begins (BOS included, where the tokenizer adds one) but does not end."""
+        encoded = self.tokenizer(texts)["input_ids"]
+        adds_eos = self.tokenizer(ANCHOR)["input_ids"][-1] == self._eos
+        return [ids[:-1] for ids in encoded] if adds_eos else encoded
+
+    def _continuations(self, targets: list[str]) -> list[list[int]]:
+        return [self._ended(ids) for ids in self._continue(targets)]
+
+    def _continue(self, texts: list[str]) -> list[list[int]]:
+        """Tokens of each text as they are after another word, without special tokens; none for a blank text."""
+        anchor = self._tokens(ANCHOR)
+        joined = self.tokenizer([f"{ANCHOR} {text}" for text in texts], add_special_tokens=False)["input_ids"]
+        continued = []
+        for text, ids in zip(texts, joined, strict=True):
+            if not text.strip():
+                continued.append([])
+            elif ids[: len(anchor)] == anchor:
+                continued.append(ids[len(anchor) :])
+            else:  # a token spans the two words
+                continued.append(self._tokens(text))
+        return continued
+
+    def _ended(self, ids: list[int]) -> list[int]:
+        body = ids[:-1] if ids and ids[-1] == self._eos else ids
+        return [*body[: self.max_labels_length - 1], self._eos]
+
+    def _tokens(self, text: str) -> list[int]:
+        return self.tokenizer(text, add_special_tokens=False)["input_ids"]
+
+    def _prompt_ids(self) -> list[int]:
+        """The suffix of a decoder-only model."""
+        return self._continue([self.prompt])[0]
+
+    def _n_fixed_tokens(self) -> int:
+        """Tokens of every input that are not its text's: the prompt's and the special ones."""
+        if self.is_encoder_decoder:
+            return len(self.tokenizer(self.prompt.rstrip())["input_ids"])
+        return len(self._heads([""])[0]) + len(self._prompt_ids())
+
+    @property
+    def _eos(self) -> int:
+        return self.tokenizer.eos_token_id
+
+    @property
+    def _first(self) -> int:
+        bos = self.tokenizer.bos_token_id
+        return self._eos if bos is None else bos
+
+    def collate(self, split: TokenizedSplit, rows: Sequence[int] | np.ndarray) -> Batch:
+        """The rows' tokens, padded to the longest of the batch. Masks come from lengths: pad may equal EOS."""
+        inputs = [split.inputs[split.input_of_row[row]] for row in rows]
+        pad = self.tokenizer.pad_token_id
+        input_ids, mask = pad_sequences(inputs, pad, on_the_left=not self.is_encoder_decoder)
+        labels = None
+        if split.labels is not None:
+            labels, _ = pad_sequences([split.labels[row] for row in rows], IGNORE_INDEX, on_the_left=False)
+        return Batch(input_ids, mask, labels, tuple(int(row) for row in rows))
+
+
+class TokenizedDatasets:
+    """The splits of a dataset file as tokens: each split is tokenised at its first use and kept for every epoch.
+
+    The splits `train_0 … train_{K-1}` hold the same inputs K times; equal texts are tokenised once over all splits.
+    """
+
+    def __init__(self, datasets: Datasets, tokenization: Tokenization) -> None:
+        self.datasets = datasets
+        self.tokenization = tokenization
+        self._splits: dict[str, TokenizedSplit] = {}
+        self._input_of_text: dict[str, int] = {}
+        self._inputs = Ragged.of([])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.datasets
+
+    def rows(self, name: str) -> int:
+        return len(self.datasets[name][TEXT])
+
+    def split(self, name: str) -> TokenizedSplit:
+        if name not in self._splits:
+            self._splits[name] = self._tokenize(name, self.datasets[name])
+        return self._splits[name]
+
+    def _tokenize(self, name: str, columns: Columns) -> TokenizedSplit:
+        texts = columns[TEXT]
+        new = list(dict.fromkeys(text for text in texts if text not in self._input_of_text))
+        known = len(self._input_of_text)
+        self._input_of_text.update((text, known + i) for i, text in enumerate(new))
+        if new:
+            self._inputs = Ragged.concatenate([self._inputs, self.tokenization.encode_inputs(new)])
+        input_of_row = np.fromiter((self._input_of_text[text] for text in texts), dtype=np.int64, count=len(texts))
+        labels = self.tokenization.encode_labels(columns[TARGET]) if TARGET in columns else None
+        return TokenizedSplit(name, self._inputs, input_of_row, labels)
+
+
+def pad_sequences(sequences: Sequence[np.ndarray], value: int, *, on_the_left: bool) -> tuple[Tensor, Tensor]:
+    """Sequences of unequal length as one (B, L) tensor of int64 filled up with `value`, and its (B, L) 0/1 mask."""
+    longest = max(len(sequence) for sequence in sequences)
+    padded = np.full((len(sequences), longest), value, dtype=np.int64)
+    mask = np.zeros((len(sequences), longest), dtype=np.int64)
+    for row, sequence in enumerate(sequences):
+        place = slice(longest - len(sequence), None) if on_the_left else slice(0, len(sequence))
+        padded[row, place] = sequence
+        mask[row, place] = 1
+    return torch.from_numpy(padded), torch.from_numpy(mask)
+
+
+def shuffled_rows(n_rows: int, *, seed: int, epoch: int) -> np.ndarray:
+    """The order of an epoch, derived from (seed, epoch) alone: a resumed or second process finds the same one."""
+    return np.random.default_rng([seed, epoch]).permutation(n_rows)
+
+
+def longest_first(lengths: np.ndarray) -> np.ndarray:
+    """Row numbers by falling length (little padding; memory runs out in the first batch or never)."""
+    return np.argsort(-lengths, kind="stable")
+
+
+def chunks(rows: np.ndarray, size: int) -> Iterator[np.ndarray]:
+    """Consecutive pieces of `size` rows, the last one possibly shorter."""
+    for start in range(0, len(rows), size):
+        yield rows[start : start + size]

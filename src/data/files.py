@@ -1,0 +1,511 @@
+"""Dataset files: read them in every supported form, check them, and write files that are never seen half done.
+
+A dataset is `{split: {column: [value per row]}}` (SPEC §1).
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import hashlib
+import io
+import json
+import logging
+import os
+import re
+import secrets
+import sys
+import urllib.error
+import urllib.request
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+from src.config.constants import DEV, GENERATED, TARGET, TEXT, TRAIN, UNLABELED
+from src.config.errors import UserError
+
+try:
+    import orjson
+except ModuleNotFoundError:  # only faster: the standard library reads the same values
+    orjson = None  # type: ignore[assignment]
+
+logger = logging.getLogger(__name__)
+
+Columns = dict[str, list]
+Datasets = dict[str, Columns]
+
+HUB_PREFIX = "hf:"
+HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer
+SPLIT_ALIASES = {"validation": DEV, "valid": DEV, "val": DEV}
+TRAIN_I = re.compile(r"train_(\d+)")
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+def read_datasets(path: str | Path, *, max_rows: int | None = None) -> Datasets:
+    """Read a dataset of any supported form, cut to the first `max_rows` rows of each split.
+
+    `path` is one of: a dataset file (JSON); a `.jsonl`, `.parquet` or `.csv` file, which becomes the split `train`; a
+    folder with one such file (or `.json`), or one folder of them, per split; a folder saved by `datasets`;
+    `hf:<hub name>` or `hf:<hub name>:<configuration>`. The split names `validation`, `valid` and `val` become `dev`.
+
+    Checks the shape alone (splits of named columns of one length); see `check_datasets` and `check_trainable`.
+    Raises UserError naming the file and the place.
+    """
+    source = str(path)
+    if source.startswith(HUB_PREFIX):
+        name, _, config = source.removeprefix(HUB_PREFIX).partition(":")
+        datasets = load_hub(name, config=config or None)
+    elif Path(source).is_dir():
+        datasets = _read_folder(Path(source))
+    elif Path(source).suffix in ROW_READERS:
+        datasets = {TRAIN: ROW_READERS[Path(source).suffix](Path(source))}
+    else:
+        datasets = read_json(source)
+    check_shape(datasets, source)
+    datasets = rename_splits(datasets, source)
+    if max_rows is None:
+        return datasets
+    return {split: {name: values[:max_rows] for name, values in columns.items()} for split, columns in datasets.items()}
+
+
+def read_generations(path: str | Path) -> Datasets:
+    """Read a file of pseudo-targets: every split has `generated`, its other columns are as long as it."""
+    generations = read_datasets(path)
+    for split, columns in generations.items():
+        check_strings(columns, GENERATED, f"{path}: split '{split}'")
+        if TEXT in columns:
+            check_strings(columns, TEXT, f"{path}: split '{split}'")
+    return generations
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file (UTF-8). Raises UserError with the line and column of the first mistake."""
+    return _parse_json(_read_bytes(Path(path)), str(path))
+
+
+def rename_splits(datasets: Datasets, source: str) -> Datasets:
+    """Give the hub's names of the development split ours."""
+    renamed: Datasets = {}
+    for split, columns in datasets.items():
+        name = SPLIT_ALIASES.get(split, split)
+        if name in renamed:
+            raise UserError(f"{source}: two splits mean '{name}' ('{split}' is one of them); keep one")
+        renamed[name] = columns
+    return renamed
+
+
+def load_hub(name: str, *, config: str | None = None, splits: Iterable[str] = ()) -> Datasets:
+    """A dataset of the hub, under its own names of splits and columns.
+
+    Repositories that hold a script (`datasets` runs none) are read from their `refs/convert/parquet` revision if
+    `splits` names what to look for there. With HF_HUB_OFFLINE=1 only the library's cache is read.
+    Raises UserError, within seconds if the hub cannot be reached.
+    """
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # HfHubHTTPError's bases: the HTTP client's own error (requests, httpx, httpx2, as the version has it) and OSError.
+    failures = (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
+    if not Path(name).exists():  # `datasets` reads local folders laid out like a repository too
+        _check_hub_answers(name)
+    try:
+        loaded = datasets.load_dataset(name, config)
+    except failures as error:
+        loaded = None
+        reason = one_line(error)
+    if loaded is None and splits:
+        root = f"hf://datasets/{name}@~parquet"
+        try:
+            loaded = datasets.load_dataset("parquet", data_files={s: f"{root}/*/{s}/*.parquet" for s in splits})
+        except failures as error:
+            reason += f"; its parquet revision: {one_line(error)}"
+    if loaded is None:
+        raise UserError(f"{HUB_PREFIX}{name}: not loaded from the hub: {reason}")
+    return {str(split): rows.to_dict() for split, rows in loaded.items()}
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on a single line."""
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def _check_hub_answers(name: str) -> None:
+    """Fail in seconds where the libraries' own retries take minutes."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        return  # it answered
+    except OSError as error:
+        raise UserError(
+            f"{HUB_PREFIX}{name}: the hub does not answer ({getattr(error, 'reason', error)}); give a local file or "
+            "folder, or set HF_HUB_OFFLINE=1 to use a copy in the cache"
+        ) from None
+
+
+def _read_folder(folder: Path) -> Datasets:
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return _read_saved(folder)
+    datasets: Datasets = {}
+    for entry in sorted(folder.iterdir()):
+        files = _files_of_rows(entry) if entry.is_dir() else [entry] * (entry.suffix in SPLIT_READERS)
+        if not files:
+            continue
+        split = entry.name if entry.is_dir() else entry.stem
+        if split in datasets:
+            raise UserError(f"{folder}: split '{split}' is there twice ({entry.name} is one); keep one")
+        datasets[split] = _concatenate([(file, SPLIT_READERS[file.suffix](file)) for file in files])
+    if not datasets:
+        raise UserError(f"{folder}: no split found; expected train, dev, test … as {', '.join(SPLIT_READERS)}")
+    return datasets
+
+
+def _read_saved(folder: Path) -> Datasets:
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        saved = load_from_disk(str(folder))
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: not a folder saved by `datasets`: {one_line(error)}") from None
+    saved = saved if isinstance(saved, DatasetDict) else {TRAIN: saved}
+    return {str(split): rows.to_dict() for split, rows in saved.items()}
+
+
+def _files_of_rows(folder: Path) -> list[Path]:
+    return sorted(file for file in folder.iterdir() if file.suffix in SPLIT_READERS)
+
+
+def _concatenate(parts: list[tuple[Path, Columns]]) -> Columns:
+    first_file, first = parts[0]
+    for file, columns in parts[1:]:
+        if set(columns) != set(first):
+            raise UserError(f"{file}: columns {sorted(columns)} differ from {sorted(first)} in {first_file.name}")
+        for name in first:
+            first[name].extend(columns[name])
+    return first
+
+
+def _read_split_json(path: Path) -> Columns:
+    """One split in a `.json` file: an object of columns, a list of rows, or (as many tools write it) JSON Lines."""
+    data = _read_bytes(path)
+    lines = data.split(b"\n", maxsplit=1)
+    if lines[0].strip().endswith(b"}") and lines[1:] and lines[1].strip():
+        return _read_json_rows(path)
+    content = _parse_json(data, str(path))
+    if isinstance(content, dict) and all(isinstance(values, list) for values in content.values()):
+        return content
+    rows = content if isinstance(content, list) else [content]
+    return _columns_of((f"{path}: row {i}", row) for i, row in enumerate(rows))
+
+
+def _read_json_rows(path: Path) -> Columns:
+    with _opened(path) as lines:
+        return _columns_of(
+            (f"{path}: line {i}", _parse_json(line, f"{path}: line {i}"))
+            for i, line in enumerate(lines, start=1)
+            if line.strip()
+        )
+
+
+def _read_csv(path: Path) -> Columns:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # documents are longer than the standard 128 KiB
+    data = _read_bytes(path)
+    try:
+        rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        return _columns_of((f"{path}: line {rows.line_num}", row) for row in rows)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a CSV file in UTF-8: {one_line(error)}") from None
+
+
+def _read_parquet(path: Path) -> Columns:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        return pyarrow.parquet.read_table(path).to_pydict()
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not a Parquet file: {one_line(error)}") from None
+
+
+ROW_READERS = {".jsonl": _read_json_rows, ".parquet": _read_parquet, ".csv": _read_csv}
+SPLIT_READERS = {**ROW_READERS, ".json": _read_split_json}
+
+
+def _columns_of(rows: Iterable[tuple[str, Any]]) -> Columns:
+    """Turn (place, row) pairs into columns; every row has the first row's keys, and a value for each."""
+    columns: Columns = {}
+    for i, (place, row) in enumerate(rows):
+        if not isinstance(row, dict):
+            raise UserError(f"{place}: expected an object with named columns, found {_kind(row)}")
+        if i == 0:
+            columns = {name: [] for name in row}
+        # csv.DictReader gives too many values the key None, and too few the value None
+        if row.keys() != columns.keys() or None in row:
+            raise UserError(f"{place}: columns {list(map(str, row))} differ from the first row's {list(columns)}")
+        for name, value in row.items():
+            columns[name].append(value)
+    return columns
+
+
+def _read_bytes(path: Path) -> bytes:
+    with _opened(path) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[io.BufferedReader]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def _parse_json(data: bytes, source: str) -> Any:
+    data = data.removeprefix(BYTE_ORDER_MARK)
+    try:
+        return orjson.loads(data) if orjson else json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except json.JSONDecodeError as error:
+        hint = "" if error.lineno == 1 or not _first_line_is_json(data) else " (one object per line? name it .jsonl)"
+        raise UserError(f"{source}: not JSON: line {error.lineno}, column {error.colno}: {error.msg}{hint}") from None
+    except ValueError as error:  # not UTF-8, NaN, or nested too deeply
+        raise UserError(f"{source}: not JSON in UTF-8: {one_line(error)}") from None
+
+
+def _first_line_is_json(data: bytes) -> bool:
+    try:
+        json.loads(data.split(b"\n", maxsplit=1)[0])
+    except ValueError:
+        return False
+    return True
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+# ----------------------------------------------------------------------------------------------------------- checking
+
+
+def check_shape(datasets: Any, source: str) -> None:
+    """Refuse all but `{split: {column: [...]}}` with columns of one length in each split."""
+    if not isinstance(datasets, dict) or not datasets:
+        raise UserError(f"{source}: expected {{split: {{column: [...]}}}}, found {_kind(datasets)}")
+    for split, columns in datasets.items():
+        if not isinstance(columns, dict) or not columns:
+            raise UserError(f"{source}: split '{split}': expected an object of columns, found {_kind(columns)}")
+        for name, values in columns.items():
+            if not isinstance(values, list):
+                raise UserError(f"{source}: split '{split}', column '{name}': expected a list, found {_kind(values)}")
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            rows = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise UserError(f"{source}: split '{split}': columns must be equally long, but rows are: {rows}")
+
+
+def check_datasets(datasets: Datasets, source: str, *, need_target: bool = True) -> None:
+    """Refuse what no stage can use: a split without rows or `text`, texts that are not strings, gaps in `train_<i>`.
+
+    `target` is needed in every split but `unlabeled`, or in none with `need_target=False`.
+    Raises UserError naming the file, the split, the column and the row (rows are counted from 0).
+    """
+    check_shape(datasets, source)
+    for split, columns in datasets.items():
+        place = f"{source}: split '{split}'"
+        check_strings(columns, TEXT, place)
+        if split != UNLABELED and (need_target or TARGET in columns):
+            check_strings(columns, TARGET, place)
+    rotation = _rotation(datasets)
+    expected = [f"{TRAIN}_{i}" for i in range(len(rotation))]
+    if rotation != expected:
+        raise UserError(f"{source}: splits {rotation} must be numbered without gaps: {expected}")
+
+
+def check_trainable(datasets: Datasets, source: str) -> None:
+    """As `check_datasets`, and there is `train` or `train_0 …` to train on."""
+    check_shape(datasets, source)
+    if TRAIN not in datasets and not _rotation(datasets):
+        raise UserError(f"{source}: no training split ('{TRAIN}', or '{TRAIN}_0' …), only {list(datasets)}")
+    check_datasets(datasets, source)
+
+
+def training_splits(datasets: Datasets) -> list[str]:
+    """The training splits in the order of rotation: `train_0 …` if there are any, otherwise `train` (or none)."""
+    rotation = _rotation(datasets)
+    if rotation and TRAIN in datasets:
+        logger.warning("split '%s' is ignored: %s … %s are trained on", TRAIN, rotation[0], rotation[-1])
+    return rotation or [split for split in datasets if split == TRAIN]
+
+
+def is_training_split(split: str) -> bool:
+    """Whether a split is `train` or `train_<i>`."""
+    return split == TRAIN or TRAIN_I.fullmatch(split) is not None
+
+
+def _rotation(datasets: Datasets) -> list[str]:
+    return sorted(filter(TRAIN_I.fullmatch, datasets), key=lambda split: (int(split.removeprefix("train_")), split))
+
+
+def check_strings(columns: Columns, name: str, place: str) -> None:
+    """Refuse a split whose column `name` is missing, has no rows or a value that is no string; `place` names it."""
+    if name not in columns:
+        raise UserError(f"{place}: column '{name}' is missing; it has {list(columns)}")
+    if not columns[name]:
+        raise UserError(f"{place}: no rows")
+    if set(map(type, columns[name])) != {str}:
+        row = next(i for i, value in enumerate(columns[name]) if not isinstance(value, str))
+        raise UserError(f"{place}, column '{name}', row {row}: expected text, found {_kind(columns[name][row])}")
+
+
+def _kind(value: Any) -> str:
+    names = {dict: "an object", list: "a list", str: "text", type(None): "null", bool: "true or false"}
+    empty = "an empty object" if value == {} else None
+    return empty or names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[IO[str]]:
+    """Open a text file (UTF-8) that takes the name `path` only once it is complete and on disk.
+
+    Written under a temporary name beside it, synced and renamed: a reader sees the old file or the whole new one. If
+    anything fails inside the block the temporary file is removed and `path` stays as it was. Makes parent folders.
+    """
+    path = Path(path)
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be written: it is a folder")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        file = temporary.open("x", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        with file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def write_datasets(path: str | Path, datasets: Datasets) -> None:
+    """Write a dataset file atomically, a value per line; the same datasets give the same bytes."""
+    with atomic_write(path) as file:
+        file.writelines(_json_of(datasets))
+
+
+def _json_of(datasets: Datasets) -> Iterator[str]:
+    """The text of a dataset file, a column at a time."""
+    encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
+    yield "{"
+    for i, (split, columns) in enumerate(datasets.items()):
+        yield f"{',' if i else ''}\n{encode(split)}: {{"
+        for j, (name, values) in enumerate(columns.items()):
+            yield f"{',' if j else ''}\n{encode(name)}: [\n"
+            yield ",\n".join(map(encode, values))
+            yield "\n]"
+        yield "\n}"
+    yield "\n}\n"
+
+
+def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> None:
+    """Write any JSON value atomically."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    with atomic_write(path) as file:
+        file.write(text + "\n")
+
+
+def append_json_line(path: str | Path, value: Any) -> None:
+    """Append one line of JSON, on disk when this returns; a torn last line is removed first. Makes parent folders."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    _drop_unfinished_line(path)
+    with path.open("ab") as file:
+        file.write(line.encode("utf-8"))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def read_json_lines(path: str | Path) -> list[Any]:
+    """The values of a file of JSON lines, none if it is missing. A torn last line is cut off the file.
+
+    Torn: without its newline, or the last and not JSON. Raises UserError for a bad line before the last.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    _drop_unfinished_line(path)
+    values = []
+    end = 0  # of the good lines, in bytes
+    with _opened(path) as lines:
+        for i, line in enumerate(lines, start=1):
+            try:
+                values.append(_parse_json(line, f"{path}: line {i}"))
+            except UserError:
+                if lines.read(1):
+                    raise
+                os.truncate(path, end)
+                break
+            end += len(line)
+    return values
+
+
+def fingerprint(path: str | Path) -> str:
+    """SHA-256 of a file's bytes, or of a folder's names and bytes, in hexadecimal."""
+    path = Path(path)
+    if path.is_dir():
+        parts = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+        listing = "\n".join(f"{name} {fingerprint(path / name)}" for name in parts)
+        return hashlib.sha256(listing.encode("utf-8")).hexdigest()
+    with _opened(path) as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def fingerprint_datasets(datasets: Datasets) -> str:
+    """SHA-256 of the file `write_datasets` would write: for data in memory, wherever it came from (`hf:` too)."""
+    digest = hashlib.sha256()
+    for piece in _json_of(datasets):
+        digest.update(piece.encode("utf-8"))
+    return digest.hexdigest()
+
+
+def _drop_unfinished_line(path: Path) -> None:
+    """Cut off what follows the last newline, reading backwards only as far as needed."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - 65536)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut (not possible, nor needed, on Windows)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,161 @@
+"""Merge a file of pseudo-targets (PTs) into the dataset it was generated for: `train_0 … train_{K-1}` (SPEC §3).
+
+A pipeline over columns: rows with PTs -> one row per input with its list of PTs -> one split per PT. A step that
+chooses among an input's PTs belongs between the last two. An example's stable name is (its input's text, its place in
+that list).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from src.config.constants import GENERATED, TARGET, TEXT, TRAIN, UNLABELED
+from src.config.errors import UserError
+from src.data.files import Columns, Datasets, is_training_split
+from src.data.splits import n_rows, take_rows
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """The distinct inputs in order of appearance: their columns (without targets) and each one's PTs."""
+
+    columns: Columns
+    targets: list[list[str]]
+
+
+@dataclass(frozen=True)
+class Merge:
+    """Which PTs to use, and what to call the two files in messages."""
+
+    use_labeled: bool = True
+    use_unlabeled: bool = True
+    use_original: bool = True
+    n_per_input: int | None = None
+    original_source: str = "the original dataset"
+    generations_source: str = "the generations"
+
+    def splits(self) -> list[str]:
+        """The splits whose PTs are used."""
+        return [TRAIN] * self.use_labeled + [UNLABELED] * self.use_unlabeled
+
+
+def merge_pseudo_targets(original: Datasets, generations: Datasets, merge: Merge) -> Datasets:
+    """The dataset to distil on: `train_0 …` with the i-th PT of every input, and all original splits but `train`.
+
+    With `use_original` every `train_i` starts with the labeled pairs. Of further columns those are kept that all rows
+    of `train_i` have: a PT's row has the values of its input's first row.
+    Raises UserError if a generated input is not in the original data, or if no input has `n_per_input` PTs.
+    """
+    if merge.use_original and TRAIN not in original:
+        raise UserError(f"{merge.original_source}: no split '{TRAIN}'; without labeled pairs say --use_original False")
+    labeled = original[TRAIN] if merge.use_original else None
+    splits = chosen_splits(generations, merge)
+    rows = [rows_with_targets(split, original, generations[split], merge) for split in splits]
+    sources = [original[split] for split in dict.fromkeys((*splits, *[TRAIN] * merge.use_original))]
+    inputs = group_by_input(concatenate(rows, common_columns([*sources, *rows])))
+    count = targets_per_input(inputs, merge)
+    rest = {split: columns for split, columns in original.items() if not is_training_split(split)}
+    return rotate(inputs, count, labeled) | rest
+
+
+def chosen_splits(generations: Datasets, merge: Merge) -> list[str]:
+    """The splits whose PTs are used, in the order of the generation file; one that is missing there is warned of."""
+    wanted = merge.splits()
+    found = [split for split in generations if split in wanted]
+    if wanted and not found:
+        raise UserError(f"{merge.generations_source}: no pseudo-targets of {wanted}, only of {list(generations)}")
+    absent = [split for split in wanted if split not in found]
+    if absent:
+        logger.warning(
+            "%s: no pseudo-targets of %s: only those of %s are used", merge.generations_source, absent, found
+        )
+    return found
+
+
+def rows_with_targets(split: str, original: Datasets, generated: Columns, merge: Merge) -> Columns:
+    """The generated rows of a split with their inputs' columns, which come from the original data if need be.
+
+    A generation file without `text` has the same number of PTs for each original row, in the order of the rows.
+    """
+    place = f"{merge.generations_source}: split '{split}'"
+    if split not in original:
+        raise UserError(f"{place} is not in {merge.original_source}, which has {list(original)}")
+    if TEXT in generated:
+        known = set(original[split][TEXT])
+        for row, text in enumerate(generated[TEXT]):
+            if text not in known:
+                raise UserError(f"{place}, row {row}: its text is in no row of '{split}' in {merge.original_source}")
+        return generated
+    rows, per_row = n_rows(original[split]), n_rows(generated) // n_rows(original[split])
+    if rows * per_row != n_rows(generated):
+        raise UserError(
+            f"{place}: {n_rows(generated)} pseudo-targets cannot be shared equally by the {rows} rows of "
+            f"{merge.original_source}; generate with --add_original_data True, or give the dataset they were made from"
+        )
+    return take_rows(original[split], [i for i in range(rows) for _ in range(per_row)]) | generated
+
+
+def common_columns(parts: Sequence[Columns]) -> list[str]:
+    """The columns all parts have, `text` first, without targets."""
+    own = (TEXT, TARGET, GENERATED)
+    return [TEXT, *(name for name in parts[0] if name not in own and all(name in part for part in parts))]
+
+
+def concatenate(parts: Sequence[Columns], names: Sequence[str]) -> Columns:
+    """The rows of all parts below each other: these columns, and `generated`."""
+    return {name: [value for part in parts for value in part[name]] for name in (*names, GENERATED)}
+
+
+def group_by_input(rows: Columns) -> Inputs:
+    """One row for all rows with equal text, the first of them, with the list of their PTs in the order of the rows."""
+    numbers: dict[str, int] = {}
+    first_rows: list[int] = []
+    targets: list[list[str]] = []
+    for row, (text, target) in enumerate(zip(rows[TEXT], rows[GENERATED], strict=True)):
+        number = numbers.setdefault(text, len(numbers))
+        if number == len(targets):
+            first_rows.append(row)
+            targets.append([])
+        targets[number].append(target)
+    columns = {name: values for name, values in rows.items() if name != GENERATED}
+    return Inputs(take_rows(columns, first_rows), targets)
+
+
+def targets_per_input(inputs: Inputs, merge: Merge) -> int:
+    """How many splits there will be: `n_per_input`, or the most PTs an input has."""
+    counts = [len(targets) for targets in inputs.targets]
+    most, fewest = max(counts, default=0), min(counts, default=0)
+    if merge.n_per_input is not None and merge.n_per_input > most:
+        raise UserError(
+            f"{merge.generations_source}: --n_augmentations_per_example {merge.n_per_input} is more than any input "
+            f"has: at most {most}"
+        )
+    count = most if merge.n_per_input is None else merge.n_per_input
+    if fewest < count:
+        logger.warning(
+            "inputs have %d to %d pseudo-targets: those with fewer than %d are in fewer splits; "
+            "--n_augmentations_per_example %d would use equally many of each", fewest, most, count, fewest
+        )  # fmt: skip
+    return count
+
+
+def rotate(inputs: Inputs, count: int, labeled: Columns | None) -> Datasets:
+    """`train_i` for i < count: the labeled pairs, if any, then every input that has an i-th PT with that PT.
+
+    Without any PTs there is one split, the labeled pairs.
+    """
+    names = list(inputs.columns)
+    splits: Datasets = {}
+    having: Sequence[int] = range(len(inputs.targets))
+    for i in range(max(count, 1)):
+        having = [row for row in having if len(inputs.targets[row]) > i]
+        split = {name: [inputs.columns[name][row] for row in having] for name in names}
+        split[TARGET] = [inputs.targets[row][i] for row in having]
+        if labeled is not None:
+            split = {name: labeled[name] + values for name, values in split.items()}
+        splits[f"{TRAIN}_{i}"] = split
+    return splits

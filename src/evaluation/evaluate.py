@@ -1,0 +1,107 @@
+"""Score a model on a split: write, compare with the references, and measure the likelihood of the targets.
+
+Shapes: B batch, T target, N valid target positions, V vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from math import exp
+
+import torch
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
+from transformers import PreTrainedTokenizerBase
+
+from src.config.console import progress_bar
+from src.data.batches import Tokenization, TokenizedSplit, chunks, longest_first
+from src.evaluation.metrics import LIKELIHOOD_SCORES, score_columns, score_texts
+from src.models.decoding import Decoding, to_texts, write_tokens
+from src.models.forward import target_labels, target_logits, unwrapped
+
+Check = Callable[[], None]  # called between batches; raises to stop
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Scores by column name, and the predictions in the split's order."""
+
+    scores: dict[str, float]
+    predictions: list[str]
+
+
+@dataclass(frozen=True)
+class Evaluator:
+    """How this run evaluates: the same decoding, metrics and batch size every time. `check` runs between batches."""
+
+    tokenization: Tokenization
+    decoding: Decoding
+    metrics: tuple[str, ...]
+    batch_size: int
+    device: torch.device
+    check: Check = lambda: None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every score that an evaluation of this run may have."""
+        return (*score_columns(self.metrics, final=True), *LIKELIHOOD_SCORES)
+
+    def evaluate(
+        self,
+        model: nn.Module,
+        split: TokenizedSplit,
+        references: Sequence[str],
+        *,
+        likelihood_split: TokenizedSplit | None = None,
+        final: bool = False,
+    ) -> Evaluation:
+        """Generate for `split` and score against `references` (as the dataset file has them), in eval mode.
+
+        The likelihood is that of `likelihood_split` (the split itself if None). `final` adds the costly metrics. The
+        model's train/eval mode is the same afterwards.
+        """
+        was_training = model.training
+        model.eval()
+        try:
+            predictions = self.predict(model, split)
+            nll = self.mean_nll(model, split if likelihood_split is None else likelihood_split)
+        finally:
+            model.train(was_training)
+        scores = score_texts(predictions, references, self.metrics, final=final)
+        return Evaluation({**scores, "nll": nll, "ppl": _exp(nll)}, predictions)
+
+    def predict(self, model: nn.Module, split: TokenizedSplit) -> list[str]:
+        """One text per row, in the split's order; batches are sorted by length."""
+        predictions = [""] * len(split)
+        with progress_bar(len(split), f"{split.name}: generate", "rows") as bar:
+            for rows in chunks(longest_first(split.input_lengths), self.batch_size):
+                self.check()
+                batch = self.tokenization.collate(split, rows).to(self.device)
+                texts = to_texts(self._tokenizer, write_tokens(unwrapped(model), batch, self.decoding))
+                for row, text in zip(rows, texts, strict=True):
+                    predictions[row] = text
+                bar.update(len(rows))
+        return predictions
+
+    @torch.no_grad()
+    def mean_nll(self, model: nn.Module, split: TokenizedSplit) -> float:
+        """Mean negative log-likelihood in nats over all target tokens of the split (not a mean of batches' means)."""
+        assert split.labels is not None
+        total, tokens = torch.zeros((), dtype=torch.float64), 0
+        with progress_bar(len(split), f"{split.name}: likelihood", "rows") as bar:
+            for rows in chunks(longest_first(split.input_lengths + split.labels.lengths), self.batch_size):
+                self.check()
+                batch = self.tokenization.collate(split, rows).to(self.device)
+                labels = target_labels(batch)
+                losses = F.cross_entropy(target_logits(model, batch).float(), labels, reduction="none")
+                total += losses.double().sum().cpu()
+                tokens += len(labels)
+                bar.update(len(rows))
+        return float(total) / tokens
+
+    @property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.tokenization.tokenizer
+
+
+def _exp(nll: float) -> float:
+    return float("inf") if nll > 700 else exp(nll)

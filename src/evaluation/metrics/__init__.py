@@ -1,0 +1,115 @@
+"""Scores of predictions against references: one registry of metrics, which of them a run uses, and their columns."""
+
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from src.config.errors import UserError
+from src.config.values import nearest
+from src.evaluation.metrics import bertscore, bleu, chrf, gleu, meteor, rouge, wer
+
+LIKELIHOOD_SCORES = ("nll", "ppl")  # of every evaluation, from the model itself instead of its texts
+ALL = "all"
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """A way to score texts.
+
+    `compute(predictions, references)` returns one number for each of `score_names`, on a scale of 0 to 100.
+    `missing()` returns None when the metric works here, else one phrase that says what is missing and how to get it.
+    """
+
+    name: str
+    score_names: tuple[str, ...]
+    compute: Callable[[Sequence[str], Sequence[str]], dict[str, float]]
+    missing: Callable[[], str | None]
+    final_only: bool = False
+
+
+# Heavy libraries are imported inside the functions. The order is that of the columns.
+METRICS: dict[str, Metric] = {
+    "wer": Metric("wer", wer.SCORES, wer.wer, wer.missing),
+    "gleu": Metric("gleu", gleu.SCORES, gleu.gleu, gleu.missing),
+    "rouge": Metric("rouge", rouge.SCORES, rouge.rouge, rouge.missing),
+    "sacrebleu": Metric("sacrebleu", bleu.SCORES, bleu.bleu, bleu.missing),
+    "bertscore": Metric("bertscore", bertscore.SCORES, bertscore.bertscore, bertscore.missing, final_only=True),
+    "meteor": Metric("meteor", meteor.SCORES, meteor.meteor, meteor.missing),
+    "chrf": Metric("chrf", chrf.SCORES, chrf.chrf, chrf.missing),
+}
+
+
+def resolve_metrics(names: Sequence[str] | None, metric_for_best_model: str) -> tuple[str, ...]:
+    """The metrics of a run, in the registry's order: `names` with `all` written out, and the one that picks the best.
+
+    A metric that cannot work here is dropped with a warning if it came in by `all`.
+    Raises UserError for an unknown name, for a named metric that cannot work here, and for a `metric_for_best_model`
+    that is no score of every evaluation.
+    """
+    asked = set(names or ())
+    known = (*METRICS, ALL)
+    unknown = [name for name in names or () if name not in known]
+    if unknown:
+        name = unknown[0]
+        raise UserError(f"--metrics: unknown metric {name!r}; nearest: {nearest(name, known)!r} of {' '.join(known)}")
+    named = (asked - {ALL}) | _metrics_yielding(metric_for_best_model)
+    usable = []
+    for name, metric in METRICS.items():
+        if name not in named and ALL not in asked:
+            continue
+        absent = metric.missing()
+        if absent is None:
+            usable.append(name)
+        elif name in named:
+            raise UserError(f"{_origin(name, asked)} needs {name}, but {absent}")
+        else:
+            logger.warning("--metrics all: %s is left out, %s", name, absent)
+    return tuple(usable)
+
+
+def score_texts(
+    predictions: Sequence[str], references: Sequence[str], metric_names: Sequence[str], *, final: bool
+) -> dict[str, float]:
+    """The scores of `score_columns`, in that order, of prediction i against reference i; empty texts count as well.
+
+    Raises UserError when there is no row to score, ValueError when the two are not equally long.
+    """
+    if len(predictions) != len(references):
+        raise ValueError(f"{len(predictions)} predictions, but {len(references)} references")
+    if not references:
+        raise UserError("nothing to score: the split has no rows; at least one is needed")
+    scores: dict[str, float] = {}
+    for metric in _computed(metric_names, final=final):
+        computed = metric.compute(predictions, references)
+        scores.update({column: float(computed[column]) for column in metric.score_names})
+    return scores
+
+
+def score_columns(metric_names: Sequence[str], *, final: bool) -> tuple[str, ...]:
+    """The names of the scores that `score_texts` returns; `final` means the closing test of the best checkpoint."""
+    return tuple(column for metric in _computed(metric_names, final=final) for column in metric.score_names)
+
+
+def _computed(metric_names: Sequence[str], *, final: bool) -> list[Metric]:
+    """The metrics due at an evaluation, in the registry's order whatever the order of `metric_names`."""
+    return [metric for name, metric in METRICS.items() if name in metric_names and (final or not metric.final_only)]
+
+
+def _metrics_yielding(score: str) -> set[str]:
+    """The metric that yields `score` at every evaluation (none for a likelihood), as a set of at most one."""
+    if score in LIKELIHOOD_SCORES:
+        return set()
+    for metric in METRICS.values():
+        if score in metric.score_names and not metric.final_only:
+            return {metric.name}
+    possible = (*LIKELIHOOD_SCORES, *score_columns(tuple(METRICS), final=False))
+    fault = "exists only in the final test" if score in score_columns(tuple(METRICS), final=True) else "is no score"
+    raise UserError(
+        f"--metric_for_best_model: {score!r} {fault}; nearest: {nearest(score, possible)!r} of {' '.join(possible)}"
+    )
+
+
+def _origin(name: str, asked: set[str]) -> str:
+    return "--metrics" if name in asked else "--metric_for_best_model"

@@ -1,0 +1,27 @@
+"""ROUGE-1, ROUGE-2 and ROUGE-L (Lin, 2004) without stemming: precision, recall and F1."""
+
+from collections.abc import Sequence
+from statistics import fmean
+
+from src.evaluation.metrics.packages import missing_packages
+
+KINDS = ("rouge1", "rouge2", "rougeL")
+SIDES = {"p": "precision", "r": "recall", "f": "fmeasure"}
+SCORES = tuple(f"{kind}_{side}" for kind in KINDS for side in SIDES)
+
+
+def missing() -> str | None:
+    return missing_packages(rouge_score="rouge-score")
+
+
+def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+    """Mean over rows, 0 to 100. Words are runs of a-z and 0-9, so other scripts score 0 even against themselves."""
+    from rouge_score.rouge_scorer import RougeScorer
+
+    scorer = RougeScorer(list(KINDS), use_stemmer=False)
+    rows = [scorer.score(reference, prediction) for prediction, reference in zip(predictions, references, strict=True)]
+    return {
+        f"{kind}_{side}": 100 * fmean(getattr(row[kind], attribute) for row in rows)
+        for kind in KINDS
+        for side, attribute in SIDES.items()
+    }

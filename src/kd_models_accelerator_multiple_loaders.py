@@ -1,0 +1,88 @@
+"""Stage: distil a live teacher into a student, one training split per epoch."""
+
+from accelerate import Accelerator
+from transformers import PreTrainedTokenizerBase
+
+from src.config.arguments import DistillArguments
+from src.config.console import say
+from src.config.constants import FT
+from src.config.errors import UserError
+from src.config.experiments import Experiment, LossEntry, load_experiment
+from src.data.files import Datasets
+from src.distillation.objectives import check_supported
+from src.distillation.teachers import LiveTeacher
+from src.models.loading import (
+    check_model_files,
+    check_same_tokenizer,
+    is_encoder_decoder,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
+from src.training.engine import Phase
+from src.training.session import Learner, train
+
+FORWARD = LossEntry(name="forward", forward_weight=1.0)
+
+
+def read_experiment(config: DistillArguments) -> Experiment:
+    """The experiment that the flags name, refused if this version cannot compute it."""
+    experiment = load_experiment(
+        config.experiment_file,
+        config.experiment_config_key,
+        epochs=config.stop_training_after_n_epochs or config.epochs,
+        n_patience_epochs=config.n_patience_epochs,
+    )
+    for loss in experiment.losses:
+        check_supported(loss)
+    if len(experiment.losses) > 1:
+        raise UserError(f"experiment '{experiment.key}': several losses cannot be scheduled by this version")
+    return experiment
+
+
+def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experiment) -> dict[str, float]:
+    """Distil `config.teacher_name` into `config.student_name`, then fine-tune on `ft` from the best checkpoint.
+
+    Returns the test scores of the best weights; writes into `config.output_dir` what SPEC §1 lists. Raises UserError
+    for what is wrong with flags, data or the pairing of the models.
+    """
+    _check(config, datasets, experiment)
+
+    def phases(accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, splits: tuple[str, ...]) -> list[Phase]:
+        teacher = _teacher(config, accelerator) if experiment.needs_teacher else None
+        epochs = config.stop_training_after_n_epochs or config.epochs
+        distil = Phase(f"distil ({experiment.name})", splits, epochs, experiment.losses[0], teacher)
+        if not config.ft_steps_at_end:
+            return [distil]
+        return [distil, Phase("fine-tune", (FT,), config.ft_steps_at_end, FORWARD, from_best=True)]
+
+    return train(config, datasets, Learner(config.student_name, config.student_state_dict_path), phases)
+
+
+def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment) -> None:
+    """What can be wrong beyond what fine-tuning checks, before any weights are read."""
+    if not config.do_train:
+        return
+    if config.ft_steps_at_end and FT not in datasets:
+        raise UserError(
+            f"{config.dataset_path}: --ft_steps_at_end {config.ft_steps_at_end} trains on the split '{FT}', but there "
+            "is none; prepare_datasets_main.py makes it, or leave the flag out"
+        )
+    if config.ft_steps_at_end and (config.stop_training_after_n_epochs or config.epochs) >= config.epochs:
+        say("--ft_steps_at_end: the learning rate has decayed to 0 after --epochs; make it larger than the epochs run")
+    if not experiment.needs_teacher:
+        return
+    check_model_files(config.teacher_name, state_dict_path=config.teacher_state_dict_path)
+    student, teacher = load_config(config.student_name), load_config(config.teacher_name)
+    if is_encoder_decoder(student) != is_encoder_decoder(teacher):
+        kinds = {True: "encoder-decoder", False: "decoder-only"}
+        raise UserError(
+            f"--student_name {config.student_name} is {kinds[is_encoder_decoder(student)]}, --teacher_name "
+            f"{config.teacher_name} {kinds[is_encoder_decoder(teacher)]}; both must be of one kind"
+        )
+    check_same_tokenizer(load_tokenizer(config.teacher_name), load_tokenizer(config.student_name))
+
+
+def _teacher(config: DistillArguments, accelerator: Accelerator) -> LiveTeacher:
+    model = load_model(config.teacher_name, state_dict_path=config.teacher_state_dict_path)
+    return LiveTeacher(model.to(accelerator.device))

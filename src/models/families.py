@@ -1,0 +1,244 @@
+"""All that is known of a model family, in one place: where its layers lie and how a small one is configured."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from src.config.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
+PER_LAYER_KEYS = ("layer_types", "no_rope_layers", "mlp_layer_types")  # config lists with one entry per decoder layer
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The shape of a model that is built from scratch; token ids come from its tokenizer."""
+
+    vocab_size: int
+    pad_token_id: int
+    eos_token_id: int
+    n_encoder_layers: int = 4
+    n_decoder_layers: int = 4
+    d_model: int = 256
+    d_ff: int = 1024
+    n_heads: int = 4
+    dropout: float = 0.1
+    max_position_embeddings: int = 1024  # tokens; T5 has relative positions and no limit
+
+
+@dataclass(frozen=True)
+class Family:
+    """Models that share a layout. Paths are dotted, from the model with the output projection on top.
+
+    `encoder_layers` / `decoder_layers` name the `ModuleList`s, `n_encoder_layers` / `n_decoder_layers` the config keys
+    that count them (None for the encoder of a decoder-only family).
+    """
+
+    name: str
+    model_types: tuple[str, ...]
+    decoder_layers: str
+    n_decoder_layers: str
+    encoder_layers: str | None = None
+    n_encoder_layers: str | None = None
+    build_config: "Callable[[Sizes], PreTrainedConfig] | None" = None
+    has_rotary_positions: bool = False  # an even number of dimensions per head
+    n_cache_layers: str | None = None  # config key, see `set_layer_counts`
+
+    @property
+    def is_encoder_decoder(self) -> bool:
+        return self.encoder_layers is not None
+
+
+def family_of(config: "PreTrainedConfig") -> Family:
+    """The family of a model's config; UserError for a layout that nobody has described here yet."""
+    for family in FAMILIES:
+        if config.model_type in family.model_types:
+            return family
+    known = " ".join(model_type for family in FAMILIES for model_type in family.model_types)
+    raise UserError(f"model type '{config.model_type}': the place of its layers is not known; known: {known}")
+
+
+def layer_counts(config: "PreTrainedConfig") -> dict[str, int]:
+    """{"encoder": n, "decoder": n}; a decoder-only model has 0 encoder layers. UserError as in `family_of`."""
+    family = family_of(config)
+    n_encoder = getattr(config, family.n_encoder_layers) if family.n_encoder_layers else 0
+    return {"encoder": n_encoder, "decoder": getattr(config, family.n_decoder_layers)}
+
+
+def set_layer_counts(config: "PreTrainedConfig", counts: dict[str, int]) -> None:
+    """Write `counts`, as `layer_counts` gives them, into a config.
+
+    `generate` sizes the decoder's cache by T5's number of *encoder* layers and fails if they are fewer, unless the
+    config holds `decoder_layers` (transformers 5.23, `PreTrainedConfig.get_text_config`).
+    """
+    family = family_of(config)
+    if family.n_encoder_layers:
+        setattr(config, family.n_encoder_layers, counts["encoder"])
+    setattr(config, family.n_decoder_layers, counts["decoder"])
+    if family.n_cache_layers:
+        setattr(config, family.n_cache_layers, counts["decoder"])
+
+
+def knows_layers(config: "PreTrainedConfig") -> bool:
+    """Whether `family_of` knows where this model's layers lie."""
+    return any(config.model_type in family.model_types for family in FAMILIES)
+
+
+def family_to_build(name: str) -> Family:
+    """The family `name`, if a model of it can be built from scratch; UserError otherwise."""
+    buildable = {family.name: family for family in FAMILIES if family.build_config}
+    if name not in buildable:
+        raise UserError(f"--family: unknown family '{name}'; possible: {' '.join(buildable)}")
+    return buildable[name]
+
+
+def _t5_config(sizes: Sizes) -> "PreTrainedConfig":
+    """T5 1.1's gated GELU with T5 1.0's tied and scaled output: the embedding is a large part of a small model."""
+    from transformers import T5Config
+
+    return T5Config(
+        vocab_size=sizes.vocab_size,
+        d_model=sizes.d_model,
+        d_kv=sizes.d_model // sizes.n_heads,
+        d_ff=sizes.d_ff,
+        num_layers=sizes.n_encoder_layers,
+        num_decoder_layers=sizes.n_decoder_layers,
+        decoder_layers=sizes.n_decoder_layers,  # see `set_layer_counts`
+        num_heads=sizes.n_heads,
+        dropout_rate=sizes.dropout,
+        feed_forward_proj="gated-gelu",
+        pad_token_id=sizes.pad_token_id,
+        eos_token_id=sizes.eos_token_id,
+        decoder_start_token_id=sizes.pad_token_id,
+    )
+
+
+def _bart_config(sizes: Sizes) -> "PreTrainedConfig":
+    from transformers import BartConfig
+
+    return BartConfig(
+        vocab_size=sizes.vocab_size,
+        d_model=sizes.d_model,
+        encoder_layers=sizes.n_encoder_layers,
+        decoder_layers=sizes.n_decoder_layers,
+        encoder_ffn_dim=sizes.d_ff,
+        decoder_ffn_dim=sizes.d_ff,
+        encoder_attention_heads=sizes.n_heads,
+        decoder_attention_heads=sizes.n_heads,
+        dropout=sizes.dropout,
+        max_position_embeddings=sizes.max_position_embeddings,
+        pad_token_id=sizes.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=sizes.eos_token_id,
+        decoder_start_token_id=sizes.eos_token_id,
+        forced_eos_token_id=None,
+    )
+
+
+def _gpt2_config(sizes: Sizes) -> "PreTrainedConfig":
+    from transformers import GPT2Config
+
+    return GPT2Config(
+        vocab_size=sizes.vocab_size,
+        n_embd=sizes.d_model,
+        n_inner=sizes.d_ff,
+        n_layer=sizes.n_decoder_layers,
+        n_head=sizes.n_heads,
+        n_positions=sizes.max_position_embeddings,
+        resid_pdrop=sizes.dropout,
+        embd_pdrop=sizes.dropout,
+        attn_pdrop=sizes.dropout,
+        pad_token_id=sizes.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=sizes.eos_token_id,
+    )
+
+
+def _opt_config(sizes: Sizes) -> "PreTrainedConfig":
+    from transformers import OPTConfig
+
+    return OPTConfig(
+        vocab_size=sizes.vocab_size,
+        hidden_size=sizes.d_model,
+        word_embed_proj_dim=sizes.d_model,
+        ffn_dim=sizes.d_ff,
+        num_hidden_layers=sizes.n_decoder_layers,
+        num_attention_heads=sizes.n_heads,
+        dropout=sizes.dropout,
+        max_position_embeddings=sizes.max_position_embeddings,
+        pad_token_id=sizes.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=sizes.eos_token_id,
+    )
+
+
+def _llama_config(sizes: Sizes) -> "PreTrainedConfig":
+    """Llama with tied embeddings; the architecture has no dropout but the attention's."""
+    from transformers import LlamaConfig
+
+    return LlamaConfig(
+        vocab_size=sizes.vocab_size,
+        hidden_size=sizes.d_model,
+        intermediate_size=sizes.d_ff,
+        num_hidden_layers=sizes.n_decoder_layers,
+        num_attention_heads=sizes.n_heads,
+        attention_dropout=sizes.dropout,
+        max_position_embeddings=sizes.max_position_embeddings,
+        tie_word_embeddings=True,
+        pad_token_id=sizes.pad_token_id,
+        bos_token_id=None,
+        eos_token_id=sizes.eos_token_id,
+    )
+
+
+FAMILIES = (
+    Family(
+        name="t5",
+        model_types=("t5", "mt5", "umt5"),
+        encoder_layers="encoder.block",
+        decoder_layers="decoder.block",
+        n_encoder_layers="num_layers",
+        n_decoder_layers="num_decoder_layers",
+        n_cache_layers="decoder_layers",
+        build_config=_t5_config,
+    ),
+    Family(
+        name="bart",
+        model_types=("bart", "mbart", "pegasus", "marian", "m2m_100", "blenderbot", "plbart"),
+        encoder_layers="model.encoder.layers",
+        decoder_layers="model.decoder.layers",
+        n_encoder_layers="encoder_layers",
+        n_decoder_layers="decoder_layers",
+        build_config=_bart_config,
+    ),
+    Family(
+        name="gpt2",
+        model_types=("gpt2", "gptj"),
+        decoder_layers="transformer.h",
+        n_decoder_layers="n_layer",
+        build_config=_gpt2_config,
+    ),
+    Family(
+        name="gpt_neox",
+        model_types=("gpt_neox",),
+        decoder_layers="gpt_neox.layers",
+        n_decoder_layers="num_hidden_layers",
+    ),
+    Family(
+        name="opt",
+        model_types=("opt",),
+        decoder_layers="model.decoder.layers",
+        n_decoder_layers="num_hidden_layers",
+        build_config=_opt_config,
+    ),
+    Family(
+        name="llama",
+        model_types=("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "smollm3"),
+        decoder_layers="model.layers",
+        n_decoder_layers="num_hidden_layers",
+        build_config=_llama_config,
+        has_rotary_positions=True,
+    ),
+)

@@ -1,0 +1,312 @@
+"""Models and tokenizers by name: a local folder or a hub name, `_prune` suffixes, bare weights; one-line errors."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import TYPE_CHECKING
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file
+
+from src.config.errors import UserError
+from src.models.students import prune, pruned_config, quiet
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+Layers = tuple[int, ...]
+
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "spiece.model", "vocab.json", "source.spm")
+SPECIAL_TOKENS = ("pad_token_id", "eos_token_id", "bos_token_id", "unk_token_id")
+KEPT_GENERATION_KEYS = (  # what belongs to a model's vocabulary; everything else is decided by the suite's flags
+    "pad_token_id",
+    "eos_token_id",
+    "bos_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "bad_words_ids",
+    "suppress_tokens",
+)
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_TIMEOUT = 10  # seconds
+READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, SafetensorError, UnpicklingError)
+
+
+def parse_model_name(name: str) -> tuple[str, Layers | None, Layers | None]:
+    """`NAME_prune0_1:0_5` → (NAME, encoder layers to keep, decoder layers to keep); None keeps all (SPEC §3).
+
+    A bare `NAME_prune` keeps decoder layers 0 and −1. A folder that exists under the full name wins.
+    """
+    match = re.fullmatch(r"(.+)_prune([-\d_:,.]*)", name.rstrip("/"))
+    if match is None or Path(name).is_dir():
+        return name, None, None
+    base, kept = match.groups()
+    if not kept:
+        return base, None, (0, -1)
+    encoder, colon, decoder = kept.rpartition(":")
+    if colon and not encoder and not decoder:
+        raise UserError(f"{name}: nothing before or after the colon; write e.g. {base}_prune0_1:0_5")
+    return base, _parse_layers(name, encoder), _parse_layers(name, decoder)
+
+
+def _parse_layers(name: str, text: str) -> Layers | None:
+    if not text:
+        return None
+    if not re.fullmatch(r"-?\d+(_-?\d+)*", text):
+        base = name.rpartition("_prune")[0]
+        raise UserError(
+            f"{name}: '{text}' is not a list of layers; write {base}_prune, {base}_prune0_2_5 or {base}_prune0_1:0_5"
+        )
+    return tuple(int(number) for number in text.split("_"))
+
+
+def is_encoder_decoder(config: "PreTrainedConfig") -> bool:
+    return bool(config.is_encoder_decoder)
+
+
+def load_config(name: str) -> "PreTrainedConfig":
+    """The config of a model name, with the layer counts that its `_prune` suffix leaves."""
+    from transformers import AutoConfig
+
+    base, encoder_layers, decoder_layers = parse_model_name(name)
+    with quiet(), _one_line(base, "config.json", "cannot be read as a model's config"):
+        config = AutoConfig.from_pretrained(find_model(base))
+    if encoder_layers is None and decoder_layers is None:
+        return config
+    return pruned_config(config, encoder_layers, decoder_layers)
+
+
+def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model name. A missing pad token becomes EOS; text is decoded as written, spaces included."""
+    from transformers import AutoTokenizer
+
+    base = parse_model_name(name)[0]
+    source = find_model(base)
+    if Path(source).is_dir() and not any((Path(source) / file).is_file() for file in TOKENIZER_FILES):
+        raise UserError(f"{base}: holds no tokenizer (tokenizer.json); save it beside the weights with save_pretrained")
+    with quiet(), _one_line(base, "tokenizer", "cannot be read"):
+        _check_json(Path(source) / "tokenizer.json")
+        tokenizer = AutoTokenizer.from_pretrained(source)
+    if tokenizer.eos_token_id is None:
+        raise UserError(f"{base}: its tokenizer has no EOS token, which marks the end of a target")
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    tokenizer.clean_up_tokenization_spaces = False
+    return tokenizer
+
+
+def load_model(
+    name: str, *, state_dict_path: str | Path | None = None, dtype: torch.dtype | None = None
+) -> "PreTrainedModel":
+    """A model in eval mode, float32 unless `dtype` says otherwise, encoder-decoder or decoder-only as its config says.
+
+    `state_dict_path`: weights instead of the name's own, of exactly this (pruned) architecture: a bare state dict
+    (.pt), a .safetensors file, or a folder with one (`save_pretrained`, accelerate's `save_state`).
+    Raises UserError for a name, file or folder that is missing, unreadable or of another architecture.
+    """
+    base, encoder_layers, decoder_layers = parse_model_name(name)
+    dtype = dtype or torch.float32
+    if state_dict_path is not None:
+        model = _fill(load_config(name), read_state_dict(state_dict_path), dtype, f"{state_dict_path}: not for {name}")
+    else:
+        model = _load_whole(base, dtype)
+        if encoder_layers is not None or decoder_layers is not None:
+            model = prune(model, encoder_layers, decoder_layers)
+    model.config._name_or_path = base
+    model.generation_config = safe_generation_config(model.config, find_model(base))
+    if model.config.is_encoder_decoder and getattr(model.config, "decoder_start_token_id", None) is None:
+        model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id
+    return model.eval()
+
+
+def _load_whole(base: str, dtype: torch.dtype) -> "PreTrainedModel":
+    config = load_config(base)
+    with quiet(), _one_line(base, "weights", "cannot be read"):
+        model, report = _model_class(config).from_pretrained(
+            find_model(base), config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    _check_keys(base, {**report, "unexpected_keys": ()})  # a hub model may carry heads that are not needed here
+    return model
+
+
+def _fill(
+    config: "PreTrainedConfig", weights: dict[str, torch.Tensor], dtype: torch.dtype, place: str
+) -> "PreTrainedModel":
+    """A model of `config` with these weights; `from_pretrained` knows which names are tied, renamed or not needed."""
+    with quiet(), _one_line(place, "weights", "cannot be loaded"):
+        model, report = _model_class(config).from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
+        )
+    _check_keys(place, report)
+    return model
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a bare state dict, a .safetensors file or a folder of them, on CPU; nothing is executed."""
+    file = _find_weights(Path(path))
+    with _one_line(str(file), "weights", "cannot be read"):
+        if file.name.endswith(".index.json"):
+            shards = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
+            return {key: tensor for shard in shards for key, tensor in read_state_dict(file.parent / shard).items()}
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        weights = torch.load(file, map_location="cpu", weights_only=True)
+    if not isinstance(weights, dict) or not weights:
+        raise UserError(f"{file}: holds a {type(weights).__name__}, not a state dict (name → tensor)")
+    for key, tensor in weights.items():
+        if not isinstance(tensor, torch.Tensor):
+            raise UserError(f"{file}: '{key}' is a {type(tensor).__name__}, not a tensor; give the bare state dict")
+    return weights
+
+
+def check_model_files(name: str, *, state_dict_path: str | Path | None = None) -> None:
+    """Raise UserError for whatever can be known to be wrong with a model before its weights are read."""
+    config, tokenizer = load_config(name), load_tokenizer(name)
+    base = parse_model_name(name)[0]
+    _model_class(config)
+    n_embeddings, n_tokens = config.get_text_config().vocab_size, max(tokenizer.get_vocab().values()) + 1
+    if n_embeddings < n_tokens:
+        raise UserError(
+            f"{base}: its tokenizer has {n_tokens} tokens, its embeddings only {n_embeddings} (config.json: vocab_size)"
+        )
+    if state_dict_path is not None:
+        _find_weights(Path(state_dict_path))
+    elif Path(find_model(base)).is_dir():
+        _find_weights(Path(find_model(base)))
+
+
+def check_same_tokenizer(
+    teacher: "PreTrainedTokenizerBase", student: "PreTrainedTokenizerBase", *, what: str = "--student_name"
+) -> None:
+    """Raise UserError, naming the first token that differs, unless both map the same strings to the same ids.
+
+    The sizes of the two models' embeddings may still differ (padded vocabularies).
+    """
+    ours, theirs = student.get_vocab(), teacher.get_vocab()
+    different = ours.items() ^ theirs.items()
+    if different:
+        token, index = min(different, key=lambda entry: (entry[1], entry[0]))
+        raise UserError(
+            f"{what}: teacher and student must share a tokenizer; token {index} '{token}' is "
+            f"{theirs.get(token, 'absent')} for the teacher, {ours.get(token, 'absent')} for the student"
+        )
+    for key in SPECIAL_TOKENS:
+        if getattr(teacher, key) != getattr(student, key):
+            raise UserError(
+                f"{what}: teacher and student must share a tokenizer; "
+                f"{key} is {getattr(teacher, key)} for the teacher, {getattr(student, key)} for the student"
+            )
+
+
+def safe_generation_config(config: "PreTrainedConfig", source: str | None = None) -> "GenerationConfig":
+    """A generation config with the model's token ids and nothing that steers decoding (no lengths, no sampling)."""
+    from transformers import GenerationConfig
+
+    stored = GenerationConfig.from_model_config(config)
+    if source and _holds(source, "generation_config.json"):
+        with quiet(), _one_line(source, "generation_config.json", "cannot be read"):
+            stored = GenerationConfig.from_pretrained(source)
+    ids = {key: getattr(stored, key, None) for key in KEPT_GENERATION_KEYS}
+    ids = {key: getattr(config, key, None) if value is None else value for key, value in ids.items()}
+    if ids["pad_token_id"] is None:
+        eos = ids["eos_token_id"]
+        ids["pad_token_id"] = eos[0] if isinstance(eos, list) else eos
+    if not config.is_encoder_decoder:
+        ids["decoder_start_token_id"] = None
+    elif ids["decoder_start_token_id"] is None:
+        ids["decoder_start_token_id"] = ids["pad_token_id"] if ids["bos_token_id"] is None else ids["bos_token_id"]
+    return GenerationConfig(**ids)
+
+
+@lru_cache(maxsize=64)
+def find_model(base: str) -> str:
+    """A local folder (`base` itself, or a complete copy in the hub's cache), else a name that the hub answers to.
+
+    Asks the hub once, with a time limit: without a network `from_pretrained` would retry for half a minute per file.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    what_to_do = "give a local folder made by save_pretrained or create_student_main.py, or a hub name with a network"
+    folder = Path(base)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{base}: holds no config.json; {what_to_do}")
+        return base
+    if folder.exists() or not HUB_NAME.fullmatch(base):
+        raise UserError(f"{base}: no such model folder; {what_to_do}")
+    try:
+        cached = try_to_load_from_cache(base, "config.json")
+        if isinstance(cached, str) and any((Path(cached).parent / file).is_file() for file in WEIGHT_FILES):
+            return str(Path(cached).parent)
+        HfApi().model_info(base, timeout=HUB_TIMEOUT)
+    except (*HfHubHTTPError.__bases__, OSError, ValueError) as error:  # its bases: the HTTP client's error, and OSError
+        raise UserError(f"{base}: no such folder, and the hub does not give it; {what_to_do}") from error
+    return base
+
+
+def _holds(source: str, file: str) -> bool:
+    """Whether the folder, or the hub's repository, has the file."""
+    from huggingface_hub import HfApi
+
+    return (Path(source) / file).is_file() if Path(source).is_dir() else HfApi().file_exists(source, file)
+
+
+def _model_class(config: "PreTrainedConfig") -> type["PreTrainedModel"]:
+    """The class with the output projection on top for this config."""
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    mapping = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM)._model_mapping
+    if type(config) not in mapping:
+        raise UserError(f"model type '{config.model_type}': not a model that generates text")
+    return mapping[type(config)]
+
+
+def _find_weights(path: Path) -> Path:
+    """`path` itself if it is a file, or the file of weights in a folder."""
+    for file in (path, *(path / name for name in WEIGHT_FILES)):
+        if file.is_file():
+            return file
+    raise UserError(f"{path}: no weights there; give a .pt or .safetensors file, or a folder with model.safetensors")
+
+
+def _check_keys(place: str, report: dict) -> None:
+    """Raise UserError naming the first key that is missing, left over or of another shape."""
+    misfits = [
+        *(f"'{key}' is missing" for key in sorted(report["missing_keys"])),
+        *(f"'{key}' is not in the model" for key in sorted(report["unexpected_keys"])),
+        *(
+            f"'{key}' is {tuple(found)}, the model's is {tuple(expected)}"
+            for key, found, expected in sorted(report["mismatched_keys"])
+        ),
+    ]
+    if misfits:
+        more = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
+        raise UserError(f"{place}: {misfits[0]}{more}; the weights must be of the architecture in config.json")
+
+
+def _check_json(file: Path) -> None:
+    if file.is_file():
+        json.loads(file.read_text(encoding="utf-8"))
+
+
+@contextmanager
+def _one_line(place: str, part: str, problem: str) -> Iterator[None]:
+    """Turn what a library says of a bad file, often over many lines, into one UserError."""
+    try:
+        yield
+    except READ_ERRORS as error:
+        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
+        raise UserError(f"{place}: {part} {problem}: {said[:200]}") from error

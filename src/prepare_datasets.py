@@ -1,0 +1,150 @@
+"""The stage that builds a dataset file: from a corpus, or from a dataset file and the pseudo-targets made for it."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+from src.config.arguments import PrepareArguments, prepare_mode
+from src.config.constants import DEV_PPL, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
+from src.config.errors import UserError
+from src.data.corpora import Request, load_corpus
+from src.data.files import (
+    TRAIN_I,
+    Datasets,
+    check_datasets,
+    check_trainable,
+    is_training_split,
+    read_datasets,
+    read_generations,
+    training_splits,
+    write_datasets,
+)
+from src.data.pseudo_targets import Merge, merge_pseudo_targets
+from src.data.splits import (
+    Sizes,
+    add_ft,
+    debug_rows,
+    filter_by_words,
+    in_order,
+    n_rows,
+    n_words,
+    sample_dev,
+    sample_split,
+    sample_train,
+    without_splits,
+)
+
+logger = logging.getLogger(__name__)
+
+
+def prepare(config: PrepareArguments) -> Path:
+    """Build the dataset file that `config` asks for, print its splits and return its path.
+
+    The same flags and data give the same bytes. Raises UserError, with nothing written, if that cannot be done.
+    """
+    path = Path(config.output_dir) / config.file_name
+    mode = prepare_mode(config)
+    if mode == "logits":
+        raise UserError("--logits_dataset_path: preparing an API's log-probabilities is not there yet")
+    _refuse_own_input(config, path)
+    datasets = prepare_original(config) if mode == "original" else prepare_generations(config)
+    write_datasets(path, datasets)
+    print(table(datasets))
+    print(f"written: {path}")
+    return path
+
+
+def prepare_original(config: PrepareArguments) -> Datasets:
+    """Load the corpus or dataset file, filter it, and sample its splits (SPEC §3, "Preparing")."""
+    sizes = requested_sizes(config)
+    source = config.dataset_path or f"corpus '{config.dataset_name}'"
+    datasets = load_original(config, sizes)
+    if config.filter_by_length:
+        datasets = filter_by_words(datasets, config.max_input_length, config.max_labels_length, source)
+    datasets = sample_train(datasets, sizes.train, rest_to_unlabeled=config.unlabeled_split, seed=config.seed)
+    datasets = add_ft(datasets, config.add_ft_split, source)
+    datasets = sample_split(datasets, UNLABELED, sizes.unlabeled, seed=config.seed)
+    datasets = sample_dev(datasets, sizes.dev, sizes.dev_ppl, seed=config.seed)
+    datasets = sample_split(datasets, TEST, sizes.test, seed=config.seed)
+    if config.unlabeled_split and UNLABELED not in datasets:
+        logger.warning("%s: no '%s' split: none there, and --train_size leaves no row of train", source, UNLABELED)
+    return in_order(datasets)
+
+
+def load_original(config: PrepareArguments, sizes: Sizes) -> Datasets:
+    """The corpus, or the dataset file with the splits that are to be kept.
+
+    A dataset file's `unlabeled` stays if `--load_use_unlabeled`; a corpus' needs `--unlabeled_split`.
+    """
+    if config.dataset_name:
+        datasets = load_corpus(config.dataset_name, Request(config.dataset_path, sizes, config.seed))
+        return datasets if config.unlabeled_split else without_splits(datasets, UNLABELED)
+    source = str(config.dataset_path)
+    datasets = read_datasets(source)
+    check_trainable(datasets, source)
+    if any(TRAIN_I.fullmatch(split) for split in datasets):
+        raise UserError(f"{source}: has '{TRAIN}_0' …, it is merged already; give the original dataset, with '{TRAIN}'")
+    keep = {UNLABELED: config.load_use_unlabeled, FT: config.load_use_ft, DEV_PPL: config.load_use_val_ppl}
+    return without_splits(datasets, *(split for split, kept in keep.items() if not kept))
+
+
+def requested_sizes(config: PrepareArguments) -> Sizes:
+    """The rows of each split that the flags ask for."""
+    sizes = Sizes(
+        train=config.train_size,
+        dev=config.val_size,
+        test=config.test_size,
+        unlabeled=config.unlabeled_size,
+        dev_ppl=config.val_ppl_size,
+    )
+    return sizes.for_debug() if config.debug else sizes
+
+
+def prepare_generations(config: PrepareArguments) -> Datasets:
+    """Merge pseudo-targets into the dataset they were made for (SPEC §3, "Merging PTs")."""
+    original_source, generations_source = str(config.original_dataset_path), str(config.generation_dataset_path)
+    original = read_datasets(original_source)
+    check_datasets(original, original_source)
+    merge = Merge(
+        use_labeled=config.use_labeled,
+        use_unlabeled=config.use_unlabeled,
+        use_original=config.use_original,
+        n_per_input=config.n_augmentations_per_example,
+        original_source=original_source,
+        generations_source=generations_source,
+    )
+    merged = merge_pseudo_targets(original, read_generations(generations_source), merge)
+    return debug_rows(merged, seed=config.seed) if config.debug else merged
+
+
+def table(datasets: Datasets) -> str:
+    """Splits, rows and mean words per row, as text; `train_0 …` are one line."""
+    rotation = training_splits(datasets)
+    groups = [rotation, *([split] for split in datasets if not is_training_split(split))]
+    lines = [("split", "rows", "words of text", "words of target")]
+    for splits in filter(None, groups):
+        rows = sorted({n_rows(datasets[split]) for split in splits})
+        lines.append((
+            splits[0] if len(splits) == 1 else f"{splits[0]} … {splits[-1]}",
+            " – ".join(f"{count:,}" for count in dict.fromkeys((rows[0], rows[-1]))),
+            _mean_words(datasets, splits, TEXT),
+            _mean_words(datasets, splits, TARGET),
+        ))  # fmt: skip
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join(
+        "  ".join([cells[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(cells[1:], widths[1:], strict=True))])
+        for cells in lines
+    )
+
+
+def _mean_words(datasets: Datasets, splits: list[str], name: str) -> str:
+    values = [datasets[split].get(name, []) for split in splits]
+    rows = sum(map(len, values))
+    return f"{sum(n_words(text) for column in values for text in column) / rows:.1f}" if rows else "–"
+
+
+def _refuse_own_input(config: PrepareArguments, path: Path) -> None:
+    for source in (config.dataset_path, config.original_dataset_path, config.generation_dataset_path):
+        if source is not None and path.exists() and Path(source).resolve() == path.resolve():
+            raise UserError(f"{path}: is read to make this file; give another --output_dir or --file_name")

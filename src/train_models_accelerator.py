@@ -1,0 +1,22 @@
+"""Stage: fine-tune a model on labeled data, usually the teacher."""
+
+from src.config.arguments import FineTuneArguments
+from src.config.experiments import LossEntry
+from src.data.files import Datasets
+from src.training.engine import Phase
+from src.training.session import Learner, train
+
+FORWARD = LossEntry(name="forward", forward_weight=1.0)
+
+
+def train_model(config: FineTuneArguments, datasets: Datasets) -> dict[str, float]:
+    """Fine-tune `config.model_name` with NLL on `train` (or its rotation); returns the test scores of the best weights.
+
+    Writes into `config.output_dir` what SPEC §1 lists. Raises UserError for what is wrong with flags, data or model.
+    """
+    return train(
+        config,
+        datasets,
+        Learner(config.model_name),
+        lambda _accelerator, _tokenizer, splits: [Phase("fine-tune", splits, config.epochs, FORWARD)],
+    )

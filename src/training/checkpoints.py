@@ -1,0 +1,183 @@
+"""Checkpoints: folders with a model, its optimiser and the state of the run, whole or not there at all."""
+
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from src.config.errors import UserError
+from src.data.files import read_json, write_json
+from src.models.forward import unwrapped
+from src.models.loading import read_state_dict
+
+OPTIMIZER, STATE = "optimizer.pt", "run_state.json"
+CARD = "README.md"
+
+
+@dataclass
+class Best:
+    """The best evaluation so far: its score, its place, and the name of the folder that holds it."""
+
+    score: float
+    epoch: int
+    step: int
+    folder: str
+
+
+@dataclass
+class RunState:
+    """Where a run stands. Everything random in training is derived from (seed, epoch, step): no generator is saved.
+
+    phase, epoch, steps_done: the position; epoch counts on through the phases, from phase_start in this one.
+    evaluated: steps_done of the epoch's last evaluation. best_epoch: last epoch of this phase with a new best, for
+    patience. last: the latest evaluation's folder name. n_rows, n_losses: evaluations and rows of losses in the run's
+    files that belong to this state. losses: sums since the last row of losses.
+    """
+
+    phase: int = 0
+    epoch: int = 0
+    steps_done: int = 0
+    updates: int = 0
+    evaluated: int = 0
+    phase_start: int = 0
+    best_epoch: int = -1
+    best: Best | None = None
+    last: str = ""
+    n_rows: int = 0
+    n_losses: int = 0
+    losses: dict[str, float] = field(default_factory=dict)
+
+    @classmethod
+    def read(cls, folder: Path) -> "RunState":
+        values = read_json(folder / STATE)["run"]
+        try:
+            best = values.pop("best")
+            return cls(**values, best=None if best is None else Best(**best))
+        except TypeError as error:
+            raise UserError(f"{folder / STATE}: not the state of a run of this version: {error}") from None
+
+
+@dataclass
+class Training:
+    """What a checkpoint saves besides the run's position."""
+
+    model: nn.Module
+    tokenizer: PreTrainedTokenizerBase
+    optimizer: Optimizer
+    scheduler: LambdaLR
+    scaler: torch.amp.GradScaler | None = None
+
+
+def save_checkpoint(folder: Path, training: Training, state: RunState) -> None:
+    """Write a checkpoint: a model folder that `from_pretrained` opens, plus optimiser and position."""
+    with whole_folder(folder) as temporary:
+        save_model(temporary, training.model, training.tokenizer)
+        saved = {"optimizer": training.optimizer.state_dict()}
+        if training.scaler is not None:
+            saved["scaler"] = training.scaler.state_dict()
+        torch.save(saved, temporary / OPTIMIZER)
+        write_json(temporary / STATE, {"run": asdict(state), "scheduler": training.scheduler.state_dict()}, indent=1)
+
+
+def load_checkpoint(folder: Path, training: Training) -> RunState:
+    """Restore weights, optimiser, scheduler and scaler in place; returns the position."""
+    load_weights(training.model, folder)
+    try:
+        saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+    except (OSError, RuntimeError, EOFError) as error:
+        raise UserError(f"{folder / OPTIMIZER}: cannot be read: {str(error).splitlines()[0]}") from None
+    training.optimizer.load_state_dict(saved["optimizer"])
+    if training.scaler is not None and "scaler" in saved:
+        training.scaler.load_state_dict(saved["scaler"])
+    training.scheduler.load_state_dict(read_json(folder / STATE)["scheduler"])
+    return RunState.read(folder)
+
+
+def is_resumable(folder: Path) -> bool:
+    """Whether a folder is a checkpoint with optimiser and position, and not weights alone."""
+    return (folder / STATE).is_file() and (folder / OPTIMIZER).is_file()
+
+
+def save_model(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str | None = None) -> None:
+    """Write a portable model folder: safetensors, config, generation config, tokenizer and model card."""
+    core: PreTrainedModel = unwrapped(model)
+    core.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    if card is not None:
+        (folder / CARD).write_text(card, encoding="utf-8")
+
+
+def save_portable(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str) -> None:
+    """As `save_model`, whole or not at all."""
+    with whole_folder(folder) as temporary:
+        save_model(temporary, model, tokenizer, card)
+
+
+def load_weights(model: nn.Module, folder: Path) -> None:
+    """Restore the weights of a checkpoint folder into a model of the same architecture; tied weights stay tied."""
+    missing, unexpected = unwrapped(model).load_state_dict(read_state_dict(folder), strict=False)
+    tied = set(getattr(unwrapped(model), "all_tied_weights_keys", {}))
+    if set(missing) - tied or unexpected:
+        raise UserError(f"{folder}: not weights of this model: {sorted({*missing, *unexpected} - tied)[0]}")
+
+
+def remove(folder: Path) -> None:
+    shutil.rmtree(folder)
+
+
+def reduce_to_state_dict(folder: Path) -> Path:
+    """Replace a checkpoint folder by `<folder>__model.pt`, the bare state dict, and return its path."""
+    path = folder.with_name(f"{folder.name}__model.pt")
+    temporary = path.with_name(f".{path.name}.tmp")
+    torch.save(read_state_dict(folder), temporary)
+    temporary.replace(path)
+    shutil.rmtree(folder)
+    return path
+
+
+class StateFolder:
+    """The resumable states of a run: `state/<updates>`, of which the newest whole one counts."""
+
+    def __init__(self, output_dir: Path) -> None:
+        self.root = output_dir / "state"
+
+    def newest(self) -> Path | None:
+        found = [entry for entry in self.root.glob("[0-9]*") if is_resumable(entry)]
+        return max(found, key=lambda entry: [int(part) for part in entry.name.split("_")], default=None)
+
+    def save(self, training: Training, state: RunState) -> None:
+        """Write the state, and only then remove older ones."""
+        folder = self.root / f"{state.updates}_{state.n_rows}"
+        save_checkpoint(folder, training, state)
+        for entry in self.root.iterdir():
+            if entry != folder:
+                shutil.rmtree(entry)
+
+    def clear(self) -> None:
+        shutil.rmtree(self.root, ignore_errors=True)
+
+
+@contextmanager
+def whole_folder(folder: Path) -> Iterator[Path]:
+    """Write a folder under a temporary name and rename it when it is complete; a former one is replaced."""
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
+    temporary.mkdir(parents=True)
+    try:
+        yield temporary
+        if folder.exists():
+            former = temporary.with_suffix(".former")
+            folder.rename(former)
+            temporary.rename(folder)
+            shutil.rmtree(former)
+        else:
+            temporary.rename(folder)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)

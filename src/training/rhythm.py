@@ -1,0 +1,63 @@
+"""Is it time to update, evaluate, test or stop? Pure functions of counts.
+
+A step is one micro-batch, counted from 0 in each epoch. An update is one optimiser step and covers a window of steps.
+"""
+
+from collections.abc import Sequence
+from math import ceil
+
+
+def steps_in_epoch(n_rows: int, micro_batch_size: int) -> int:
+    """Micro-batches of an epoch over `n_rows` rows; the last one may be short."""
+    return ceil(n_rows / micro_batch_size)
+
+
+def updates_in_epoch(n_rows: int, micro_batch_size: int, accumulation_steps: int) -> int:
+    """Optimiser updates of an epoch; a short last window is an update like the others."""
+    return ceil(steps_in_epoch(n_rows, micro_batch_size) / accumulation_steps)
+
+
+def rotated(splits: Sequence[str], epoch: int) -> str:
+    """The split of an epoch: epoch e trains on split e mod K."""
+    return splits[epoch % len(splits)]
+
+
+def warmup_updates(nominal_updates: int, *, from_checkpoint: bool) -> int:
+    """Updates of linear warm-up: min(100, max(0, nominal − 100)), none when training starts from a checkpoint."""
+    return 0 if from_checkpoint else min(100, max(0, nominal_updates - 100))
+
+
+def evaluation_interval(every: float, n_steps: int) -> int:
+    """Steps between evaluations: `every` steps, or a share of the epoch's `n_steps` if `every` is at most 1."""
+    return max(1, int(every * n_steps) if every <= 1 else int(every))
+
+
+def evaluates_after(steps_done: int, evaluated: int, n_steps: int, interval: int) -> bool:
+    """Whether dev is due now that `steps_done` steps of the epoch are done, `evaluated` of them at the last evaluation.
+
+    It is due at each multiple of the interval and at the epoch's end. With gradient accumulation the weights change
+    only at updates: a multiple inside a window is due at the window's end.
+    """
+    if steps_done <= evaluated:
+        return False
+    return steps_done == n_steps or steps_done // interval > evaluated // interval
+
+
+def is_test_epoch(epoch: int, every: int | None) -> bool:
+    """Whether test is due after `epoch` (counted from 0)."""
+    return every is not None and (epoch + 1) % every == 0
+
+
+def out_of_patience(epoch: int, best_epoch: int, patience: int | None) -> bool:
+    """Whether `patience` epochs have gone by without a better score; `best_epoch` is −1 (or the last epoch before the
+    phase) as long as the phase has none."""
+    return patience is not None and epoch - best_epoch >= patience
+
+
+def is_better(score: float, best: float | None, *, greater_is_better: bool) -> bool:
+    """Whether a score beats the best one so far; equal is not better, and NaN never is."""
+    if score != score:
+        return False
+    if best is None:
+        return True
+    return score > best if greater_is_better else score < best

@@ -1,0 +1,182 @@
+"""From checked arguments to a trained student: what every script that trains does around its phases."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from accelerate import Accelerator
+from torch import nn
+from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+
+from src.config.arguments import TrainingArguments
+from src.config.console import say
+from src.config.constants import DEV, TARGET, TEST
+from src.config.errors import UserError
+from src.data.batches import Tokenization, TokenizedDatasets
+from src.data.files import Datasets, check_datasets, check_trainable, training_splits
+from src.evaluation.evaluate import Evaluator
+from src.evaluation.metrics import resolve_metrics
+from src.models.decoding import decoding_of
+from src.models.loading import check_model_files, load_model, load_tokenizer
+from src.training import checkpoints, rhythm
+from src.training.checkpoints import Training
+from src.training.engine import FINAL, Phase, Trainer
+from src.training.interrupts import StopRequests
+from src.training.tracking import FINISHED, UNFINISHED, RunFolder, data_fingerprint, open_run
+
+MODEL_FOLDER = "model"
+
+
+@dataclass(frozen=True)
+class Learner:
+    """The model that is trained: its name, its weights if not the name's own, and the flag that names them."""
+
+    name: str
+    state_dict_path: str | None = None
+
+
+def train(
+    config: TrainingArguments,
+    datasets: Datasets,
+    learner: Learner,
+    make_phases: Callable[[Accelerator, PreTrainedTokenizerBase, tuple[str, ...]], Sequence[Phase]],
+) -> dict[str, float]:
+    """Train `learner` through the phases, test its best checkpoint, and return the test's scores.
+
+    `make_phases(accelerator, tokenizer, splits)` is called once the student is known to be sound; `splits` are the
+    training splits in the order of rotation. All that can be wrong is found before weights are read.
+    """
+    run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets)})
+    if run.status == FINISHED:
+        _tidy(run, keep=config.keep_checkpoint_after_test)
+        _print_scores(run)
+        return run.scores
+    splits = _check(config, datasets)
+    metrics = resolve_metrics(config.metrics, config.metric_for_best_model)
+    resumed = _resumable_folder(config, run)
+    weights = learner.state_dict_path if resumed is not None else config.checkpoint_path or learner.state_dict_path
+    check_model_files(learner.name, state_dict_path=weights)
+    accelerator = _accelerator(config)
+
+    tokenizer = load_tokenizer(learner.name)
+    model = load_model(learner.name, state_dict_path=weights)
+    tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=model.config.is_encoder_decoder)
+    phases = make_phases(accelerator, tokenizer, splits) if config.do_train else ()
+    data = TokenizedDatasets(datasets, tokenization)
+    with StopRequests() as stop:
+        decoding = decoding_of(
+            "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
+        )
+        evaluator = Evaluator(tokenization, decoding, metrics, config.micro_batch_size, accelerator.device, stop.check)
+        training = _training(config, accelerator, model, tokenizer, data, splits)
+        trainer = Trainer(config, accelerator, training, data, evaluator, run, stop)
+        run.begin()
+        if resumed is not None:
+            trainer.resume(resumed)
+        trainer.fit(phases)
+        return _finish(trainer, datasets)
+
+
+def _check(config: TrainingArguments, datasets: Datasets) -> tuple[str, ...]:
+    """The training splits, once the data are known to be what this run needs."""
+    if not config.do_train:
+        check_datasets(datasets, config.dataset_path)
+        if TEST not in datasets:
+            raise UserError(f"{config.dataset_path}: --do_train False scores the split 'test', but there is none")
+        return ()
+    check_trainable(datasets, config.dataset_path)
+    if DEV not in datasets:
+        say(f"{config.dataset_path}: no split 'dev'; the last weights will count as the best")
+    return tuple(training_splits(datasets))
+
+
+def _resumable_folder(config: TrainingArguments, run: RunFolder) -> Path | None:
+    """The checkpoint to continue from: the flag's if it has an optimiser, else this run's newest state."""
+    given = None if config.checkpoint_path is None else Path(config.checkpoint_path)
+    if given is not None and not given.exists():
+        raise UserError(f"--checkpoint_path {given}: no such file or folder")
+    state = checkpoints.StateFolder(run.path).newest() if run.status == UNFINISHED else None
+    if given is not None and checkpoints.is_resumable(given) and config.do_train:
+        return given if state is None or given.resolve().is_relative_to(run.path.resolve()) else state
+    return state
+
+
+def _accelerator(config: TrainingArguments) -> Accelerator:
+    try:
+        return Accelerator(mixed_precision=config.mixed_precision)
+    except ValueError as error:
+        raise UserError(f"--mixed_precision {config.mixed_precision}: {str(error).splitlines()[0]}") from None
+
+
+def _training(
+    config: TrainingArguments,
+    accelerator: Accelerator,
+    model: nn.Module,
+    tokenizer: PreTrainedTokenizerBase,
+    data: TokenizedDatasets,
+    splits: tuple[str, ...],
+) -> Training:
+    """Model, AdamW and its linear schedule over the nominal updates of all epochs (SPEC §3, Fine-tuning)."""
+    torch.manual_seed(config.seed)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=config.learning_rate, eps=config.optimizer_eps, weight_decay=config.weight_decay
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    updates = sum(
+        rhythm.updates_in_epoch(
+            data.rows(rhythm.rotated(splits, epoch)), config.micro_batch_size, config.accumulation_steps
+        )
+        for epoch in range(config.epochs if splits else 0)
+    )
+    warmup = rhythm.warmup_updates(updates, from_checkpoint=config.checkpoint_path is not None)
+    scheduler = get_linear_schedule_with_warmup(optimizer, warmup, updates)
+    return Training(model, tokenizer, optimizer, scheduler, accelerator.scaler)
+
+
+def _finish(trainer: Trainer, datasets: Datasets) -> dict[str, float]:
+    """Score the best weights on test, write the portable folder and what people read, and tidy up."""
+    run, config = trainer.run, trainer.config
+    scores: dict[str, float] = {}
+    if TEST in datasets:
+        result = trainer.evaluate(TEST, final=True)
+        trainer.note(TEST, FINAL, FINAL, result)
+        scores = result.scores
+    run.compose_generations({split: columns.get(TARGET, []) for split, columns in datasets.items()})
+    checkpoints.save_portable(
+        run.path / MODEL_FOLDER, trainer.training.model, trainer.training.tokenizer, _card(trainer, scores)
+    )
+    run.finish(scores)
+    _tidy(run, keep=config.keep_checkpoint_after_test)
+    _print_scores(run)
+    return scores
+
+
+def _tidy(run: RunFolder, *, keep: bool) -> None:
+    """Remove what only an unfinished run needs; without `keep`, checkpoints become bare state dicts."""
+    checkpoints.StateFolder(run.path).clear()
+    run.drop_generation_lines()
+    for folder in sorted(run.path.glob("epoch*__step*")):
+        if folder.is_dir() and not keep:
+            checkpoints.reduce_to_state_dict(folder)
+
+
+def _print_scores(run: RunFolder) -> None:
+    if run.scores:
+        say("test: " + "  ".join(f"{name} {value:.2f}" for name, value in run.scores.items()))
+    say(f"model: {run.path / MODEL_FOLDER}   scores: {run.path / 'eval_scores.csv'}")
+
+
+def _card(trainer: Trainer, scores: dict[str, float]) -> str:
+    """The model card of a run: what was trained on what, how, and how well it does."""
+    config, best = trainer.config, trainer.state.best
+    flags = "\n".join(f"  {name}: {value}" for name, value in trainer.run.flags.items())
+    table = "\n".join(f"| {name} | {value:.3f} |" for name, value in scores.items())
+    chosen = f"best {config.metric_for_best_model} on dev ({best.score:.3f}, epoch {best.epoch})" if best else "last"
+    return (
+        f"# {config.script}: {Path(config.output_dir).name}\n\n"
+        f"Weights: {chosen}. Data: `{config.dataset_path}`. "
+        f"Input: {'prefix' if trainer.evaluator.tokenization.is_encoder_decoder else 'suffix'} "
+        f"`{trainer.evaluator.tokenization.prompt}`.\n\n"
+        f"| test | score |\n|---|---|\n{table}\n\n```yaml\n{flags}\n```\n"
+    )

@@ -1,0 +1,99 @@
+"""Tiny offline models, tokenizers and a copy task, shared by all tests: seconds on a CPU, no network."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+import json
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from src.models.families import Sizes
+from src.models.loading import load_tokenizer
+from src.models.students import build_from_scratch, train_tokenizer, write_model_folder
+
+torch.set_num_threads(1)  # tiny matrices: a second thread only waits, on a busy machine for seconds
+
+FAMILY_NAMES = ("t5", "bart", "gpt2", "opt", "llama")
+ENCODER_DECODER_NAMES = ("t5", "bart")
+DECODER_ONLY_NAMES = ("gpt2", "opt", "llama")
+WORDS = ("the", "a", "red", "blue", "old", "new", "cat", "dog", "bird", "house", "sees", "likes", "finds", "near")
+ALL_LETTERS = "summarize: modern: the quick brown fox, who jumps over (3) lazy dogs? It does!"
+VOCAB_SIZE = 96
+
+
+def tiny_sentences(n_sentences: int, *, seed: int) -> list[str]:
+    """Sentences of three to six words of a small language, with a capital letter and a full stop."""
+    rng = random.Random(seed)
+    sentences = (" ".join(rng.choices(WORDS, k=rng.randint(3, 6))) for _ in range(n_sentences))
+    return [sentence.capitalize() + "." for sentence in sentences]
+
+
+def tiny_sizes(tokenizer, *, d_model: int, n_layers: int) -> Sizes:
+    """A model without dropout, of `n_layers` layers on each side."""
+    return Sizes(
+        vocab_size=len(tokenizer),
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        n_encoder_layers=n_layers,
+        n_decoder_layers=n_layers,
+        d_model=d_model,
+        d_ff=2 * d_model,
+        n_heads=2,
+        dropout=0.0,
+        max_position_embeddings=128,
+    )
+
+
+@pytest.fixture(scope="session")
+def tiny_corpus() -> list[str]:
+    """200 sentences, and one with all lower-case letters, so that no prompt is unknown to the tokenizers."""
+    return [*tiny_sentences(200, seed=0), ALL_LETTERS]
+
+
+@pytest.fixture(scope="session")
+def tiny_models(tiny_corpus, tmp_path_factory) -> dict[str, dict[str, str]]:
+    """{family: {"teacher": folder, "student": folder}} with random weights and one tokenizer per family.
+
+    Teacher: 3 layers of width 32; student: 2 layers of width 16. Vocabulary: at most 96 tokens.
+    """
+    root = tmp_path_factory.mktemp("models")
+    folders = {}
+    for family in FAMILY_NAMES:
+        tokenizer = train_tokenizer(tiny_corpus, VOCAB_SIZE, family=family)
+        folders[family] = {}
+        for seed, (role, d_model, n_layers) in enumerate((("teacher", 32, 3), ("student", 16, 2))):
+            model = build_from_scratch(family, tiny_sizes(tokenizer, d_model=d_model, n_layers=n_layers), seed=seed)
+            card = f"A tiny random {family} {role} for tests.\n"
+            folders[family][role] = str(write_model_folder(root / f"{family}_{role}", model, tokenizer, card))
+    return folders
+
+
+@pytest.fixture(scope="session")
+def tiny_tokenizers(tiny_models) -> dict:
+    """{family: tokenizer}, as loaded from the teacher's folder. Do not change them."""
+    return {family: load_tokenizer(folders["teacher"]) for family, folders in tiny_models.items()}
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset() -> dict[str, dict[str, list[str]]]:
+    """A copy task (target = text): 32 train, 8 dev, 8 test rows, 16 unlabeled inputs; no text is there twice."""
+    texts = list(dict.fromkeys(tiny_sentences(400, seed=1)))
+    splits, start = {}, 0
+    for split, n_rows in (("train", 32), ("dev", 8), ("test", 8), ("unlabeled", 16)):
+        rows = texts[start : start + n_rows]
+        splits[split] = {"text": rows} if split == "unlabeled" else {"text": rows, "target": list(rows)}
+        start += n_rows
+    return splits
+
+
+@pytest.fixture(scope="session")
+def tiny_dataset_path(tiny_dataset, tmp_path_factory) -> str:
+    """The copy task as a dataset file."""
+    path = Path(tmp_path_factory.mktemp("data")) / "tiny.json"
+    path.write_text(json.dumps(tiny_dataset), encoding="utf-8")
+    return str(path)

@@ -1,0 +1,360 @@
+"""Every flag: its default on each script, its limits, and the mistakes that two flags can make together."""
+
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+
+from src.config.arguments import (
+    EXPERIMENTS,
+    GROUPS,
+    REPOSITORY,
+    REQUIRED,
+    CreateStudentArguments,
+    DistillArguments,
+    DistillStoredArguments,
+    FineTuneArguments,
+    GenerateArguments,
+    PrepareArguments,
+    prepare_mode,
+)
+from src.config.errors import UserError
+
+SHARED = {
+    "output_dir": REQUIRED,
+    "dataset_path": REQUIRED,
+    "checkpoint_path": None,
+    "max_input_length": 512,
+    "max_labels_length": 128,
+    "task_prompt": "",
+    "mixed_precision": "no",
+    "num_beams": 4,
+    "batch_size": 32,
+    "seed": 42,
+    "debug": False,
+    "resume": True,
+    "overwrite": False,
+}
+TRAINING = SHARED | {
+    "max_gpu_batch_size": 8,
+    "learning_rate": 1e-5,
+    "optimizer_eps": 1e-8,
+    "weight_decay": 1e-5,
+    "epochs": 20,
+    "n_patience_epochs": None,
+    "do_train": True,
+    "metrics": None,
+    "metric_for_best_model": "rouge2_f",
+    "greater_is_better": True,
+    "save_checkpoint_every_n_steps": 0.55,
+    "test_every_n_epochs": None,
+    "keep_checkpoint_after_test": False,
+    "save_state_every_n_minutes": 15.0,
+}
+STORED = TRAINING | {
+    "task_prompt": "summarize: ",
+    "experiment_config_key": REQUIRED,
+    "experiment_config_path": "arg_configs/kd_experiment_configs.yaml",
+    "student_name": "t5-small",
+    "student_state_dict_path": None,
+    "ft_steps_at_end": None,
+    "stop_training_after_n_epochs": None,
+}
+DEFAULTS = {
+    FineTuneArguments: TRAINING | {"model_name": "t5-large"},
+    DistillStoredArguments: STORED,
+    DistillArguments: STORED | {"teacher_name": "t5-large", "teacher_state_dict_path": None},
+    GenerateArguments: SHARED
+    | {
+        "model_name": "t5-large",
+        "split_for_generation": None,
+        "add_original_data": False,
+        "generation_type": "beam_search",
+        "num_return_sequences": 1,
+    },
+    PrepareArguments: {
+        "output_dir": REQUIRED,
+        "file_name": "dataset.json",
+        "dataset_name": "xsum",
+        "dataset_path": None,
+        "original_dataset_path": None,
+        "generation_dataset_path": None,
+        "logits_dataset_path": None,
+        "train_size": None,
+        "val_size": None,
+        "test_size": None,
+        "unlabeled_size": None,
+        "val_ppl_size": None,
+        "unlabeled_split": False,
+        "filter_by_length": False,
+        "max_input_length": 512,
+        "max_labels_length": 128,
+        "add_ft_split": "full",
+        "load_use_unlabeled": True,
+        "load_use_ft": True,
+        "load_use_val_ppl": True,
+        "use_unlabeled": True,
+        "use_labeled": True,
+        "use_original": True,
+        "n_augmentations_per_example": None,
+        "student_name": "t5-small",
+        "teacher_new_word_char": " ",
+        "seed": 42,
+        "debug": False,
+    },
+    CreateStudentArguments: {
+        "output_dir": REQUIRED,
+        "from_model": None,
+        "keep_encoder_layers": None,
+        "keep_decoder_layers": None,
+        "n_encoder_layers": None,
+        "n_decoder_layers": None,
+        "family": "t5",
+        "d_model": 128,
+        "d_ff": None,
+        "n_heads": 4,
+        "dropout": 0.1,
+        "max_position_embeddings": 512,
+        "vocab_size": 2000,
+        "tokenizer": None,
+        "dataset_path": None,
+        "seed": 42,
+        "overwrite": False,
+    },
+}
+SCRIPTS = {
+    FineTuneArguments: "ft_main.py",
+    DistillArguments: "kd_main.py",
+    DistillStoredArguments: "kd_dataset_with_logits_main.py",
+    GenerateArguments: "gen_main.py",
+    PrepareArguments: "prepare_datasets_main.py",
+    CreateStudentArguments: "create_student_main.py",
+}
+
+
+def fine_tune(**flags):
+    return FineTuneArguments(output_dir="out", dataset_path="data.json", **flags)
+
+
+def generate(**flags):
+    return GenerateArguments(output_dir="out", dataset_path="data.json", **flags)
+
+
+def prepare(**flags):
+    return PrepareArguments(output_dir="out", **flags)
+
+
+def create(**flags):
+    return CreateStudentArguments(output_dir="out", **flags)
+
+
+@pytest.mark.parametrize("arguments_class", DEFAULTS, ids=lambda each: each.__name__)
+def test_flags_and_defaults(arguments_class):
+    assert {each.name: each.default for each in fields(arguments_class)} == DEFAULTS[arguments_class]
+
+
+@pytest.mark.parametrize("arguments_class", DEFAULTS, ids=lambda each: each.__name__)
+def test_script_description_and_sentences(arguments_class):
+    assert arguments_class.script == SCRIPTS[arguments_class]
+    assert f"python {arguments_class.script}" in arguments_class.__doc__
+    for each in fields(arguments_class):
+        assert each.metadata["sentence"].rstrip().endswith("."), each.name
+        assert each.metadata["group"] in GROUPS
+
+
+def test_arguments_are_frozen():
+    with pytest.raises(FrozenInstanceError):
+        fine_tune().seed = 1
+
+
+@pytest.mark.parametrize(
+    ("batch_size", "max_gpu_batch_size", "micro", "accumulation"),
+    [(32, 8, 8, 4), (96, 96, 96, 1), (96, 48, 48, 2), (4, 8, 4, 1), (1, 1, 1, 1), (8, 1, 1, 8)],
+)
+def test_accumulation(batch_size, max_gpu_batch_size, micro, accumulation):
+    args = fine_tune(batch_size=batch_size, max_gpu_batch_size=max_gpu_batch_size)
+    assert (args.micro_batch_size, args.accumulation_steps) == (micro, accumulation)
+
+
+def test_batch_size_that_is_no_multiple():
+    with pytest.raises(UserError, match=r"--batch_size 12 .* --max_gpu_batch_size 8; --max_gpu_batch_size 6 would fit"):
+        fine_tune(batch_size=12)
+
+
+@pytest.mark.parametrize("steps", [0.55, 1.0, 250.0, 1e-3])
+def test_rhythm_is_a_share_or_a_count(steps):
+    assert fine_tune(save_checkpoint_every_n_steps=steps).save_checkpoint_every_n_steps == steps
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"epochs": 0}, "--epochs: must be at least 1, not 0"),
+        ({"learning_rate": 0.0}, "--learning_rate: must be greater than 0, not 0.0"),
+        ({"optimizer_eps": -1e-8}, "--optimizer_eps: must be greater than 0"),
+        ({"weight_decay": -0.1}, "--weight_decay: must be at least 0"),
+        ({"batch_size": 0}, "--batch_size: must be at least 1"),
+        ({"max_gpu_batch_size": 0}, "--max_gpu_batch_size: must be at least 1"),
+        ({"max_input_length": 0}, "--max_input_length: must be at least 1"),
+        ({"max_labels_length": -1}, "--max_labels_length: must be at least 1"),
+        ({"num_beams": 0}, "--num_beams: must be at least 1"),
+        ({"n_patience_epochs": 0}, "--n_patience_epochs: must be at least 1"),
+        ({"test_every_n_epochs": 0}, "--test_every_n_epochs: must be at least 1"),
+        ({"save_checkpoint_every_n_steps": 0.0}, "--save_checkpoint_every_n_steps: must be greater than 0"),
+        ({"save_checkpoint_every_n_steps": 1.5}, "--save_checkpoint_every_n_steps: 1.5 is neither"),
+        ({"save_state_every_n_minutes": 0.0}, "--save_state_every_n_minutes: must be greater than 0"),
+        ({"seed": -1}, "--seed: must be at least 0"),
+        ({"seed": 2**32}, "--seed: must be at most 4294967295"),
+        ({"mixed_precision": "fp8"}, "--mixed_precision: 'fp8' is not one of no, fp16, bf16; nearest: 'fp16'"),
+        ({"metrics": ("rouge", "blue")}, "--metrics: 'blue' is not one of .*; nearest: 'gleu'"),
+    ],
+)
+def test_training_limits(flags, message):
+    with pytest.raises(UserError, match=message):
+        fine_tune(**flags)
+
+
+def test_required_flags_are_not_empty():
+    with pytest.raises(UserError, match="--output_dir: must not be empty"):
+        FineTuneArguments(output_dir="", dataset_path="data.json")
+
+
+def test_default_experiments_lie_in_the_repository(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    args = DistillStoredArguments(output_dir="out", dataset_path="data.json", experiment_config_key="logits_kd")
+    assert args.experiment_file == REPOSITORY / EXPERIMENTS
+    assert args.experiment_file.is_file()
+
+
+def test_own_experiments_lie_where_the_user_is():
+    args = DistillStoredArguments(
+        output_dir="out", dataset_path="data.json", experiment_config_key="mine", experiment_config_path="mine.yaml"
+    )
+    assert str(args.experiment_file) == "mine.yaml"
+
+
+@pytest.mark.parametrize(
+    ("generation_type", "num_beams", "num_return_sequences"),
+    [
+        ("sampling", 4, 48),
+        ("sampling_high", 1, 48),
+        ("beam_search", 48, 48),
+        ("sampling_beam_search", 4, 2),
+        ("diverse_beam_search", 2, 2),
+        ("diverse_beam_search", 48, 48),
+    ],
+)
+def test_decoding_that_works(generation_type, num_beams, num_return_sequences):
+    args = generate(generation_type=generation_type, num_beams=num_beams, num_return_sequences=num_return_sequences)
+    assert args.num_return_sequences == num_return_sequences
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"num_return_sequences": 5}, "--num_return_sequences 5: beam_search finds at most --num_beams 4"),
+        ({"generation_type": "sampling_beam_search", "num_return_sequences": 5}, "at most --num_beams 4"),
+        ({"generation_type": "diverse_beam_search", "num_beams": 5}, "--num_beams 5: diverse_beam_search .* even"),
+        ({"generation_type": "diverse_beam_search", "num_beams": 1}, "--num_beams 1: diverse_beam_search .* even"),
+        (
+            {"generation_type": "sampling_hi"},
+            "--generation_type: 'sampling_hi' is not one of .*nearest: 'sampling_high'",
+        ),
+        ({"num_return_sequences": 0}, "--num_return_sequences: must be at least 1"),
+        ({"split_for_generation": ("train", "train")}, "--split_for_generation: names a split twice"),
+    ],
+)
+def test_decoding_mistakes(flags, message):
+    with pytest.raises(UserError, match=message):
+        generate(**flags)
+
+
+@pytest.mark.parametrize(
+    ("paths", "mode"),
+    [
+        ({}, "original"),
+        ({"dataset_path": "raw"}, "original"),
+        ({"dataset_path": "mine.json", "dataset_name": ""}, "original"),
+        ({"original_dataset_path": "a.json", "generation_dataset_path": "b.json"}, "generations"),
+        ({"logits_dataset_path": "a.json"}, "logits"),
+    ],
+)
+def test_prepare_mode(paths, mode):
+    assert prepare_mode(prepare(**paths)) == mode
+
+
+@pytest.mark.parametrize(
+    "paths",
+    [
+        ("original_dataset_path",),
+        ("generation_dataset_path",),
+        ("original_dataset_path", "logits_dataset_path"),
+        ("generation_dataset_path", "logits_dataset_path"),
+        ("original_dataset_path", "generation_dataset_path", "logits_dataset_path"),
+        ("dataset_path", "logits_dataset_path"),
+        ("dataset_path", "original_dataset_path", "generation_dataset_path"),
+    ],
+)
+def test_paths_that_are_no_mode(paths):
+    with pytest.raises(UserError, match=f"{' with '.join('--' + path for path in paths)} is no mode; give"):
+        prepare(**dict.fromkeys(paths, "a.json"))
+
+
+MERGE = {"original_dataset_path": "a.json", "generation_dataset_path": "b.json"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"unlabeled_size": 10}, "--unlabeled_size 10 needs --unlabeled_split True"),
+        ({"dataset_name": ""}, '--dataset_name "" needs a --dataset_path'),
+        ({"dataset_name": "xsun"}, "--dataset_name: 'xsun' is not one of .*nearest: 'xsum'"),
+        ({"train_size": 0}, "--train_size: must be at least 1"),
+        ({"add_ft_split": "half"}, "--add_ft_split: 'half' is not one of full, filter, split"),
+        ({"file_name": ""}, "--file_name: must not be empty"),
+        ({"teacher_new_word_char": ""}, "--teacher_new_word_char: must not be empty"),
+        (MERGE | {"n_augmentations_per_example": 0}, "--n_augmentations_per_example: must be at least 1"),
+        (MERGE | {"use_unlabeled": False, "use_labeled": False, "use_original": False}, "are all False"),
+    ],
+)
+def test_prepare_mistakes(flags, message):
+    with pytest.raises(UserError, match=message):
+        prepare(**flags)
+
+
+def test_prepare_flags_that_go_together():
+    assert prepare(unlabeled_size=10, unlabeled_split=True).unlabeled_size == 10
+    assert prepare(logits_dataset_path="a.json", n_augmentations_per_example=0).n_augmentations_per_example == 0
+
+
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"from_model": "t5-large", "keep_decoder_layers": (0, -1)},
+        {"from_model": "t5-large", "n_encoder_layers": 4, "keep_decoder_layers": (0, -1)},
+        {"tokenizer": "t5-small", "n_decoder_layers": 1},
+        {"dataset_path": "data.json", "family": "gpt2", "d_model": 64},
+    ],
+)
+def test_students_that_can_be_made(flags):
+    args = create(**flags)
+    assert {name: getattr(args, name) for name in flags} == flags
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({}, "--tokenizer or --dataset_path"),
+        ({"tokenizer": "t5-small", "dataset_path": "data.json"}, "--tokenizer or --dataset_path"),
+        ({"from_model": "m", "n_decoder_layers": 2, "keep_decoder_layers": (0,)}, "--keep_decoder_layers and --n_dec"),
+        ({"from_model": "m", "d_model": 64}, "--d_model: is for a new model"),
+        ({"from_model": "m", "tokenizer": "n"}, "--tokenizer: is for a new model"),
+        ({"tokenizer": "n", "keep_encoder_layers": (0,)}, "--keep_encoder_layers: needs --from_model"),
+        ({"tokenizer": "n", "d_model": 30}, "--d_model 30 is not a multiple of --n_heads 4"),
+        ({"tokenizer": "n", "family": "bert"}, "--family: 'bert' is not one of .*nearest: 'bart'"),
+        ({"tokenizer": "n", "dropout": 1.5}, "--dropout: must be at most 1"),
+        ({"tokenizer": "n", "n_encoder_layers": 0}, "--n_encoder_layers: must be at least 1"),
+    ],
+)
+def test_student_mistakes(flags, message):
+    with pytest.raises(UserError, match=message):
+        create(**flags)

@@ -1,0 +1,390 @@
+"""Reading, checking and writing dataset files."""
+
+import json
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from src.config.errors import UserError
+from src.data import files
+
+ROWS = {"text": ["a b", 'quote " and, comma', "line\nbreak", "é – 漢 \u2028 🙂"], "target": ["1", "02", "", "d"]}
+DATASETS = {"train": ROWS, "dev": {"text": ["x"], "target": ["y"]}, "unlabeled": {"text": ["u"]}}
+
+
+def write(path: Path, content: str | bytes | dict | list) -> str:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    content = json.dumps(content) if isinstance(content, dict | list) else content
+    path.write_bytes(content.encode() if isinstance(content, str) else content)
+    return str(path)
+
+
+def write_rows(path: Path, columns: dict) -> None:
+    rows = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if path.suffix == ".jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows, indent=1), encoding="utf-8")
+    else:
+        datasets = pytest.importorskip("datasets")
+        table = datasets.Dataset.from_dict(columns)
+        (table.to_parquet if path.suffix == ".parquet" else table.to_csv)(str(path))
+
+
+# ------------------------------------------------------------------------------------------------------------ reading
+
+
+@pytest.mark.parametrize("library", ["orjson", "json"])
+def test_json_round_trip(tmp_path, library, monkeypatch):
+    if library == "json":
+        monkeypatch.setattr(files, "orjson", None)
+    files.write_datasets(tmp_path / "d.json", DATASETS)
+    assert files.read_datasets(tmp_path / "d.json") == DATASETS
+    assert list(files.read_datasets(tmp_path / "d.json")) == list(DATASETS)
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
+def test_one_file_is_the_train_split(tmp_path, suffix):
+    write_rows(tmp_path / f"rows{suffix}", ROWS)
+    assert files.read_datasets(tmp_path / f"rows{suffix}") == {"train": ROWS}
+
+
+@pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv", ".json"])
+def test_folder_with_a_file_per_split(tmp_path, suffix):
+    write_rows(tmp_path / f"train{suffix}", ROWS)
+    write_rows(tmp_path / f"validation{suffix}", DATASETS["dev"])
+    (tmp_path / "README.md").write_text("not a split")
+    assert files.read_datasets(tmp_path) == {"train": ROWS, "dev": DATASETS["dev"]}
+
+
+def test_folder_of_shards_and_other_forms_of_json(tmp_path):
+    write_rows(tmp_path / "train" / "0.jsonl", {"text": ["a"], "target": ["1"]})
+    write_rows(tmp_path / "train" / "1.parquet", {"text": ["b"], "target": ["2"]})
+    write(tmp_path / "dev.json", {"text": ["columns"], "target": ["t"]})
+    write(tmp_path / "test.json", '{"text": "line", "target": "t"}\n{"text": "line 2", "target": "t"}\n')
+    write(tmp_path / "ft.json", '{"text": "one line", "target": "t"}\n')
+    datasets = files.read_datasets(tmp_path)
+    assert datasets["train"] == {"text": ["a", "b"], "target": ["1", "2"]}
+    assert datasets["dev"]["text"] == ["columns"]
+    assert datasets["test"]["text"] == ["line", "line 2"]
+    assert datasets["ft"]["text"] == ["one line"]
+
+
+def test_folder_saved_by_datasets(tmp_path):
+    library = pytest.importorskip("datasets")
+    split = library.Dataset.from_dict(ROWS)
+    split.save_to_disk(str(tmp_path / "one"))
+    library.DatasetDict({"train": split, "validation": split}).save_to_disk(str(tmp_path / "two"))
+    assert files.read_datasets(tmp_path / "one") == {"train": ROWS}
+    assert files.read_datasets(tmp_path / "two") == {"train": ROWS, "dev": ROWS}
+
+
+def test_max_rows_cuts_every_split(tmp_path):
+    files.write_datasets(tmp_path / "d.json", DATASETS)
+    cut = files.read_datasets(tmp_path / "d.json", max_rows=2)
+    assert cut["train"] == {"text": ROWS["text"][:2], "target": ROWS["target"][:2]}
+    assert cut["dev"] == DATASETS["dev"]
+
+
+def test_byte_order_mark_is_no_part_of_the_data(tmp_path):
+    path = write(tmp_path / "d.json", b"\xef\xbb\xbf" + json.dumps(DATASETS).encode())
+    assert files.read_datasets(path) == DATASETS
+    assert files.read_datasets(write(tmp_path / "d.csv", b"\xef\xbb\xbftext,target\na,b\n")) == {
+        "train": {"text": ["a"], "target": ["b"]}
+    }
+
+
+def test_extra_columns_are_kept(tmp_path):
+    datasets = {"train": {"text": ["a"], "target": ["b"], "id": [7], "logits": [[[0.5, -1.25]]]}}
+    files.write_datasets(tmp_path / "d.json", datasets)
+    assert files.read_datasets(tmp_path / "d.json") == datasets
+
+
+BAD_FILES = {
+    "list.json": ([1], "found a list"),
+    "empty.json": ({}, "found an empty object"),
+    "rows.json": ({"train": [{"text": "a"}]}, "split 'train': expected an object of columns, found a list"),
+    "text.json": ({"train": {"text": "a"}}, "split 'train', column 'text': expected a list, found text"),
+    "uneven.json": ({"dev": {"text": ["a", "b"], "target": ["a"]}}, "split 'dev'.*text 2, target 1"),
+    "truncated.json": ('{"train": {"text": ["a",\n"b', "not JSON: line 2, column"),
+    "lines.json": ('{"text": "a"}\n{"text": "b"}\n', r"not JSON: line 2.*name it \.jsonl"),
+    "nothing.json": ("", "not JSON: line 1, column 1"),
+    "nan.json": ('{"train": {"text": [NaN]}}', "not JSON"),
+    "latin1.json": (b'{"train": {"text": ["\xe9"]}}', "not JSON"),
+    "twice.json": ({"dev": {"text": ["a"]}, "validation": {"text": ["a"]}}, "two splits mean 'dev'"),
+    "torn.jsonl": ('{"text": "a"}\n{"text": ', "line 2: not JSON"),
+    "keys.jsonl": ('{"text": "a"}\n{"txt": "b"}\n', r"line 2: columns \['txt'\] differ"),
+    "list.jsonl": ('["a"]\n', "line 1: expected an object"),
+    "short.csv": ("text,target\na,b\nc\n", "expected text, found null"),
+    "long.csv": ("text,target\na,b\nc,d,e\n", "line 3: columns .* differ"),
+    "bytes.parquet": ("not parquet", "not a Parquet file"),
+}
+
+
+@pytest.mark.parametrize("library", ["orjson", "json"])
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_files_are_one_line_that_names_the_place(tmp_path, name, library, monkeypatch):
+    if library == "json":
+        monkeypatch.setattr(files, "orjson", None)
+    content, message = BAD_FILES[name]
+    path = write(tmp_path / name, content)
+    with pytest.raises(UserError, match=message) as caught:
+        files.check_trainable(files.read_datasets(path), path)
+    assert str(caught.value).startswith(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_and_empty_folder(tmp_path):
+    with pytest.raises(UserError, match="none.json: No such file"):
+        files.read_datasets(tmp_path / "none.json")
+    with pytest.raises(UserError, match="no split found"):
+        files.read_datasets(tmp_path)
+
+
+def test_a_split_given_twice_or_with_other_columns(tmp_path):
+    write_rows(tmp_path / "a" / "train.jsonl", ROWS)
+    write_rows(tmp_path / "a" / "train" / "0.jsonl", ROWS)
+    with pytest.raises(UserError, match="split 'train' is there twice"):
+        files.read_datasets(tmp_path / "a")
+    write_rows(tmp_path / "b" / "train" / "0.jsonl", ROWS)
+    write_rows(tmp_path / "b" / "train" / "1.jsonl", {"text": ["a"]})
+    with pytest.raises(UserError, match=r"1\.jsonl: columns .* differ"):
+        files.read_datasets(tmp_path / "b")
+
+
+# ---------------------------------------------------------------------------------------------------------------- hub
+
+
+@pytest.fixture
+def hub(monkeypatch):
+    """A hub that answers, with `loaders` in place of `datasets.load_dataset`: {first argument: result or error}."""
+    library = pytest.importorskip("datasets")
+    loaders: dict = {}
+    calls = []
+
+    def load_dataset(name, config=None, **kwargs):
+        calls.append((name, config, kwargs))
+        result = loaders[name]
+        if isinstance(result, Exception):
+            raise result
+        return library.DatasetDict({split: library.Dataset.from_dict(rows) for split, rows in result.items()})
+
+    monkeypatch.setattr(files, "_check_hub_answers", lambda name: None)
+    monkeypatch.setattr(library, "load_dataset", load_dataset)
+    return loaders, calls
+
+
+def test_hub_name_and_configuration(hub):
+    loaders, calls = hub
+    loaders["some/name"] = {"train": ROWS, "validation": ROWS}
+    assert files.read_datasets("hf:some/name") == {"train": ROWS, "dev": ROWS}
+    assert files.read_datasets("hf:some/name:part", max_rows=1)["train"]["text"] == ["a b"]
+    assert [call[:2] for call in calls] == [("some/name", None), ("some/name", "part")]
+
+
+def test_local_folder_laid_out_like_a_repository(hub, tmp_path, monkeypatch):
+    loaders, _ = hub
+    loaders[str(tmp_path)] = {"train": ROWS}
+    monkeypatch.setattr(files, "_check_hub_answers", lambda name: pytest.fail("no network is needed"))
+    assert files.read_datasets(f"hf:{tmp_path}") == {"train": ROWS}
+
+
+def test_script_repository_is_read_from_its_parquet_revision(hub):
+    loaders, calls = hub
+    loaders["GEM/ART"] = RuntimeError("Dataset scripts are no longer supported,\nbut found ART.py")
+    loaders["parquet"] = {"train": ROWS}
+    assert files.load_hub("GEM/ART", splits=["train"]) == {"train": ROWS}
+    assert calls[1][2] == {"data_files": {"train": "hf://datasets/GEM/ART@~parquet/*/train/*.parquet"}}
+    loaders["parquet"] = FileNotFoundError("no such revision")
+    with pytest.raises(
+        UserError, match="no longer supported, but found ART.py; its parquet revision: no such"
+    ) as error:
+        files.load_hub("GEM/ART", splits=["train"])
+    assert "\n" not in str(error.value)
+
+
+def test_unreachable_hub_is_said_at_once(monkeypatch):
+    constants = pytest.importorskip("huggingface_hub.constants")
+    asked = []
+
+    def refuse(request, timeout):
+        asked.append(timeout)
+        raise urllib.error.URLError("no route")
+
+    monkeypatch.setattr(urllib.request, "urlopen", refuse)
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    with pytest.raises(UserError, match=r"hf:a/b: the hub does not answer \(no route\); .*HF_HUB_OFFLINE=1"):
+        files.read_datasets("hf:a/b")
+    assert asked == [files.HUB_TIMEOUT]
+
+
+def test_a_top_level_datasets_folder_does_not_shadow_the_library(tmp_path):
+    (tmp_path / "datasets" / "original").mkdir(parents=True)
+    code = "import datasets; print(datasets.__file__, callable(datasets.load_dataset))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
+    assert done.stdout.strip().endswith("True")
+    assert str(tmp_path) not in done.stdout
+    assert not (Path(files.__file__).parents[2] / "datasets" / "__init__.py").exists()
+
+
+# ----------------------------------------------------------------------------------------------------------- checking
+
+
+def test_good_datasets_pass():
+    files.check_trainable(DATASETS, "d.json")
+    files.check_trainable({"train_0": ROWS, "train_1": ROWS}, "d.json")
+    files.check_datasets({"dev": {"text": ["a"]}}, "d.json", need_target=False)
+
+
+@pytest.mark.parametrize(
+    ("datasets", "message"),
+    [
+        ({"dev": ROWS}, r"no training split \('train', or 'train_0' …\), only \['dev'\]"),
+        ({"train": {"text": ["a"]}}, "split 'train': column 'target' is missing"),
+        ({"train": {"target": ["a"]}}, "split 'train': column 'text' is missing"),
+        ({"train": ROWS, "unlabeled": {"target": ["a"]}}, "split 'unlabeled': column 'text' is missing"),
+        ({"train": ROWS, "dev": {"text": [], "target": []}}, "split 'dev': no rows"),
+        ({"train": {"text": ["a", 3], "target": ["a", "b"]}}, "column 'text', row 1: expected text, found a number"),
+        ({"train": {"text": ["a"], "target": [None]}}, "column 'target', row 0: expected text, found null"),
+        ({"train_0": ROWS, "train_2": ROWS}, r"\['train_0', 'train_2'\] must be numbered .*\['train_0', 'train_1'\]"),
+        ({"train_1": ROWS}, "must be numbered without gaps"),
+        ({"train_0": ROWS, "train_00": ROWS}, "must be numbered without gaps"),
+        ({"train": {"text": ["a", "b"], "target": ["a"]}}, "must be equally long"),
+    ],
+)
+def test_bad_datasets(datasets, message):
+    with pytest.raises(UserError, match=message) as caught:
+        files.check_trainable(datasets, "d.json")
+    assert str(caught.value).startswith("d.json: ")
+
+
+def test_unlabeled_may_hold_a_placeholder_for_target():
+    files.check_trainable({"train": ROWS, "unlabeled": {"text": ["a"], "target": [None]}}, "d.json")
+
+
+def test_training_splits_are_in_the_order_of_rotation(caplog):
+    assert files.training_splits({"dev": ROWS, "train": ROWS}) == ["train"]
+    assert files.training_splits({"dev": ROWS}) == []
+    assert not caplog.records
+    rotation = {f"train_{i}": ROWS for i in range(11)}
+    assert files.training_splits(dict(sorted(rotation.items()))) == list(rotation)
+    assert not caplog.records
+    assert files.training_splits({"train": ROWS, **rotation, "train_x": ROWS}) == list(rotation)
+    assert [record.getMessage() for record in caplog.records] == [
+        "split 'train' is ignored: train_0 … train_10 are trained on"
+    ]
+
+
+def test_generations_need_generated_alone(tmp_path):
+    path = write(tmp_path / "g.json", {"dev": {"generated": ["a"]}})
+    assert files.read_generations(path) == {"dev": {"generated": ["a"]}}
+    with pytest.raises(UserError, match="split 'dev': column 'generated' is missing"):
+        files.read_generations(write(tmp_path / "h.json", {"dev": {"text": ["a"]}}))
+    with pytest.raises(UserError, match="column 'text', row 0"):
+        files.read_generations(write(tmp_path / "i.json", {"dev": {"generated": ["a"], "text": [1]}}))
+
+
+# ------------------------------------------------------------------------------------------------------------ writing
+
+
+def test_atomic_write_leaves_the_old_file_and_nothing_else_on_failure(tmp_path):
+    path = tmp_path / "d.json"
+    path.write_text("old")
+    with pytest.raises(KeyboardInterrupt), files.atomic_write(path) as file:
+        file.write("half")
+        assert path.read_text() == "old"
+        raise KeyboardInterrupt
+    assert path.read_text() == "old"
+    with pytest.raises(ValueError, match="JSON"):
+        files.write_datasets(path, {"train": {"text": [float("nan")]}})
+    with pytest.raises(TypeError):
+        files.write_json(path, {"not": object})
+    assert [entry.name for entry in tmp_path.iterdir()] == ["d.json"]
+    assert path.read_text() == "old"
+
+
+def test_atomic_write_makes_folders_and_replaces(tmp_path):
+    path = tmp_path / "a" / "b" / "d.json"
+    for value in ({"é": 1}, [2]):
+        files.write_json(path, value)
+        assert files.read_json(path) == value
+    files.write_json(path, {"é": [1]}, indent=2)
+    assert path.read_text(encoding="utf-8") == '{\n  "é": [\n    1\n  ]\n}\n'
+    assert [entry.name for entry in path.parent.iterdir()] == ["d.json"]
+
+
+def test_what_cannot_be_written_is_one_line(tmp_path):
+    (tmp_path / "file").write_text("a file, no folder")
+    with pytest.raises(UserError, match="cannot be written"):
+        files.write_json(tmp_path / "file" / "d.json", 1)
+    with pytest.raises(UserError, match="it is a folder"):
+        files.write_json(tmp_path, 1)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
+
+
+def test_dataset_files_are_readable_by_people_and_by_json(tmp_path):
+    files.write_datasets(tmp_path / "d.json", DATASETS)
+    text = (tmp_path / "d.json").read_text(encoding="utf-8")
+    assert json.loads(text) == DATASETS
+    assert '"é – 漢 \u2028 🙂"' in text
+    assert '\n"a b",\n' in text
+    files.write_datasets(tmp_path / "empty.json", {"train": {"text": []}})
+    assert json.loads((tmp_path / "empty.json").read_text()) == {"train": {"text": []}}
+
+
+def test_json_lines(tmp_path):
+    path = tmp_path / "new" / "lines.jsonl"
+    assert files.read_json_lines(path) == []
+    for i in range(3):
+        files.append_json_line(path, {"é": i})
+    assert files.read_json_lines(path) == [{"é": 0}, {"é": 1}, {"é": 2}]
+
+
+@pytest.mark.parametrize("torn", ['{"a', '{"a": 2}', "12", '{"a": "' + "x" * 200_000, '{"a": \n', "\0\0\n"])
+def test_a_torn_last_line_is_removed(tmp_path, torn):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a": 1}\n' + torn)
+    assert files.read_json_lines(path) == [{"a": 1}]
+    assert path.read_text() == '{"a": 1}\n'
+
+
+def test_a_file_of_one_torn_line(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a"')
+    files.append_json_line(path, {"a": 2})
+    assert path.read_text() == '{"a": 2}\n'
+
+
+def test_a_bad_line_before_the_last_is_an_error(tmp_path):
+    path = tmp_path / "lines.jsonl"
+    path.write_text('{"a": 1}\nbad\n{"a": 2}\n')
+    with pytest.raises(UserError, match="line 2: not JSON"):
+        files.read_json_lines(path)
+    assert path.read_text().count("\n") == 3
+
+
+def test_fingerprints(tmp_path):
+    path = tmp_path / "d.json"
+    path.write_bytes(b"abc")
+    known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
+    assert files.fingerprint(path) == known
+    folder = files.fingerprint(tmp_path)
+    path.rename(tmp_path / "e.json")
+    assert files.fingerprint(tmp_path) != folder
+    files.write_datasets(path, DATASETS)
+    assert files.fingerprint_datasets(DATASETS) == files.fingerprint(path)
+    with pytest.raises(UserError, match="No such file"):
+        files.fingerprint(tmp_path / "none")
+
+
+@pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
+def test_folder_without_permission(tmp_path):
+    tmp_path.chmod(0o500)
+    with pytest.raises(UserError, match="cannot be written: Permission denied"):
+        files.write_json(tmp_path / "d.json", 1)
