@@ -6,7 +6,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from src.config.arguments import GenerateArguments
 from src.config.console import progress_bar, say
@@ -18,9 +17,10 @@ from src.data.files import Columns, Datasets, append_json_line, check_datasets, 
 from src.models.decoding import decoding_of, to_texts, write_tokens
 from src.models.loading import check_model_files, load_model, load_tokenizer
 from src.training.interrupts import Interrupted, StopRequests
-from src.training.tracking import FINISHED, UNFINISHED, RunFolder, data_fingerprint, open_run
+from src.training.session import make_accelerator
+from src.training.tracking import FINISHED, PARTIAL, UNFINISHED, RunFolder, data_fingerprint, open_run
 
-RESULT, PROGRESS = "generated_datasets.json", "generated_datasets.partial.jsonl"
+RESULT = "generated_datasets.json"
 
 
 @dataclass(frozen=True)
@@ -44,13 +44,14 @@ def generate(config: GenerateArguments, datasets: Datasets) -> Path:
     run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets)})
     path = run.path / RESULT
     if run.status == FINISHED and path.is_file():
+        run.tidy()
         say(f"already generated: {path}")
         return path
     check_model_files(config.model_name, state_dict_path=config.checkpoint_path)
     generated = _generate_all(config, run, {split: {TEXT: datasets[split][TEXT]} for split in splits})
     write_datasets(path, {split: _columns(config, datasets[split], generated[split]) for split in splits})
     run.finish({})
-    (run.path / PROGRESS).unlink()
+    run.tidy()
     say(f"{sum(map(len, generated.values()))} pseudo-targets: {path}")
     return path
 
@@ -69,7 +70,7 @@ def _chosen_splits(config: GenerateArguments, datasets: Datasets) -> tuple[str, 
 
 def _generate_all(config: GenerateArguments, run: RunFolder, inputs: Datasets) -> dict[str, list[str]]:
     """All targets by split, those of earlier, interrupted runs included."""
-    accelerator = Accelerator(mixed_precision=config.mixed_precision)
+    accelerator = make_accelerator(config)
     model = load_model(config.model_name, state_dict_path=config.checkpoint_path).to(accelerator.device)
     tokenizer = load_tokenizer(config.model_name)
     tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=model.config.is_encoder_decoder)
@@ -78,10 +79,8 @@ def _generate_all(config: GenerateArguments, run: RunFolder, inputs: Datasets) -
         config.generation_type, num_beams=config.num_beams, targets_per_input=k, max_new_tokens=config.max_labels_length
     )
     data = TokenizedDatasets(inputs, tokenization)
-    progress = run.path / PROGRESS
-    if run.status != UNFINISHED:
-        progress.unlink(missing_ok=True)
-    run.begin()
+    progress = run.path / PARTIAL
+    run.begin(anew=run.status != UNFINISHED)
 
     generated = {split: [""] * (k * data.rows(split)) for split in inputs}
     done = set()

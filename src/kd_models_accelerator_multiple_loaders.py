@@ -1,5 +1,8 @@
 """Stage: distil a live teacher into a student, one training split per epoch."""
 
+import json
+from dataclasses import asdict
+
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
@@ -20,7 +23,7 @@ from src.models.loading import (
     load_tokenizer,
 )
 from src.training.engine import Phase
-from src.training.session import Learner, train
+from src.training.session import Task, train
 
 FORWARD = LossEntry(name="forward", forward_weight=1.0)
 
@@ -46,7 +49,6 @@ def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experimen
     Returns the test scores of the best weights; writes into `config.output_dir` what SPEC §1 lists. Raises UserError
     for what is wrong with flags, data or the pairing of the models.
     """
-    _check(config, datasets, experiment)
 
     def phases(accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, splits: tuple[str, ...]) -> list[Phase]:
         teacher = _teacher(config, accelerator) if experiment.needs_teacher else None
@@ -56,7 +58,14 @@ def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experimen
             return [distil]
         return [distil, Phase("fine-tune", (FT,), config.ft_steps_at_end, FORWARD, from_best=True)]
 
-    return train(config, datasets, Learner(config.student_name, config.student_state_dict_path), phases)
+    task = Task(
+        config.student_name,
+        phases,
+        state_dict_path=config.student_state_dict_path,
+        check=lambda: _check(config, datasets, experiment),
+        inputs={"experiment_config_key": json.loads(json.dumps(asdict(experiment)))},
+    )
+    return train(config, datasets, task)
 
 
 def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment) -> None:

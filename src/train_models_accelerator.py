@@ -4,7 +4,7 @@ from src.config.arguments import FineTuneArguments
 from src.config.experiments import LossEntry
 from src.data.files import Datasets
 from src.training.engine import Phase
-from src.training.session import Learner, train
+from src.training.session import Task, train
 
 FORWARD = LossEntry(name="forward", forward_weight=1.0)
 
@@ -14,9 +14,8 @@ def train_model(config: FineTuneArguments, datasets: Datasets) -> dict[str, floa
 
     Writes into `config.output_dir` what SPEC §1 lists. Raises UserError for what is wrong with flags, data or model.
     """
-    return train(
-        config,
-        datasets,
-        Learner(config.model_name),
-        lambda _accelerator, _tokenizer, splits: [Phase("fine-tune", splits, config.epochs, FORWARD)],
+    task = Task(
+        config.model_name,
+        phases=lambda _accelerator, _tokenizer, splits: [Phase("fine-tune", splits, config.epochs, FORWARD)],
     )
+    return train(config, datasets, task)

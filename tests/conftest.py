@@ -7,6 +7,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import json
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -96,4 +97,33 @@ def tiny_dataset_path(tiny_dataset, tmp_path_factory) -> str:
     """The copy task as a dataset file."""
     path = Path(tmp_path_factory.mktemp("data")) / "tiny.json"
     path.write_text(json.dumps(tiny_dataset), encoding="utf-8")
+    return str(path)
+
+
+@pytest.fixture(scope="session")
+def dropout_models(tiny_corpus, tmp_path_factory) -> dict[str, dict[str, str]]:
+    """As `tiny_models`, for T5 and GPT-2 alone: one layer on each side, and dropout, as trained models have it."""
+    root = tmp_path_factory.mktemp("dropout_models")
+    folders = {}
+    for family in ("t5", "gpt2"):
+        tokenizer = train_tokenizer(tiny_corpus, VOCAB_SIZE, family=family)
+        folders[family] = {}
+        for seed, (role, d_model) in enumerate((("teacher", 32), ("student", 16))):
+            sizes = replace(tiny_sizes(tokenizer, d_model=d_model, n_layers=1), dropout=0.1)
+            model = build_from_scratch(family, sizes, seed=seed)
+            folders[family][role] = str(write_model_folder(root / f"{family}_{role}", model, tokenizer, "A test's.\n"))
+    return folders
+
+
+@pytest.fixture(scope="session")
+def rotation_path(tmp_path_factory) -> str:
+    """A copy task with three training splits of 10, 9 and 8 rows, ft, dev, dev_ppl, test and unlabeled, as a file."""
+    texts = iter(dict.fromkeys(tiny_sentences(400, seed=2)))
+    sizes = {"train_0": 10, "train_1": 9, "train_2": 8, "ft": 6, "dev": 4, "dev_ppl": 3, "test": 4, "unlabeled": 5}
+    datasets = {}
+    for split, n_rows in sizes.items():
+        rows = [next(texts) for _ in range(n_rows)]
+        datasets[split] = {"text": rows} if split == "unlabeled" else {"text": rows, "target": list(rows)}
+    path = Path(tmp_path_factory.mktemp("rotation")) / "rotation.json"
+    path.write_text(json.dumps(datasets), encoding="utf-8")
     return str(path)

@@ -7,6 +7,7 @@ decoder-only model text + prompt, padded on the left), `labels` what it should w
 with -100). Generation, teacher forcing and student-written targets therefore need no second layout.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
@@ -124,6 +125,8 @@ class Tokenization:
         if prompt and self.is_encoder_decoder:
             prompt += " "
         object.__setattr__(self, "prompt", prompt)
+        # A copy: how texts are cut here must not be saved with the caller's tokenizer.
+        object.__setattr__(self, "tokenizer", copy.deepcopy(self.tokenizer))
         self.tokenizer.truncation_side = "right"  # the prompt stands on the left
         fixed = self._n_fixed_tokens()
         if fixed >= self.max_input_length:
@@ -180,7 +183,7 @@ class Tokenization:
         """Tokens of each text as they are after another word, without special tokens; none for a blank text."""
         anchor = self._tokens(ANCHOR)
         joined = self.tokenizer([f"{ANCHOR} {text}" for text in texts], add_special_tokens=False)["input_ids"]
-        continued = []
+        continued: list[list[int]] = []
         for text, ids in zip(texts, joined, strict=True):
             if not text.strip():
                 continued.append([])

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from src.data.batches import Batch
 from src.models.diverse_beams import diverse_beam_search
@@ -60,7 +60,15 @@ def write_tokens(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Te
         **decoding.arguments,
     )
     start = 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
-    return written[:, start:]
+    return _padded_after_eos(written[:, start:], model.generation_config)
+
+
+def _padded_after_eos(tokens: Tensor, ids: GenerationConfig) -> Tensor:
+    """Tokens (B, L) with the pad token after the first EOS; `generate` fills up with EOS where the pad token is 0."""
+    if ids.eos_token_id is None:
+        return tokens
+    ended = torch.isin(tokens, torch.tensor(ids.eos_token_id, device=tokens.device)).long()
+    return tokens.masked_fill(ended.cumsum(dim=1) - ended > 0, ids.pad_token_id)
 
 
 def to_texts(tokenizer: PreTrainedTokenizerBase, tokens: Tensor | Sequence[Sequence[int]]) -> list[str]:

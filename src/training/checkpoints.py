@@ -2,7 +2,7 @@
 
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -16,9 +16,11 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from src.config.errors import UserError
 from src.data.files import read_json, write_json
 from src.models.forward import unwrapped
-from src.models.loading import read_state_dict
+from src.models.loading import READ_ERRORS, read_state_dict
+from src.models.students import quiet
 
 OPTIMIZER, STATE = "optimizer.pt", "run_state.json"
+LAST = "__last"  # closes the name of the last checkpoint of the distillation phase
 CARD = "README.md"
 
 
@@ -92,11 +94,12 @@ def load_checkpoint(folder: Path, training: Training) -> RunState:
     load_weights(training.model, folder)
     try:
         saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
-    except (OSError, RuntimeError, EOFError) as error:
-        raise UserError(f"{folder / OPTIMIZER}: cannot be read: {str(error).splitlines()[0]}") from None
-    training.optimizer.load_state_dict(saved["optimizer"])
-    if training.scaler is not None and "scaler" in saved:
-        training.scaler.load_state_dict(saved["scaler"])
+        training.optimizer.load_state_dict(saved["optimizer"])
+        if training.scaler is not None and "scaler" in saved:
+            training.scaler.load_state_dict(saved["scaler"])
+    except READ_ERRORS as error:
+        said = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"{folder / OPTIMIZER}: cannot be read: {said}") from None
     training.scheduler.load_state_dict(read_json(folder / STATE)["scheduler"])
     return RunState.read(folder)
 
@@ -109,7 +112,8 @@ def is_resumable(folder: Path) -> bool:
 def save_model(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str | None = None) -> None:
     """Write a portable model folder: safetensors, config, generation config, tokenizer and model card."""
     core: PreTrainedModel = unwrapped(model)
-    core.save_pretrained(folder)
+    with quiet():
+        core.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     if card is not None:
         (folder / CARD).write_text(card, encoding="utf-8")
@@ -123,14 +127,50 @@ def save_portable(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizer
 
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Restore the weights of a checkpoint folder into a model of the same architecture; tied weights stay tied."""
-    missing, unexpected = unwrapped(model).load_state_dict(read_state_dict(folder), strict=False)
+    try:
+        missing, unexpected = unwrapped(model).load_state_dict(read_state_dict(folder), strict=False)
+    except RuntimeError as error:  # tensors of other shapes
+        raise UserError(f"{folder}: not weights of this model: {str(error).splitlines()[-1].strip()}") from None
     tied = set(getattr(unwrapped(model), "all_tied_weights_keys", {}))
     if set(missing) - tied or unexpected:
         raise UserError(f"{folder}: not weights of this model: {sorted({*missing, *unexpected} - tied)[0]}")
 
 
+def find_best(folder: Path, state: RunState) -> Path | None:
+    """Where the best checkpoint that a checkpoint's state names can be found: in the folder itself, or beside it."""
+    assert state.best is not None
+    if (state.best.epoch, state.best.step) == (state.epoch, state.steps_done - 1):
+        return folder  # the weights were judged best and saved at once
+    beside = (folder.parent / state.best.folder, folder.parent.parent / state.best.folder)
+    return next(filter(is_resumable, beside), None)
+
+
+def copy(source: Path, target: Path) -> None:
+    """Copy a checkpoint into another run, which has none of its rows."""
+    with whole_folder(target) as temporary:
+        shutil.copytree(source, temporary, dirs_exist_ok=True)
+        values = read_json(temporary / STATE)
+        values["run"] |= {"n_rows": 0, "n_losses": 0}
+        write_json(temporary / STATE, values, indent=1)
+
+
 def remove(folder: Path) -> None:
-    shutil.rmtree(folder)
+    """Remove a folder: at once under its name, so that nobody takes half of one for a whole."""
+    former = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.former")
+    folder.rename(former)
+    shutil.rmtree(former)
+
+
+def checkpoint_folders(output_dir: Path) -> list[Path]:
+    """The best and last checkpoints of a run, in the order of their names."""
+    return sorted(entry for entry in output_dir.glob("epoch*__step*") if entry.is_dir())
+
+
+def remove_others(output_dir: Path, keep: Collection[str]) -> None:
+    """Remove best checkpoints that are none any more; the names in `keep` and the last of distillation stay."""
+    for folder in checkpoint_folders(output_dir):
+        if folder.name not in keep and not folder.name.endswith(LAST):
+            remove(folder)
 
 
 def reduce_to_state_dict(folder: Path) -> Path:
@@ -139,7 +179,7 @@ def reduce_to_state_dict(folder: Path) -> Path:
     temporary = path.with_name(f".{path.name}.tmp")
     torch.save(read_state_dict(folder), temporary)
     temporary.replace(path)
-    shutil.rmtree(folder)
+    remove(folder)
     return path
 
 
@@ -154,15 +194,17 @@ class StateFolder:
         return max(found, key=lambda entry: [int(part) for part in entry.name.split("_")], default=None)
 
     def save(self, training: Training, state: RunState) -> None:
-        """Write the state, and only then remove older ones."""
+        """Write the state, unless it is there, and only then remove others."""
         folder = self.root / f"{state.updates}_{state.n_rows}"
-        save_checkpoint(folder, training, state)
+        if not is_resumable(folder):  # replacing it would leave a moment without any
+            save_checkpoint(folder, training, state)
         for entry in self.root.iterdir():
             if entry != folder:
-                shutil.rmtree(entry)
+                remove(entry)
 
     def clear(self) -> None:
-        shutil.rmtree(self.root, ignore_errors=True)
+        if self.root.is_dir():
+            remove(self.root)
 
 
 @contextmanager

@@ -25,11 +25,10 @@ from src.distillation.teachers import Teacher
 from src.evaluation.evaluate import Evaluation, Evaluator
 from src.models.forward import target_labels, target_logits
 from src.training import checkpoints, rhythm
-from src.training.checkpoints import Best, RunState, StateFolder, Training
+from src.training.checkpoints import LAST, Best, RunState, StateFolder, Training
 from src.training.interrupts import Interrupted, StopRequests
 from src.training.tracking import LOSSES, SCORES, RunFolder
 
-LAST = "__last"
 FINAL = -1  # epoch and step of the closing test of the best checkpoint
 
 
@@ -73,8 +72,65 @@ class Trainer:
         self.run = run
         self.stop = stop
         self.state = RunState()
+        self.resumed: Path | None = None
         self.states = StateFolder(run.path)
         self.state_saved_at = time.monotonic()
+
+    # -------------------------------------------------------------------------------------------------------- begin
+
+    def resume(self, folder: Path, phases: Sequence[Phase]) -> None:
+        """Take up a checkpoint's weights, optimiser, schedule and position; writes nothing.
+
+        The checkpoint of another run (of the same model) gives all this too, but its evaluations stay where they are.
+        Raises UserError if `phases` have no such position.
+        """
+        self.state, self.resumed = checkpoints.load_checkpoint(folder, self.training), folder
+        state = self.state
+        if not self._has_position(phases):
+            raise UserError(
+                f"{folder}: stands at epoch {state.epoch}, step {state.steps_done} of phase {state.phase}, which this "
+                f"run has not; to start from its weights alone give {folder / 'model.safetensors'}"
+            )
+        if self.run.holds(folder):
+            if state.best is not None and not (self.run.path / state.best.folder).is_dir():
+                raise UserError(f"{folder}: the best checkpoint of its time, {state.best.folder}, is gone")
+        else:
+            state.n_rows = state.n_losses = 0
+        say(f"continuing from {folder}: epoch {state.epoch}, step {state.steps_done}")
+
+    def begin(self) -> None:
+        """Open the run's folder, the first thing that is written: what it holds becomes that of the position."""
+        state, folder = self.state, self.resumed
+        goes_on = folder is not None and self.run.holds(folder)
+        self.run.begin(anew=not goes_on)
+        if folder is None:
+            return
+        if not goes_on:
+            self._adopt_best(folder)
+        self._save_state()  # before anything is dropped: from here on nothing newer counts
+        self.run.keep_rows(SCORES, state.n_rows)
+        self.run.keep_rows(LOSSES, state.n_losses)
+        self.run.keep_generations(state.n_rows)
+        checkpoints.remove_others(self.run.path, keep=() if state.best is None else (state.best.folder,))
+
+    def _has_position(self, phases: Sequence[Phase]) -> bool:
+        state = self.state
+        if state.phase >= len(phases):
+            return False
+        split = rhythm.rotated(phases[state.phase].splits, state.epoch - state.phase_start)
+        return state.steps_done <= rhythm.steps_in_epoch(self.data.rows(split), self.config.micro_batch_size)
+
+    def _adopt_best(self, folder: Path) -> None:
+        """Copy the best checkpoint of the run that `folder` is from; where it is not to be found, start without."""
+        best = self.state.best
+        if best is None:
+            return
+        source = checkpoints.find_best(folder, self.state)
+        if source is None:
+            say(f"{folder}: its best checkpoint, {best.folder}, is not beside it; the best is chosen anew")
+            self.state.best = None
+        else:
+            checkpoints.copy(source, self.run.path / best.folder)
 
     # ------------------------------------------------------------------------------------------------------- phases
 
@@ -94,14 +150,6 @@ class Trainer:
             raise
         if self.state.best is not None:
             checkpoints.load_weights(self.training.model, self.run.path / self.state.best.folder)
-
-    def resume(self, folder: Path) -> None:
-        """Continue from a checkpoint folder of this run; rows written after it are dropped and will come again."""
-        self.state = checkpoints.load_checkpoint(folder, self.training)
-        self.run.keep_rows(SCORES, self.state.n_rows)
-        self.run.keep_rows(LOSSES, self.state.n_losses)
-        self.run.keep_generations(self.state.n_rows)
-        say(f"continuing from {folder}: epoch {self.state.epoch}, step {self.state.steps_done}")
 
     def _enter(self, index: int, phase: Phase) -> None:
         state = self.state
@@ -165,7 +213,7 @@ class Trainer:
             with self.accelerator.autocast():
                 teacher = None if phase.teacher is None else phase.teacher(batch)
             loss, terms = distillation_loss(student, teacher, batch, phase.loss, window)
-            self._check_finite(loss, batch)
+            self._check_finite(loss, batch, phase)
             self.accelerator.backward(loss)
             self._add_losses({"loss": loss.detach(), **terms})
         training.optimizer.step()
@@ -180,12 +228,14 @@ class Trainer:
         place = [self.config.seed, self.state.epoch, self.state.steps_done, self.accelerator.process_index]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
 
-    def _check_finite(self, loss: Tensor, batch: Batch) -> None:
+    def _check_finite(self, loss: Tensor, batch: Batch, phase: Phase) -> None:
         if torch.isfinite(loss):
             return
-        best = self.state.best and self.run.path / self.state.best.folder
+        state = self.state
+        best = state.best and self.run.path / state.best.folder
+        split = rhythm.rotated(phase.splits, state.epoch - state.phase_start)
         raise UserError(
-            f"non-finite loss at epoch {self.state.epoch}, step {self.state.steps_done}, rows {list(batch.rows)}; "
+            f"non-finite loss at epoch {state.epoch}, step {state.steps_done}, rows {list(batch.rows)} of '{split}'; "
             f"last good checkpoint: {best or self.states.newest() or 'none yet'}"
         )
 

@@ -4,7 +4,7 @@ A step is one micro-batch, counted from 0 in each epoch. An update is one optimi
 """
 
 from collections.abc import Sequence
-from math import ceil
+from math import ceil, floor, isfinite
 
 
 def steps_in_epoch(n_rows: int, micro_batch_size: int) -> int:
@@ -29,7 +29,9 @@ def warmup_updates(nominal_updates: int, *, from_checkpoint: bool) -> int:
 
 def evaluation_interval(every: float, n_steps: int) -> int:
     """Steps between evaluations: `every` steps, or a share of the epoch's `n_steps` if `every` is at most 1."""
-    return max(1, int(every * n_steps) if every <= 1 else int(every))
+    if every > 1:
+        return int(every)
+    return max(1, floor(round(every * n_steps, 6)))  # 0.29 * 100 is 28.999999999999996
 
 
 def evaluates_after(steps_done: int, evaluated: int, n_steps: int, interval: int) -> bool:
@@ -55,8 +57,8 @@ def out_of_patience(epoch: int, best_epoch: int, patience: int | None) -> bool:
 
 
 def is_better(score: float, best: float | None, *, greater_is_better: bool) -> bool:
-    """Whether a score beats the best one so far; equal is not better, and NaN never is."""
-    if score != score:
+    """Whether a score beats the best one so far; equal is not better, NaN and infinity never are."""
+    if not isfinite(score):
         return False
     if best is None:
         return True

@@ -1,15 +1,16 @@
 """From checked arguments to a trained student: what every script that trains does around its phases."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
-from src.config.arguments import TrainingArguments
+from src.config.arguments import SharedArguments, TrainingArguments
 from src.config.console import say
 from src.config.constants import DEV, TARGET, TEST
 from src.config.errors import UserError
@@ -29,51 +30,60 @@ MODEL_FOLDER = "model"
 
 
 @dataclass(frozen=True)
-class Learner:
-    """The model that is trained: its name, its weights if not the name's own, and the flag that names them."""
+class Task:
+    """What a stage wants trained.
 
-    name: str
-    state_dict_path: str | None = None
-
-
-def train(
-    config: TrainingArguments,
-    datasets: Datasets,
-    learner: Learner,
-    make_phases: Callable[[Accelerator, PreTrainedTokenizerBase, tuple[str, ...]], Sequence[Phase]],
-) -> dict[str, float]:
-    """Train `learner` through the phases, test its best checkpoint, and return the test's scores.
-
-    `make_phases(accelerator, tokenizer, splits)` is called once the student is known to be sound; `splits` are the
-    training splits in the order of rotation. All that can be wrong is found before weights are read.
+    model_name, state_dict_path: the model, and its weights if not the name's own. phases(accelerator, tokenizer,
+    splits): called once the model is known to be sound; splits are the training splits in the order of rotation.
+    check(): raises for whatever else can be wrong, before weights are read. inputs: what flags stand for besides the
+    data, as JSON values by the flags' names: a run is only continued with equal ones.
     """
-    run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets)})
+
+    model_name: str
+    phases: Callable[[Accelerator, PreTrainedTokenizerBase, tuple[str, ...]], Sequence[Phase]]
+    state_dict_path: str | None = None
+    check: Callable[[], None] = lambda: None
+    inputs: Mapping[str, Any] = field(default_factory=dict)
+
+
+def train(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str, float]:
+    """Train the task's model through its phases, test its best checkpoint, and return the test's scores.
+
+    All that can be wrong is found before weights are read, and before anything is written.
+    """
+    run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets), **task.inputs})
     if run.status == FINISHED:
         _tidy(run, keep=config.keep_checkpoint_after_test)
         _print_scores(run)
         return run.scores
     splits = _check(config, datasets)
+    task.check()
     metrics = resolve_metrics(config.metrics, config.metric_for_best_model)
     resumed = _resumable_folder(config, run)
-    weights = learner.state_dict_path if resumed is not None else config.checkpoint_path or learner.state_dict_path
-    check_model_files(learner.name, state_dict_path=weights)
-    accelerator = _accelerator(config)
+    weights = resumed or config.checkpoint_path or task.state_dict_path
+    check_model_files(task.model_name, state_dict_path=weights)
+    accelerator = make_accelerator(config)
 
-    tokenizer = load_tokenizer(learner.name)
-    model = load_model(learner.name, state_dict_path=weights)
+    tokenizer = load_tokenizer(task.model_name)
+    model = load_model(task.model_name, state_dict_path=weights)
     tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=model.config.is_encoder_decoder)
-    phases = make_phases(accelerator, tokenizer, splits) if config.do_train else ()
+    phases = task.phases(accelerator, tokenizer, splits) if config.do_train else ()
     data = TokenizedDatasets(datasets, tokenization)
     with StopRequests() as stop:
         decoding = decoding_of(
             "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
         )
         evaluator = Evaluator(tokenization, decoding, metrics, config.micro_batch_size, accelerator.device, stop.check)
-        training = _training(config, accelerator, model, tokenizer, data, splits)
+        updates = _nominal_updates(config, data, splits)
+        warmup = rhythm.warmup_updates(updates, from_checkpoint=_starts_from_weights(run))
+        model = accelerator.prepare(model)
+        optimizer = accelerator.prepare(_optimizer(config, model))
+        scheduler = get_linear_schedule_with_warmup(optimizer, warmup, updates)
+        training = Training(model, tokenizer, optimizer, scheduler, accelerator.scaler)
         trainer = Trainer(config, accelerator, training, data, evaluator, run, stop)
-        run.begin()
         if resumed is not None:
-            trainer.resume(resumed)
+            trainer.resume(resumed, phases)
+        trainer.begin()
         trainer.fit(phases)
         return _finish(trainer, datasets)
 
@@ -98,40 +108,40 @@ def _resumable_folder(config: TrainingArguments, run: RunFolder) -> Path | None:
         raise UserError(f"--checkpoint_path {given}: no such file or folder")
     state = checkpoints.StateFolder(run.path).newest() if run.status == UNFINISHED else None
     if given is not None and checkpoints.is_resumable(given) and config.do_train:
-        return given if state is None or given.resolve().is_relative_to(run.path.resolve()) else state
+        return given if state is None or run.holds(given) else state
     return state
 
 
-def _accelerator(config: TrainingArguments) -> Accelerator:
+def _starts_from_weights(run: RunFolder) -> bool:
+    """Whether the run began from a checkpoint's weights alone; one with an optimiser goes on in its own schedule."""
+    path = run.flags["checkpoint_path"]
+    return path is not None and not checkpoints.is_resumable(Path(path))
+
+
+def make_accelerator(config: SharedArguments) -> Accelerator:
+    """Device and number format. Raises UserError for a format that the device cannot compute."""
     try:
         return Accelerator(mixed_precision=config.mixed_precision)
     except ValueError as error:
         raise UserError(f"--mixed_precision {config.mixed_precision}: {str(error).splitlines()[0]}") from None
 
 
-def _training(
-    config: TrainingArguments,
-    accelerator: Accelerator,
-    model: nn.Module,
-    tokenizer: PreTrainedTokenizerBase,
-    data: TokenizedDatasets,
-    splits: tuple[str, ...],
-) -> Training:
-    """Model, AdamW and its linear schedule over the nominal updates of all epochs (SPEC §3, Fine-tuning)."""
-    torch.manual_seed(config.seed)
-    optimizer = torch.optim.AdamW(
-        model.parameters(), lr=config.learning_rate, eps=config.optimizer_eps, weight_decay=config.weight_decay
+def _optimizer(config: TrainingArguments, model: nn.Module) -> torch.optim.AdamW:
+    return torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        eps=config.optimizer_eps,
+        weight_decay=config.weight_decay,
+        fused=True,
     )
-    model, optimizer = accelerator.prepare(model, optimizer)
-    updates = sum(
-        rhythm.updates_in_epoch(
-            data.rows(rhythm.rotated(splits, epoch)), config.micro_batch_size, config.accumulation_steps
-        )
-        for epoch in range(config.epochs if splits else 0)
-    )
-    warmup = rhythm.warmup_updates(updates, from_checkpoint=config.checkpoint_path is not None)
-    scheduler = get_linear_schedule_with_warmup(optimizer, warmup, updates)
-    return Training(model, tokenizer, optimizer, scheduler, accelerator.scaler)
+
+
+def _nominal_updates(config: TrainingArguments, data: TokenizedDatasets, splits: tuple[str, ...]) -> int:
+    """Updates of all --epochs: the learning rate falls to 0 over them, whether they are run or not (SPEC §3)."""
+    if not splits:
+        return 0
+    rows = (data.rows(rhythm.rotated(splits, epoch)) for epoch in range(config.epochs))
+    return sum(rhythm.updates_in_epoch(n, config.micro_batch_size, config.accumulation_steps) for n in rows)
 
 
 def _finish(trainer: Trainer, datasets: Datasets) -> dict[str, float]:
@@ -155,10 +165,10 @@ def _finish(trainer: Trainer, datasets: Datasets) -> dict[str, float]:
 def _tidy(run: RunFolder, *, keep: bool) -> None:
     """Remove what only an unfinished run needs; without `keep`, checkpoints become bare state dicts."""
     checkpoints.StateFolder(run.path).clear()
-    run.drop_generation_lines()
-    for folder in sorted(run.path.glob("epoch*__step*")):
-        if folder.is_dir() and not keep:
+    if not keep:
+        for folder in checkpoints.checkpoint_folders(run.path):
             checkpoints.reduce_to_state_dict(folder)
+    run.tidy()
 
 
 def _print_scores(run: RunFolder) -> None:

@@ -3,11 +3,13 @@
 import csv
 import io
 import platform
+import secrets
 import shutil
 import subprocess
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +28,10 @@ from src.data.files import (
 
 RUN, SCORES, LOSSES = "run.json", "eval_scores.csv", "train_losses.csv"
 GENERATIONS, GENERATION_LINES = "eval_generations.json", "eval_generations.jsonl"
-OURS = (RUN, SCORES, LOSSES, GENERATIONS, GENERATION_LINES, "model", "state", "epoch*__step*", "generated_datasets*")
+PARTIAL = "generated_datasets.partial.jsonl"  # what gen_main.py has generated so far
+RESUMABLE = ("state", PARTIAL)
+OURS = (*RESUMABLE, SCORES, LOSSES, GENERATIONS, GENERATION_LINES, "model", "epoch*__step*", "generated_datasets.json")
+UNFINISHED_FILES = tuple(f".{name}{ending}" for name in (*OURS, RUN) for ending in (".*.tmp", ".*.former"))
 WITHOUT_INFLUENCE = ("output_dir", "resume", "overwrite", "save_state_every_n_minutes")
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "sacrebleu", "rouge_score", "nltk")
 
@@ -40,26 +45,40 @@ class RunFolder:
     """One run's output folder. Nothing is written before `begin()`."""
 
     path: Path
-    flags: Mapping[str, Any]
-    data: Mapping[str, str]
+    flags: dict[str, Any]
+    inputs: Mapping[str, Any]
     status: str
     scores: dict[str, float] = field(default_factory=dict)
 
-    def begin(self) -> None:
-        """Make the folder and say in run.json what is going to happen. A run that is started anew loses its files."""
-        if self.status == NEW:
-            self.clear()
+    def begin(self, *, anew: bool) -> None:
+        """Make the folder and say in run.json what is going to happen; `anew` removes the files of an earlier run.
+
+        In an order that can be killed anywhere: nothing of the earlier run will be continued by this one.
+        """
+        if anew:
+            self._remove(RESUMABLE)
         self._describe(UNFINISHED, {})
+        if anew:
+            self._remove(OURS)
+        self._remove(UNFINISHED_FILES)
 
     def finish(self, scores: Mapping[str, float]) -> None:
         """Note the closing scores; from now on the same command prints them and does nothing else."""
         self.status, self.scores = FINISHED, dict(scores)
         self._describe(FINISHED, self.scores)
 
-    def clear(self) -> None:
-        for pattern in OURS:
-            for entry in self.path.glob(pattern):
-                shutil.rmtree(entry) if entry.is_dir() else entry.unlink()
+    def holds(self, file: Path) -> bool:
+        """Whether a file or folder lies in this run's folder."""
+        return file.resolve().is_relative_to(self.path.resolve())
+
+    def _remove(self, patterns: Iterable[str]) -> None:
+        for pattern in patterns:
+            for entry in list(self.path.glob(pattern)):
+                if entry.is_dir():
+                    former = entry.rename(entry.with_name(f".{entry.name.strip('.')}.{secrets.token_hex(4)}.former"))
+                    shutil.rmtree(former)
+                else:
+                    entry.unlink()
 
     def _describe(self, status: str, scores: Mapping[str, float]) -> None:
         description = {
@@ -67,7 +86,7 @@ class RunFolder:
             "status": status,
             "scores": dict(scores),
             "flags": {name: value for name, value in self.flags.items() if name != "script"},
-            "data": dict(self.data),
+            "data": dict(self.inputs),
             "versions": _versions(),
             "commit": _commit(),
         }
@@ -90,23 +109,21 @@ class RunFolder:
 
     def keep_rows(self, name: str, count: int) -> None:
         """Drop the rows after the first `count`: they came after the state that is resumed, and will come again."""
+        self._keep_lines(name, count + 1 if count else 0)  # with the header
+
+    def _keep_lines(self, name: str, count: int) -> None:
         path = self.path / name
-        if not path.is_file():
-            return
-        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
-        with atomic_write(path) as file:
-            file.writelines(lines[: count + 1] if count else [])
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="\n") as lines, atomic_write(path) as file:
+                file.writelines(islice(lines, count))
 
     def append_generations(self, split: str, epoch: int, step: int, predictions: Sequence[str]) -> None:
         line = {"split": split, "epoch": epoch, "step": step, "predictions": list(predictions)}
         append_json_line(self.path / GENERATION_LINES, line)
 
     def keep_generations(self, count: int) -> None:
-        lines = read_json_lines(self.path / GENERATION_LINES)
-        if len(lines) > count:
-            (self.path / GENERATION_LINES).unlink()
-            for line in lines[:count]:
-                append_json_line(self.path / GENERATION_LINES, line)
+        read_json_lines(self.path / GENERATION_LINES)  # repairs a torn last line
+        self._keep_lines(GENERATION_LINES, count)
 
     def compose_generations(self, references: Mapping[str, Sequence[str]]) -> None:
         """Write eval_generations.json from the lines of the run; `references` by split."""
@@ -116,8 +133,9 @@ class RunFolder:
             composed[key] = {**line, "references": list(references[line["split"]])}
         write_json(self.path / GENERATIONS, composed, indent=1)
 
-    def drop_generation_lines(self) -> None:
-        (self.path / GENERATION_LINES).unlink(missing_ok=True)
+    def tidy(self) -> None:
+        """Remove what a finished run needs no more: lines that the finished files hold, halves that a kill left."""
+        self._remove((GENERATION_LINES, PARTIAL, *UNFINISHED_FILES))
 
 
 def data_fingerprint(path: str, datasets: Datasets) -> str:
@@ -125,22 +143,27 @@ def data_fingerprint(path: str, datasets: Datasets) -> str:
     return fingerprint(path) if Path(path).exists() else fingerprint_datasets(datasets)
 
 
-def open_run(config: SharedArguments, data: Mapping[str, str]) -> RunFolder:
+def open_run(config: SharedArguments, inputs: Mapping[str, Any]) -> RunFolder:
     """The run that `config` describes: new, unfinished (to be resumed) or finished. Writes nothing.
 
-    `data`: fingerprint of each data file by flag name. Raises UserError if the folder holds another run, naming what
-    differs, or a run that --resume False forbids to continue.
+    `inputs`: what the flags of these names stand for, as JSON values (of a data file its fingerprint). A
+    --checkpoint_path in the run's own folder only says where to go on: the flag of the run stays what it was.
+    Raises UserError if the folder holds another run, naming what differs; a run that --resume False forbids to
+    continue; files that nobody asked to replace; or files to be replaced that the flags name as inputs.
     """
     path = Path(config.output_dir)
-    flags = {"script": config.script, **asdict(config)}
     if path.exists() and not path.is_dir():
         raise UserError(f"--output_dir {path}: is a file, not a folder")
-    found = _former_run(path)
-    if found is None or config.overwrite:
-        return RunFolder(path, flags, data, NEW)
+    run = RunFolder(path, {"script": config.script, **asdict(config)}, inputs, NEW)
+    found = None if config.overwrite else _former_run(path)
+    if found is None:
+        _check_replaceable(run, overwrite=config.overwrite)
+        return run
+    if run.flags["checkpoint_path"] and run.holds(Path(run.flags["checkpoint_path"])):
+        run.flags["checkpoint_path"] = found["flags"].get("checkpoint_path")
     if found["script"] != config.script:
         raise UserError(f"{path}: holds a run of {found['script']}; take another --output_dir or --overwrite True")
-    differing = list(_differences(path, found, flags, data))
+    differing = list(_differences(found, run))
     if differing:
         raise UserError(
             f"{path}: holds a run with other flags ({'; '.join(differing)}); "
@@ -148,7 +171,8 @@ def open_run(config: SharedArguments, data: Mapping[str, str]) -> RunFolder:
         )
     if not config.resume:
         raise UserError(f"{path}: holds this run already ({found['status']}); --overwrite True starts anew")
-    return RunFolder(path, flags, data, found["status"], found["scores"])
+    run.status, run.scores = found["status"], found["scores"]
+    return run
 
 
 def _former_run(path: Path) -> dict[str, Any] | None:
@@ -160,17 +184,31 @@ def _former_run(path: Path) -> dict[str, Any] | None:
     return found
 
 
-def _differences(path: Path, found: dict[str, Any], flags: Mapping[str, Any], data: Mapping[str, str]) -> Iterable[str]:
-    for name, value in flags.items():
+def _check_replaceable(run: RunFolder, *, overwrite: bool) -> None:
+    """Refuse to remove, by starting anew, what is an input of the run or belongs to no run."""
+    there = [entry for pattern in OURS for entry in run.path.glob(pattern)]
+    if there and not overwrite:
+        raise UserError(
+            f"{run.path}: holds '{there[0].name}', but no {RUN}; take another --output_dir, or --overwrite True to "
+            "replace it"
+        )
+    for name, value in run.flags.items():
+        if not name.endswith(("_path", "_name")) or not isinstance(value, str):
+            continue
+        file = Path(value.partition("_prune")[0]).resolve()
+        if any(file.is_relative_to(entry.resolve()) for entry in there):
+            raise UserError(f"--overwrite True would remove --{name} {value}; take another --output_dir")
+
+
+def _differences(found: dict[str, Any], run: RunFolder) -> Iterable[str]:
+    for name, value in run.flags.items():
         value = list(value) if isinstance(value, tuple) else value
         former = found["flags"].get(name, value)
-        if name == "checkpoint_path" and value and Path(str(value)).resolve().is_relative_to(path.resolve()):
-            continue  # a checkpoint of this very run: continue from there
         if name != "script" and name not in WITHOUT_INFLUENCE and former != value:
             yield f"--{name} was {former}, is {value}"
-    for name, value in data.items():
+    for name, value in run.inputs.items():
         if found["data"].get(name, value) != value:
-            yield f"the data of --{name} has changed"
+            yield f"what --{name} stands for has changed"
 
 
 def _versions() -> dict[str, str]:

@@ -1,0 +1,222 @@
+"""The whole study in miniature: `make demo`. Data, teacher, pseudo-targets, three students, one table.
+
+It runs the scripts that a user runs, with commands that it prints, on the embedded corpus and from-scratch T5s. Finished
+steps are skipped and killed ones continue, so it can be run again at any time.
+"""
+
+import argparse
+import csv
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from itertools import repeat
+from pathlib import Path
+from threading import Lock
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+K = 4  # pseudo-targets of each input
+LENGTHS = "--max_input_length 48 --max_labels_length 48 --task_prompt modern:"
+TRAIN = (
+    f"{LENGTHS} --num_beams 1 --metrics sacrebleu chrf --metric_for_best_model sacrebleu "
+    "--batch_size 16 --max_gpu_batch_size 16 --save_checkpoint_every_n_steps 1"
+)
+SPEED_ROWS, SPEED_BATCH = 256, 32  # how throughput is measured: greedy decoding of test inputs
+MODELS = {  # the run that tested a model on the students' test split: what the table calls the model
+    "teacher_test": "teacher",
+    "student_finetuned": "student, fine-tuned",
+    "student_logits": "student, logits KD",
+    "student_pseudo_targets": f"student, logits KD + {K} sampled pseudo-targets",
+}
+COLUMNS = ("model", "BLEU", "NLL", "gap closed % (BLEU)", "gap closed % (NLL)", "parameters", "sentences/s")
+printing = Lock()
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command of the study, and the file or folder (in the output folder) that only a finished one leaves."""
+
+    name: str
+    script: str
+    flags: str
+    result: str
+
+
+@dataclass(frozen=True)
+class Row:
+    """A model's line of the closing table."""
+
+    model: str
+    bleu: float
+    nll: float
+    parameters: int
+    sentences_per_second: float
+
+
+def study(out: Path, seed: int) -> Iterator[list[Job]]:
+    """The commands in groups, one group after another; the jobs of a group run side by side.
+
+    The teacher learns from 12,000 pairs of its own (drawn with another seed), which stand in for what a large model
+    knows from pre-training. The students get 2,000 labeled pairs and 8,000 unlabeled inputs.
+    """
+    small, large, merged = (f"{out}/data/{name}.json" for name in ("demo", "teacher", "sampling"))
+
+    def prepare(name: str, flags: str, data_seed: int = seed) -> Job:
+        flags += f" --file_name {name}.json --seed {data_seed} --output_dir {out}/data"
+        return Job(f"data {name}", "prepare_datasets_main.py", flags, f"data/{name}.json")
+
+    def create(name: str, flags: str) -> Job:
+        flags = f"--family t5 {flags} --seed {seed} --output_dir {out}/new_{name}"
+        return Job(f"new {name}", "create_student_main.py", flags, f"new_{name}")
+
+    def train(name: str, script: str, flags: str) -> Job:
+        return Job(name, script, f"{flags} {TRAIN} --seed {seed} --output_dir {out}/{name}", f"{name}/model")
+
+    def distil(name: str, data: str, flags: str) -> Job:
+        models = f"--student_name {out}/new_student --teacher_name {out}/teacher/model --dataset_path {data}"
+        return train(name, "kd_main.py", f"--experiment_config_key logits_kd {models} {flags}")
+
+    yield [
+        prepare("demo", "--dataset_name demo --train_size 2000 --val_size 200 --test_size 500 --unlabeled_split True "
+                "--unlabeled_size 8000"),
+        prepare("teacher", "--dataset_name demo --train_size 12000 --val_size 200 --test_size 500", seed + 1),
+    ]  # fmt: skip
+    yield [create("teacher", f"--d_model 96 --n_heads 4 --vocab_size 1500 --dataset_path {small}")]
+    yield [create("student", f"--d_model 48 --n_heads 4 --n_encoder_layers 1 --n_decoder_layers 1 "
+                  f"--tokenizer {out}/new_teacher")]  # fmt: skip
+    yield [
+        train("teacher", "ft_main.py", f"--model_name {out}/new_teacher --dataset_path {large} --learning_rate 0.007 "
+              "--epochs 8"),
+        train("student_finetuned", "ft_main.py", f"--model_name {out}/new_student --dataset_path {small} "
+              "--learning_rate 0.01 --epochs 40 --n_patience_epochs 12"),
+    ]  # fmt: skip
+    yield [
+        Job("sampling", "gen_main.py", f"--model_name {out}/teacher/model --dataset_path {small} {LENGTHS} "
+            f"--split_for_generation unlabeled train --generation_type sampling --num_return_sequences {K} "
+            f"--add_original_data True --batch_size 64 --seed {seed} --output_dir {out}/sampling",
+            "sampling/generated_datasets.json"),
+        distil("student_logits", small, "--learning_rate 0.01 --epochs 40 --n_patience_epochs 12"),
+        train("teacher_test", "ft_main.py", f"--do_train False --model_name {out}/teacher/model --dataset_path {small}"),
+    ]  # fmt: skip
+    yield [prepare("sampling", f"--original_dataset_path {small} --n_augmentations_per_example {K} "
+                   f"--generation_dataset_path {out}/sampling/generated_datasets.json")]  # fmt: skip
+    yield [
+        distil("student_pseudo_targets", merged, "--learning_rate 0.01 --epochs 10 --stop_training_after_n_epochs 8 "
+               "--ft_steps_at_end 1"),
+    ]  # fmt: skip
+
+
+def run(job: Job, out: Path, threads: int) -> None:
+    """Run one command; its lines go to the terminal, its progress bars to a log. Ends the study if it fails."""
+    command = [sys.executable, job.script, *job.flags.split()]
+    if (out / job.result).exists():
+        return tell(job.name, "done already")
+    tell(job.name, f"$ python {' '.join(command[1:])}")
+    started = time.monotonic()
+    log = out / "logs" / f"{job.name.replace(' ', '_')}.log"
+    log.parent.mkdir(parents=True, exist_ok=True)
+    environment = os.environ | {"OMP_NUM_THREADS": str(threads), "HF_HUB_OFFLINE": "1"}
+    with log.open("a", encoding="utf-8") as errors, subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=errors, text=True
+    ) as process:  # fmt: skip
+        for line in process.stdout or ():
+            tell(job.name, line.rstrip())
+    if process.returncode:
+        tell(job.name, f"failed with status {process.returncode}; the end of {log}:")
+        print("\n".join(log.read_text(encoding="utf-8").splitlines()[-5:]), file=sys.stderr)
+        raise SystemExit(process.returncode)
+    return tell(job.name, f"{(time.monotonic() - started) / 60:.1f} min")
+
+
+def tell(name: str, line: str) -> None:
+    with printing:
+        print(f"[{name}] {line}", flush=True)
+
+
+def measure(out: Path, threads: int) -> list[Row]:
+    """The test scores that the runs left, each model's size, and its speed, measured one after another."""
+    import torch
+
+    sys.path.insert(0, str(REPOSITORY))
+    from src.data.batches import TokenizedDatasets, Tokenization
+    from src.data.files import read_datasets
+    from src.evaluation.evaluate import Evaluator
+    from src.models.decoding import decoding_of
+    from src.models.loading import load_model, load_tokenizer
+
+    torch.set_num_threads(threads)
+    datasets = read_datasets(out / "data" / "demo.json", max_rows=SPEED_ROWS)
+    decoding = decoding_of("beam_search", num_beams=1, targets_per_input=1, max_new_tokens=48)
+    rows = []
+    for folder, name in MODELS.items():
+        model = load_model(str(out / folder / "model"))
+        tokenization = Tokenization(load_tokenizer(str(out / folder / "model")), True, 48, 48, "modern:")
+        split = TokenizedDatasets(datasets, tokenization).split("test")
+        evaluator = Evaluator(tokenization, decoding, ("sacrebleu",), SPEED_BATCH, torch.device("cpu"))
+        evaluator.predict(model, split)  # warm-up
+        started = time.monotonic()
+        predictions = evaluator.predict(model, split)
+        speed = len(predictions) / (time.monotonic() - started)
+        scores = json.loads((out / folder / "run.json").read_text(encoding="utf-8"))["scores"]
+        rows.append(Row(name, scores["sacrebleu"], scores["nll"], model.num_parameters(), speed))
+    return rows
+
+
+def cells(rows: list[Row]) -> Iterator[tuple[str, ...]]:
+    """The table's cells. Gap closed: 100 (x − S) / (T − S), S the fine-tuned student and T the teacher."""
+    teacher, student = rows[0], rows[1]
+
+    def closed(value: float, start: float, goal: float) -> str:
+        return f"{100 * (value - start) / (goal - start):.0f}" if goal != start else "-"
+
+    for row in rows:
+        yield (
+            row.model,
+            f"{row.bleu:.1f}",
+            f"{row.nll:.3f}",
+            closed(row.bleu, student.bleu, teacher.bleu),
+            closed(row.nll, student.nll, teacher.nll),
+            f"{row.parameters:,}",
+            f"{row.sentences_per_second:.0f}",
+        )
+
+
+def write_table(rows: list[Row], out: Path) -> None:
+    """Print the table and leave it as table.md and table.csv."""
+    lines = [COLUMNS, *cells(rows)]
+    widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
+    text = [
+        "| " + " | ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(
+            zip(line, widths, strict=True))) + " |"
+        for line in lines
+    ]  # fmt: skip
+    text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    (out / "table.md").write_text("\n".join(text) + "\n", encoding="utf-8")
+    with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows(lines)
+    print("\n" + "\n".join(text))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seed", type=int, default=42, help="seed of data, weights and training [42]")
+    parser.add_argument("--output_dir", default="outputs/demo", help="folder of everything [outputs/demo]")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 2, help="processor threads to use [all]")
+    args = parser.parse_args()
+    out = Path(args.output_dir)
+    started = time.monotonic()
+    for group in study(out, args.seed):
+        workers = min(len(group), args.threads)
+        with ThreadPoolExecutor(workers) as pool:
+            list(pool.map(run, group, repeat(out), repeat(args.threads // workers)))
+    write_table(measure(out, args.threads), out)
+    print(f"\n{(time.monotonic() - started) / 60:.1f} minutes. Table: {out}/table.md; a model to try: ", end="")
+    print(f"{out}/student_pseudo_targets/model")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,243 @@
+"""The rules of the house, read from the source: who may import whom, name a model family, write to disk."""
+
+import ast
+import os
+import re
+import resource
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from src.models.families import FAMILIES
+
+REPOSITORY = Path(__file__).resolve().parents[1]
+SCRIPTS = sorted(path.name for path in REPOSITORY.glob("*_main.py"))
+SOURCES = sorted([*REPOSITORY.glob("src/**/*.py"), *(REPOSITORY / name for name in SCRIPTS)])
+TREES = {str(path.relative_to(REPOSITORY)): ast.parse(path.read_text(encoding="utf-8")) for path in SOURCES}
+
+# Each room may import itself and the rooms below it.
+FLOORS = {"config": 0, "data": 1, "models": 2, "distillation": 3, "evaluation": 3, "training": 4, "stages": 5}
+FLOORS["scripts"] = 6
+LIGHT = {"src", "yaml", "tqdm"}  # all that config/ may import besides the standard library
+
+WRITERS = {"src/data/files.py", "src/training/checkpoints.py", "src/training/tracking.py"}
+MODEL_FOLDER_WRITER = ("src/models/students.py", "write_model_folder")
+WRITING_CALLS = {
+    "write_text", "write_bytes", "to_csv", "to_json", "to_parquet", "save_to_disk", "save_pretrained", "save_file",
+    "savez", "tofile", "dump", "mkdir", "makedirs", "touch", "unlink", "remove", "rmdir", "rmtree", "rename",
+    "copytree", "copyfile", "copy2", "move", "truncate", "symlink_to", "hardlink_to", "NamedTemporaryFile",
+}  # fmt: skip
+
+NAMES_ANYTHING = "src/models/families.py"
+MAY_NAME = {  # file: what may be named there, and why
+    "src/config/arguments.py": {"t5", "bart", "gpt2", "opt", "llama"},  # the flags' choices and defaults
+    "src/data/batches.py": {"bart"},  # the value of --task_prompt that means none (SPEC §2)
+}
+BARE_BOOLEANS = ("getattr", "get", "flag", "requires_grad_")  # calls that take one without saying what it is
+
+
+def room(path: str) -> str:
+    parts = path.split("/")
+    if parts[0] != "src":
+        return "scripts"
+    return parts[1] if len(parts) > 2 else "stages"
+
+
+def imported(tree: ast.AST) -> Iterator[str]:
+    """Every module a file imports, wherever in the file."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative import"
+            yield str(node.module)
+            if node.module == "src" or str(node.module).startswith("src."):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
+
+
+def own_modules(tree: ast.AST) -> set[str]:
+    """Paths of this project's files that a file imports."""
+    paths = (f"{name.replace('.', '/')}{ending}" for name in imported(tree) for ending in (".py", "/__init__.py"))
+    return {path for path in paths if path in TREES and path != "src/__init__.py"}
+
+
+@pytest.mark.parametrize("path", TREES)
+def test_imports_point_down(path):
+    for other in own_modules(TREES[path]):
+        same_room = room(path) == room(other) not in ("stages", "scripts")
+        assert same_room or FLOORS[room(other)] < FLOORS[room(path)], f"{path} imports {other}"
+
+
+def test_the_table_of_rooms_is_complete():
+    assert {room(path) for path in TREES if path != "src/__init__.py"} == set(FLOORS)
+    assert own_modules(TREES["src/training/engine.py"]) >= {"src/training/rhythm.py", "src/data/batches.py"}
+
+
+@pytest.mark.parametrize("path", [path for path in TREES if room(path) == "config"])
+def test_config_is_light(path):
+    outside = {name.partition(".")[0] for name in imported(TREES[path])} - set(sys.stdlib_module_names)
+    assert outside <= LIGHT
+
+
+def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
+    return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
+
+
+def writes(node: ast.AST) -> bool:
+    """Whether a node is a call that can change the disk."""
+    if not isinstance(node, ast.Call):
+        return False
+    name = node.func.attr if isinstance(node.func, ast.Attribute) else getattr(node.func, "id", "")
+    if name == "replace" and isinstance(node.func, ast.Attribute):
+        return len(node.args) == 1 and not node.keywords  # Path.replace; str.replace takes two
+    if name == "save":
+        return ast.unparse(node.func) in ("torch.save", "np.save")
+    if name in ("open", "fdopen"):
+        modes = [*node.args, *(keyword.value for keyword in node.keywords)]
+        words = [mode.value for mode in modes if isinstance(mode, ast.Constant) and isinstance(mode.value, str)]
+        return any(re.fullmatch(r"[rwaxbt+]+", word) and set(word) & set("wax+") for word in words)
+    if name == "remove":
+        return ast.unparse(node.func) == "os.remove"
+    return name in WRITING_CALLS
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        ("path.open('w')", True),
+        ("path.open(mode='ab')", True),
+        ("open(path, 'rb+')", True),
+        ("path.open()", False),
+        ("path.open('rb')", False),
+        ("path.open(encoding='utf-8')", False),
+        ("temporary.replace(path)", True),
+        ("text.replace('a', 'b')", False),
+        ("replace(entry, weight=1)", False),
+        ("torch.save(x, path)", True),
+        ("self.states.save(x, y)", False),
+        ("model.save_pretrained(folder)", True),
+        ("checkpoints.remove(folder)", False),
+        ("shutil.rmtree(folder)", True),
+        ("path.read_text()", False),
+    ],
+)
+def test_what_counts_as_writing(code, found):
+    assert writes(ast.parse(code, mode="eval").body) is found
+
+
+@pytest.mark.parametrize("path", [path for path in TREES if path not in WRITERS])
+def test_only_three_files_write_to_disk(path):
+    allowed: set[ast.AST] = set()
+    if path == MODEL_FOLDER_WRITER[0]:
+        (writer,) = (each for each in functions(TREES[path]) if each.name == MODEL_FOLDER_WRITER[1])
+        allowed = set(ast.walk(writer))
+    found = [ast.unparse(node) for node in ast.walk(TREES[path]) if writes(node) and node not in allowed]
+    assert not found
+
+
+def docstrings(tree: ast.AST) -> set[ast.AST]:
+    nodes = (ast.Module, ast.ClassDef, ast.FunctionDef)
+    bodies = [node.body for node in ast.walk(tree) if isinstance(node, nodes) and ast.get_docstring(node) is not None]
+    return {body[0].value for body in bodies if isinstance(body[0], ast.Expr)}
+
+
+def words_of_code(tree: ast.AST) -> Iterator[str]:
+    """Identifiers and texts of a file, docstrings and comments left out."""
+    skipped = docstrings(tree)
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Constant) and isinstance(node.value, str) and node not in skipped:
+            yield node.value
+        elif isinstance(node, ast.Name):
+            yield node.id
+        elif isinstance(node, ast.Attribute):
+            yield node.attr
+        elif isinstance(node, ast.alias):
+            yield node.name
+
+
+def family_names() -> set[str]:
+    return {name for family in FAMILIES for name in (family.name, *family.model_types)}
+
+
+def named_families(text: str) -> set[str]:
+    """Family names in an identifier or a text: `t5-small`, `BartConfig`, `is_gpt2`; not the parts of longer words."""
+    parts = re.findall(r"[A-Z]*[a-z0-9]+|[A-Z0-9]+", text)
+    return {part.lower() for part in parts} & family_names()
+
+
+def test_what_counts_as_naming_a_family():
+    assert named_families("t5-small") == named_families("is_t5") == {"t5"}
+    assert named_families("BartForConditionalGeneration") == {"bart"}
+    assert named_families("Bartholomew optimizer adopt") == set()
+
+
+@pytest.mark.parametrize("path", [path for path in TREES if path != NAMES_ANYTHING])
+def test_only_families_names_a_model_family(path):
+    named = set().union(*map(named_families, words_of_code(TREES[path])))
+    assert named <= MAY_NAME.get(path, set())
+
+
+@pytest.mark.parametrize("path", TREES)
+def test_no_swallowed_exceptions_and_nothing_is_executed(path):
+    for node in ast.walk(TREES[path]):
+        if isinstance(node, ast.ExceptHandler):
+            caught = {name.id for name in ast.walk(node.type) if isinstance(name, ast.Name)} if node.type else {"all"}
+            assert not caught & {"all", "Exception", "BaseException"}, f"line {node.lineno}"
+            assert not all(isinstance(step, ast.Pass) for step in node.body), f"line {node.lineno}"
+        if isinstance(node, ast.Call):
+            assert ast.unparse(node.func) not in ("eval", "exec", "pickle.load", "pickle.loads", "os.system")
+            for keyword in node.keywords:
+                value = getattr(keyword.value, "value", None)
+                assert (keyword.arg, value) not in {("weights_only", False), ("trust_remote_code", True)}
+                assert (keyword.arg, value) != ("shell", True)
+            if ast.unparse(node.func) == "torch.load":
+                assert "weights_only" in {keyword.arg for keyword in node.keywords}
+
+
+@pytest.mark.parametrize("path", TREES)
+def test_manner(path):
+    """A module docstring, no star imports, and no call with a bare True or False, which says nothing to the reader."""
+    tree = TREES[path]
+    assert ast.get_docstring(tree) or not tree.body, "no module docstring"
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            assert "*" not in {alias.name for alias in node.names}
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] not in BARE_BOOLEANS:
+            values = [argument.value for argument in node.args if isinstance(argument, ast.Constant)]
+            assert not {type(value) for value in values} & {bool}, f"line {node.lineno}: {ast.unparse(node)}"
+
+
+def test_the_folder_datasets_is_no_package():
+    """It shares its name with a library, which a package here would shadow."""
+    assert not (REPOSITORY / "datasets" / "__init__.py").exists()
+    assert not (REPOSITORY / "datasets.py").exists()
+
+
+def test_every_published_script_is_there():
+    published = {"ft_main.py", "gen_main.py", "kd_main.py", "prepare_datasets_main.py"}
+    assert published <= set(SCRIPTS)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_quick_and_light(script):
+    """CPU time, not seconds on the wall: the machine that tests may be busy."""
+    code = (
+        "import runpy, sys\n"
+        f"sys.argv = ['{script}', '--help']\n"
+        "try:\n    runpy.run_path(sys.argv[0], run_name='__main__')\n"
+        "except SystemExit as stop:\n    heavy = {'torch', 'transformers', 'datasets', 'numpy', 'yaml'}\n"
+        "    print('status', stop.code, 'heavy', sorted(heavy & set(sys.modules)))\n"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True, env=environment
+    )
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.stdout.splitlines()[-1] == "status 0 heavy []"
+    assert f"usage: python {script}" in done.stdout
+    assert not done.stderr
+    assert (after.ru_utime + after.ru_stime) - (before.ru_utime + before.ru_stime) < 1.5

@@ -1,0 +1,275 @@
+"""Checkpoint folders: whole or not there, exact, and refused in one line when they are not what they should be."""
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import names
+from torch.optim.lr_scheduler import LambdaLR
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+from src.config.errors import UserError
+from src.models.loading import load_model, load_tokenizer
+from src.training import checkpoints
+from src.training.checkpoints import Best, RunState, StateFolder, Training, load_checkpoint, save_checkpoint
+
+FAMILIES = ("t5", "gpt2")
+STATE = RunState(
+    phase=1, epoch=7, steps_done=3, updates=40, evaluated=2, phase_start=5, best_epoch=6, n_rows=9, n_losses=11,
+    best=Best(41.25, 6, 11, "epoch6__step11__score41_250"), last="epoch7__step1__score40_000",
+    losses={"loss": 0.1 + 0.2, "updates": 3.0},
+)  # fmt: skip
+
+
+class Killed(BaseException):
+    """What a SIGKILL is to the program: no handler of errors sees it."""
+
+
+def training_of(folder: str, *, seed: int = 0) -> Training:
+    """A model that was trained for three updates on nothing in particular."""
+    model = load_model(folder)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
+    scheduler = LambdaLR(optimizer, lambda update: 1 / (update + 1))
+    generator = torch.Generator().manual_seed(seed)
+    for _ in range(3):
+        for parameter in model.parameters():
+            parameter.grad = torch.randn(parameter.shape, generator=generator)
+        optimizer.step()
+        scheduler.step()
+    return Training(model, load_tokenizer(folder), optimizer, scheduler)
+
+
+def tensors_of(training: Training) -> dict[str, torch.Tensor]:
+    moments = training.optimizer.state_dict()["state"]
+    return {
+        **training.model.state_dict(),
+        **{f"{number}.{name}": value for number, state in moments.items() for name, value in state.items()},
+    }
+
+
+def assert_equal(left: Training, right: Training) -> None:
+    ours, theirs = tensors_of(left), tensors_of(right)
+    assert ours.keys() == theirs.keys()
+    assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+    assert left.optimizer.param_groups[0]["lr"] == right.optimizer.param_groups[0]["lr"]
+    assert left.scheduler.get_last_lr() == right.scheduler.get_last_lr()
+    assert left.scheduler.last_epoch == right.scheduler.last_epoch
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_round_trip_is_exact(dropout_models, tmp_path, family):
+    saved = training_of(dropout_models[family]["student"])
+    save_checkpoint(tmp_path / "c", saved, STATE)
+    loaded = training_of(dropout_models[family]["student"], seed=1)
+    assert load_checkpoint(tmp_path / "c", loaded) == STATE
+    assert_equal(saved, loaded)
+    assert checkpoints.is_resumable(tmp_path / "c")
+
+
+@pytest.mark.parametrize(("family", "auto_class"), [("t5", AutoModelForSeq2SeqLM), ("gpt2", AutoModelForCausalLM)])
+def test_a_checkpoint_is_a_model_folder(dropout_models, tmp_path, family, auto_class):
+    saved = training_of(dropout_models[family]["student"])
+    save_checkpoint(tmp_path / "c", saved, RunState())
+    model = auto_class.from_pretrained(tmp_path / "c")
+    assert all(torch.equal(value, saved.model.state_dict()[name]) for name, value in model.state_dict().items())
+    assert load_tokenizer(str(tmp_path / "c")).get_vocab() == saved.tokenizer.get_vocab()
+
+
+def test_the_scaler_of_half_precision_is_saved(dropout_models, tmp_path):
+    scaler = torch.amp.GradScaler("cpu", init_scale=512.0)
+    saved = replace(training_of(dropout_models["t5"]["student"]), scaler=scaler)
+    save_checkpoint(tmp_path / "c", saved, RunState())
+    fresh = replace(training_of(dropout_models["t5"]["student"]), scaler=torch.amp.GradScaler("cpu", init_scale=2.0))
+    load_checkpoint(tmp_path / "c", fresh)
+    assert fresh.scaler.get_scale() == 512.0
+
+
+def test_a_state_without_best(tmp_path, dropout_models):
+    save_checkpoint(tmp_path / "c", training_of(dropout_models["t5"]["student"]), RunState())
+    assert RunState.read(tmp_path / "c") == RunState()
+
+
+# ----------------------------------------------------------------------------------------------------------- refusals
+
+
+@pytest.fixture
+def checkpoint(tmp_path, dropout_models) -> Path:
+    save_checkpoint(tmp_path / "c", training_of(dropout_models["t5"]["student"]), STATE)
+    return tmp_path / "c"
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 torn", b"\x80\x02}q\x00."])
+def test_a_damaged_optimizer_is_one_line(checkpoint, dropout_models, content):
+    (checkpoint / "optimizer.pt").write_bytes(content)
+    with pytest.raises(UserError, match="optimizer.pt: cannot be read: .+") as refused:
+        load_checkpoint(checkpoint, training_of(dropout_models["t5"]["student"]))
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_torn_optimizer_is_one_line(checkpoint, dropout_models):
+    data = (checkpoint / "optimizer.pt").read_bytes()
+    (checkpoint / "optimizer.pt").write_bytes(data[: len(data) // 2])
+    with pytest.raises(UserError, match="optimizer.pt: cannot be read"):
+        load_checkpoint(checkpoint, training_of(dropout_models["t5"]["student"]))
+
+
+def test_an_optimizer_of_another_model(checkpoint, tmp_path, dropout_models):
+    save_checkpoint(tmp_path / "other", training_of(dropout_models["gpt2"]["student"]), STATE)
+    shutil.copy(tmp_path / "other" / "optimizer.pt", checkpoint / "optimizer.pt")
+    with pytest.raises(UserError, match="optimizer.pt: cannot be read: .*param"):
+        load_checkpoint(checkpoint, training_of(dropout_models["t5"]["student"]))
+
+
+def test_nothing_in_an_optimizer_file_is_executed(checkpoint, dropout_models, tmp_path):
+    class Evil:
+        def __reduce__(self):
+            return (Path.write_text, (tmp_path / "executed", "yes"))
+
+    torch.save({"optimizer": Evil()}, checkpoint / "optimizer.pt")
+    with pytest.raises(UserError, match="optimizer.pt: cannot be read"):
+        load_checkpoint(checkpoint, training_of(dropout_models["t5"]["student"]))
+    assert not (tmp_path / "executed").exists()
+
+
+@pytest.mark.parametrize("values", [{"steps": 3}, {"best": {"score": 1.0}}])
+def test_the_state_of_another_version(checkpoint, values):
+    written = json.loads((checkpoint / "run_state.json").read_text())
+    written["run"] |= values
+    (checkpoint / "run_state.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match="run_state.json: not the state of a run of this version"):
+        RunState.read(checkpoint)
+
+
+@pytest.mark.parametrize(("family", "role"), [("gpt2", "student"), ("t5", "teacher")])
+def test_weights_of_another_model(checkpoint, dropout_models, family, role):
+    training = training_of(dropout_models[family][role])
+    with pytest.raises(UserError, match="not weights of this model: .+"):
+        checkpoints.load_weights(training.model, checkpoint)
+
+
+# ----------------------------------------------------------------------------------------------------- whole or not
+
+
+def test_a_folder_that_fails_while_it_is_written_is_not_there(tmp_path):
+    with pytest.raises(Killed), checkpoints.whole_folder(tmp_path / "c") as temporary:
+        (temporary / "half").write_text("half")
+        raise Killed
+    assert names(tmp_path) == set()
+
+
+def test_a_folder_is_replaced_whole(tmp_path):
+    for text in ("old", "new"):
+        with checkpoints.whole_folder(tmp_path / "c") as temporary:
+            (temporary / text).write_text(text)
+            assert text == "old" or (tmp_path / "c" / "old").is_file()
+    assert names(tmp_path) == {"c"}
+    assert names(tmp_path / "c") == {"new"}
+
+
+def test_a_failed_replacement_leaves_the_former_one(tmp_path):
+    with checkpoints.whole_folder(tmp_path / "c") as temporary:
+        (temporary / "old").write_text("old")
+    with pytest.raises(Killed), checkpoints.whole_folder(tmp_path / "c"):
+        raise Killed
+    assert names(tmp_path) == {"c"}
+    assert names(tmp_path / "c") == {"old"}
+
+
+# -------------------------------------------------------------------------------------------------------- state folder
+
+
+def test_the_newest_state_counts_as_a_number(tmp_path, dropout_models):
+    training = training_of(dropout_models["t5"]["student"])
+    states = StateFolder(tmp_path)
+    assert states.newest() is None
+    for name in ("9_3", "10_2", "10_11"):
+        save_checkpoint(tmp_path / "state" / name, training, RunState())
+    assert states.newest() == tmp_path / "state" / "10_11"
+    (tmp_path / "state" / "10_11" / "optimizer.pt").unlink()
+    assert states.newest() == tmp_path / "state" / "10_2"
+
+
+def test_an_older_state_goes_when_the_newer_one_is_whole(tmp_path, dropout_models, monkeypatch):
+    training = training_of(dropout_models["t5"]["student"])
+    states = StateFolder(tmp_path)
+    states.save(training, RunState(updates=9, n_rows=1))
+    with monkeypatch.context() as patch:
+        patch.setattr(checkpoints, "write_json", lambda *_, **__: (_ for _ in ()).throw(Killed))
+        with pytest.raises(Killed):
+            states.save(training, RunState(updates=10, n_rows=1))
+    assert names(tmp_path / "state") == {"9_1"}
+    states.save(training, RunState(updates=10, n_rows=1))
+    assert names(tmp_path / "state") == {"10_1"}
+    states.clear()
+    states.clear()
+    assert names(tmp_path) == set()
+
+
+def test_a_state_that_is_there_is_never_without_a_copy(tmp_path, dropout_models, monkeypatch):
+    """Saved again at the same position (a signal right after an evaluation), it stays as it is."""
+    training = training_of(dropout_models["t5"]["student"])
+    states = StateFolder(tmp_path)
+    states.save(training, RunState(updates=9, n_rows=1))
+    monkeypatch.setattr(checkpoints, "save_checkpoint", lambda *_: (_ for _ in ()).throw(Killed))
+    states.save(training, RunState(updates=9, n_rows=1))
+    assert states.newest() == tmp_path / "state" / "9_1"
+
+
+def test_halves_in_the_state_folder_are_removed(tmp_path, dropout_models):
+    (tmp_path / "state" / ".8_1.1a2b.tmp").mkdir(parents=True)
+    StateFolder(tmp_path).save(training_of(dropout_models["t5"]["student"]), RunState(updates=9, n_rows=1))
+    assert names(tmp_path / "state") == {"9_1"}
+
+
+# --------------------------------------------------------------------------------------------------- best and the rest
+
+
+def test_reduce_to_state_dict(checkpoint, dropout_models):
+    model = load_model(str(checkpoint))
+    path = checkpoints.reduce_to_state_dict(checkpoint)
+    assert names(path.parent) == {"c__model.pt"}
+    loaded = load_model(dropout_models["t5"]["student"], state_dict_path=path)
+    assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
+
+
+def test_a_removal_that_is_killed_leaves_no_half_under_the_name(checkpoint, monkeypatch):
+    monkeypatch.setattr(shutil, "rmtree", lambda *_: (_ for _ in ()).throw(Killed))
+    with pytest.raises(Killed):
+        checkpoints.reduce_to_state_dict(checkpoint)
+    (left,) = names(checkpoint.parent) - {"c__model.pt"}
+    assert left.startswith(".c.")
+    assert left.endswith(".former")
+
+
+def test_best_of_a_checkpoint(tmp_path, dropout_models):
+    training = training_of(dropout_models["t5"]["student"])
+    best = Best(1.0, 2, 3, "best")
+    later = RunState(epoch=3, steps_done=1, best=best)
+    for folder in ("last", "state/7_2"):
+        save_checkpoint(tmp_path / folder, training, later)
+        assert checkpoints.find_best(tmp_path / folder, later) is None
+    save_checkpoint(tmp_path / "best", training, RunState(epoch=2, steps_done=4, best=best))
+    for folder in ("last", "state/7_2"):
+        assert checkpoints.find_best(tmp_path / folder, later) == tmp_path / "best"
+    moved = (tmp_path / "best").rename(tmp_path / "renamed")
+    assert checkpoints.find_best(moved, RunState.read(moved)) == moved
+
+
+def test_copy_has_no_rows_of_the_former_run(checkpoint, tmp_path, dropout_models):
+    checkpoints.copy(checkpoint, tmp_path / "d" / "e")
+    loaded = training_of(dropout_models["t5"]["student"], seed=1)
+    assert load_checkpoint(tmp_path / "d" / "e", loaded) == replace(STATE, n_rows=0, n_losses=0)
+    assert_equal(training_of(dropout_models["t5"]["student"]), loaded)
+    assert RunState.read(checkpoint) == STATE
+
+
+def test_remove_others(tmp_path):
+    folders = ("epoch0__step1__score1_0", "epoch1__step1__score2_0", "epoch1__step1__score2_0__last", "epochs")
+    for name in folders:
+        (tmp_path / name).mkdir()
+    (tmp_path / "epoch0__step1__score1_0__model.pt").write_text("weights")
+    checkpoints.remove_others(tmp_path, keep=("epoch1__step1__score2_0",))
+    assert names(tmp_path) == {*folders[1:], "epoch0__step1__score1_0__model.pt"}

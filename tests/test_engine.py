@@ -1,0 +1,486 @@
+"""The training loop: what an update is, when what happens, and which weights are the best."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from tiny_runs import ft_flags, kd_flags, names, places, read, result, rows, weights
+from torch.optim.optimizer import register_optimizer_step_pre_hook
+
+import ft_main
+import kd_main
+from src.config.cli import run_script
+from src.config.errors import UserError
+from src.data.batches import Tokenization, TokenizedDatasets, shuffled_rows
+from src.evaluation.evaluate import Evaluation, Evaluator
+from src.models.loading import load_model, load_tokenizer
+from src.training import engine
+from src.training.engine import Trainer
+
+UNEQUAL = [
+    "A.",
+    "The old red cat sees.",
+    "Dog.",
+    "A new blue bird likes the house.",
+    "Near.",
+    "The cat.",
+    "A dog sees.",
+]
+
+
+@dataclass
+class Update:
+    """What an optimiser step found: gradients and weights (flat, all parameters), the rate, steps taken before."""
+
+    gradient: torch.Tensor
+    weights: torch.Tensor
+    rate: float
+    steps_before: int
+
+
+@pytest.fixture
+def updates():
+    """Every optimiser step of the test, in order."""
+    seen: list[Update] = []
+
+    def note(optimizer, _args, _kwargs):
+        parameters = [each for group in optimizer.param_groups for each in group["params"]]
+        state = optimizer.state.get(parameters[0], {"step": 0})
+        seen.append(
+            Update(
+                torch.cat([each.grad.flatten() for each in parameters]),
+                torch.cat([each.detach().flatten() for each in parameters]),
+                float(optimizer.param_groups[0]["lr"]),
+                int(state["step"]),
+            )
+        )
+
+    handle = register_optimizer_step_pre_hook(note)
+    yield seen
+    handle.remove()
+
+
+@pytest.fixture
+def seen_rows(monkeypatch) -> list[tuple[str, tuple[int, ...]]]:
+    """(split, rows) of every micro-batch that was trained on."""
+    seen = []
+    collate = Trainer._batch
+
+    def noted(self, split, rows):
+        seen.append((split.name, tuple(map(int, rows))))
+        return collate(self, split, rows)
+
+    monkeypatch.setattr(Trainer, "_batch", noted)
+    return seen
+
+
+@pytest.fixture
+def scripted(monkeypatch):
+    """Evaluations without generation: `scripted(3.0, 1.0)` are the scores on dev, one after another."""
+
+    def script(*dev_scores: float) -> None:
+        waiting = iter(dev_scores)
+
+        def evaluate(self, model, split, references, *, likelihood_split=None, final=False):
+            score = next(waiting) if split.name == "dev" else 50.0
+            values = {name: score if name in ("sacrebleu", "nll") else 0.0 for name in self.columns}
+            return Evaluation(values, ["-"] * len(references))
+
+        monkeypatch.setattr(Evaluator, "evaluate", evaluate)
+
+    return script
+
+
+def write(path: Path, **splits: list[str] | int) -> Path:
+    """A copy task as a dataset file: texts by split, or a number of different ones."""
+    datasets = {}
+    for split, texts in splits.items():
+        texts = [f"The cat {'sees ' * (i % 3)}a dog{i}." for i in range(texts)] if isinstance(texts, int) else texts
+        datasets[split] = {"text": texts, "target": texts}
+    path.write_text(json.dumps(datasets))
+    return path
+
+
+@pytest.fixture
+def model(dropout_models) -> str:
+    return dropout_models["gpt2"]["student"]
+
+
+# ------------------------------------------------------------------------------------------------------- accumulation
+
+
+def train_accumulated(tiny_models, data: Path, out: Path, objective: str, micro: int) -> None:
+    """An epoch with updates of 8 rows and of 3."""
+    family, _, loss = objective.partition(" ")
+    # Adam divides by the gradient's size: a large epsilon keeps rounding errors of tiny gradients as small as they are.
+    flags = {"epochs": 1, "batch_size": 8, "max_gpu_batch_size": micro, "optimizer_eps": 0.01, "max_labels_length": 12}
+    if loss == "nll":
+        ft_main.main(ft_flags(tiny_models[family]["student"], data, out, **flags))
+    else:
+        kd_main.main(kd_flags(tiny_models[family], data, out, **flags))
+
+
+@pytest.mark.parametrize("objective", ["t5 nll", "gpt2 nll", "t5 logits", "gpt2 logits"])
+def test_accumulation_changes_nothing(tiny_models, tmp_path, updates, objective):
+    """8 × 1, 4 × 2 and 1 × 8 rows are one update: equal gradients, weights and losses, also of a short last window."""
+    data = write(tmp_path / "d.json", train=[*UNEQUAL, *(text + " The dog." for text in UNEQUAL[:4])])
+    runs = {}
+    for micro in (8, 2, 1):
+        updates.clear()
+        train_accumulated(tiny_models, data, tmp_path / str(micro), objective, micro)
+        runs[micro] = list(updates)
+    assert [len(run) for run in runs.values()] == [2, 2, 2]
+    assert len({tuple(update.rate for update in run) for run in runs.values()}) == 1
+    for micro in (2, 1):
+        for ours, theirs in zip(runs[micro], runs[8], strict=True):
+            assert theirs.gradient.norm() > 1e-3
+            torch.testing.assert_close(ours.gradient, theirs.gradient, rtol=1e-4, atol=2e-6)
+            torch.testing.assert_close(ours.weights, theirs.weights, rtol=1e-4, atol=2e-6)
+        for ours, theirs in zip(*(rows(tmp_path / str(m), "train_losses.csv") for m in (micro, 8)), strict=True):
+            assert float(ours["loss"]) == pytest.approx(float(theirs["loss"]), rel=1e-5)
+
+
+def test_gradient_is_that_of_the_mean_over_a_window_s_tokens_and_of_nothing_else(tiny_models, tmp_path, updates):
+    """What the stock model returns as loss for the window's rows as one batch. At this rate the weights stay as they
+    are, so that a gradient left over from a short window, or from the epoch before, would show."""
+    folder = tiny_models["t5"]["student"]
+    data = write(tmp_path / "d.json", train=UNEQUAL)
+    flags = {"batch_size": 4, "max_gpu_batch_size": 1, "learning_rate": 1e-12, "save_checkpoint_every_n_steps": 2}
+    ft_main.main(ft_flags(folder, data, tmp_path / "out", epochs=2, **flags))
+    tokenization = Tokenization(load_tokenizer(folder), True, 32, 8)
+    split = TokenizedDatasets({"train": {"text": UNEQUAL, "target": UNEQUAL}}, tokenization).split("train")
+    orders = [shuffled_rows(7, seed=42, epoch=epoch) for epoch in range(2)]
+    windows = [order[start : start + 4] for order in orders for start in (0, 4)]
+    stock = load_model(folder)
+    for window, update in zip(windows, updates, strict=True):
+        batch = tokenization.collate(split, window)
+        stock.zero_grad()
+        stock(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss.backward()
+        expected = torch.cat([parameter.grad.flatten() for parameter in stock.parameters()])
+        torch.testing.assert_close(update.gradient, expected, rtol=1e-4, atol=1e-6)
+
+
+# --------------------------------------------------------------------------------------------------- epochs and rates
+
+
+def test_every_row_once_in_an_epoch_and_every_window_is_an_update(model, tmp_path, updates, seen_rows):
+    data = write(tmp_path / "d.json", train=9)
+    ft_main.main(ft_flags(model, data, tmp_path / "out", epochs=3, batch_size=4, max_gpu_batch_size=2))
+    assert [len(rows) for _, rows in seen_rows] == [2, 2, 2, 2, 1] * 3
+    for epoch in range(3):
+        trained = [row for _, rows in seen_rows[5 * epoch : 5 * epoch + 5] for row in rows]
+        assert trained == shuffled_rows(9, seed=42, epoch=epoch).tolist()
+    assert [update.steps_before for update in updates] == list(range(9))  # three windows an epoch, the first included
+    assert all(not torch.equal(a.weights, b.weights) for a, b in zip(updates, updates[1:], strict=False))
+    assert [update.rate for update in updates] == pytest.approx([0.01 * (9 - k) / 9 for k in range(9)])
+
+
+def test_rotation(model, tmp_path, rotation_path, seen_rows):
+    flags = {"epochs": 4, "batch_size": 4, "max_gpu_batch_size": 4, "test_every_n_epochs": None}
+    ft_main.main(ft_flags(model, rotation_path, tmp_path / "out", **flags))
+    sizes = {"train_0": 10, "train_1": 9, "train_2": 8}
+    in_epochs = [split for split, _ in seen_rows]
+    assert in_epochs == ["train_0"] * 3 + ["train_1"] * 3 + ["train_2"] * 2 + ["train_0"] * 3
+    start = 0
+    for epoch, (split, steps) in enumerate((("train_0", 3), ("train_1", 3), ("train_2", 2), ("train_0", 3))):
+        trained = [row for _, rows in seen_rows[start : start + steps] for row in rows]
+        assert trained == shuffled_rows(sizes[split], seed=42, epoch=epoch).tolist()
+        start += steps
+
+
+def test_the_rate_falls_over_all_nominal_updates(dropout_models, tmp_path, updates):
+    """--epochs shapes the schedule, --stop_training_after_n_epochs ends it early; 110 updates warm up for 10."""
+    data = write(tmp_path / "d.json", train_0=6, train_1=4)
+    flags = {"experiment_config_key": "finetuning", "batch_size": 1, "epochs": 22, "stop_training_after_n_epochs": 3}
+    kd_main.main(kd_flags(dropout_models["gpt2"], data, tmp_path / "out", **flags))
+    expected = [0.01 * k / 10 for k in range(10)] + [0.01 * (110 - k) / 100 for k in range(10, 16)]
+    assert [update.rate for update in updates] == pytest.approx(expected)
+    assert float(rows(tmp_path / "out", "train_losses.csv")[-1]["learning_rate"]) == pytest.approx(0.01 * 94 / 100)
+
+
+# ------------------------------------------------------------------------------------------------- rhythm and patience
+
+
+def test_evaluation_rhythm(model, tmp_path, scripted):
+    """5 micro-batches an epoch: 0.55 of them are 2."""
+    scripted(*map(float, range(9)))
+    data = write(tmp_path / "d.json", train=10, dev=2, test=2)
+    flags = {"epochs": 3, "batch_size": 2, "max_gpu_batch_size": 2, "test_every_n_epochs": 2}
+    ft_main.main(ft_flags(model, data, tmp_path / "out", **flags))
+    dev = [("dev", epoch, step) for epoch in range(3) for step in (1, 3, 4)]
+    assert places(tmp_path / "out") == [*dev[:6], ("test", 1, 4), *dev[6:], ("test", -1, -1)]
+    generations = read(tmp_path / "out" / "eval_generations.json")
+    assert list(generations) == [f"{split}__epoch{e}__step{s}" for split, e, s in places(tmp_path / "out")]
+    losses = [(int(row["epoch"]), int(row["step"])) for row in rows(tmp_path / "out", "train_losses.csv")]
+    assert losses == [(epoch, step) for _, epoch, step in dev]
+
+
+def test_an_evaluation_inside_a_window_waits_for_its_update(model, tmp_path, scripted):
+    scripted(*map(float, range(4)))
+    data = write(tmp_path / "d.json", train=10, dev=2)
+    flags = {"epochs": 1, "batch_size": 4, "max_gpu_batch_size": 1, "save_checkpoint_every_n_steps": 3}
+    ft_main.main(ft_flags(model, data, tmp_path / "out", **flags))
+    assert places(tmp_path / "out") == [("dev", 0, 3), ("dev", 0, 7), ("dev", 0, 9)]
+
+
+def test_patience_ends_distillation_and_the_closing_fine_tuning_has_its_own(dropout_models, tmp_path, scripted):
+    scripted(5.0, 1.0, 1.0, 1.0, 6.0, 2.0, 2.0, 9.0)
+    data = write(tmp_path / "d.json", train=4, ft=3, dev=2)
+    flags = {"epochs": 9, "n_patience_epochs": 2, "ft_steps_at_end": 9, "save_checkpoint_every_n_steps": 100}
+    kd_main.main(kd_flags(dropout_models["gpt2"], data, tmp_path / "out", **flags))
+    phases = [(int(row["phase"]), int(row["epoch"])) for row in rows(tmp_path / "out", "train_losses.csv")]
+    # Best at epoch 0; 1 and 2 are no better. Then 3 is worse too, but 4 is the best of all; 5 and 6 are worse.
+    assert phases == [(0, 0), (0, 1), (0, 2), (1, 3), (1, 4), (1, 5), (1, 6)]
+    assert "epoch4__step1__score6_000__model.pt" in names(tmp_path / "out")
+
+
+def test_patience_counts_epochs_not_evaluations(model, tmp_path, scripted):
+    scripted(5.0, 1.0, 1.0, 6.0, 1.0, 1.0, 1.0, 1.0)  # two an epoch: the better one is the second of epoch 1
+    data = write(tmp_path / "d.json", train=4, dev=2)
+    flags = {"epochs": 9, "n_patience_epochs": 2, "batch_size": 2}
+    ft_main.main(ft_flags(model, data, tmp_path / "out", **flags))
+    assert [epoch for _, epoch, _ in places(tmp_path / "out")] == [0, 0, 1, 1, 2, 2, 3, 3]
+
+
+def test_patience_without_dev_means_nothing(model, tmp_path):
+    data = write(tmp_path / "d.json", train=4)
+    ft_main.main(ft_flags(model, data, tmp_path / "out", epochs=3, n_patience_epochs=1))
+    assert [row["epoch"] for row in rows(tmp_path / "out", "train_losses.csv")] == ["0", "1", "2"]
+
+
+# ------------------------------------------------------------------------------------------------- best, last and what
+
+
+def test_closing_fine_tuning_starts_from_the_best(dropout_models, tmp_path, scripted, updates):
+    """Weights, optimiser and scheduler of the best checkpoint, not of the last epoch."""
+    scripted(1.0, 7.0, 2.0, 3.0, 4.0)
+    data = write(tmp_path / "d.json", train=4, ft=4, dev=2)
+    flags = {"epochs": 8, "stop_training_after_n_epochs": 3, "ft_steps_at_end": 2, "save_checkpoint_every_n_steps": 1}
+    kd_main.main(kd_flags(dropout_models["gpt2"], data, tmp_path / "out", keep_checkpoint_after_test=True, **flags))
+    assert [update.steps_before for update in updates] == [0, 1, 2, 2, 3]
+    assert [update.rate for update in updates] == pytest.approx([0.01 * (8 - k) / 8 for k in (0, 1, 2, 2, 3)])
+    assert torch.equal(updates[3].weights, updates[2].weights)  # the third update began where the best was saved
+    assert not torch.equal(updates[3].gradient, updates[2].gradient)  # NLL on ft
+    assert names(tmp_path / "out") >= {"epoch1__step1__score7_000", "epoch2__step1__score2_000__last"}
+
+
+def test_the_best_is_tested_and_becomes_the_model(model, tmp_path, scripted):
+    scripted(1.0, 41.25, 2.0)
+    data = write(tmp_path / "d.json", train=4, dev=2, test=2)
+    flags = {"epochs": 3, "keep_checkpoint_after_test": True, "save_checkpoint_every_n_steps": 100}
+    ft_main.main(ft_flags(model, data, tmp_path / "out", **flags))
+    best, last = tmp_path / "out" / "epoch1__step1__score41_250", tmp_path / "out" / "epoch2__step1__score2_000__last"
+    assert {name for name in names(tmp_path / "out") if name.startswith("epoch")} == {best.name, last.name}
+    made = weights(tmp_path / "out" / "model")
+    assert all(torch.equal(value, made[name]) for name, value in weights(best).items())
+    assert not all(torch.equal(value, made[name]) for name, value in weights(last).items())
+
+
+@pytest.mark.parametrize(
+    ("greater", "best"), [(True, "epoch1__step1__score7_000"), (False, "epoch2__step1__score1_000")]
+)
+def test_which_is_best(model, tmp_path, scripted, greater, best):
+    scripted(3.0, 7.0, 1.0, 7.0, 1.0)  # of equal scores the first
+    data = write(tmp_path / "d.json", train=4, dev=2)
+    flags = {"metric_for_best_model": "nll", "greater_is_better": greater, "epochs": 5}
+    ft_main.main(ft_flags(model, data, tmp_path / "out", save_checkpoint_every_n_steps=100, **flags))
+    assert f"{best}__model.pt" in names(tmp_path / "out")
+
+
+def test_a_score_that_is_no_number_is_never_the_best(model, tmp_path, scripted):
+    scripted(float("nan"), float("inf"), 2.0)
+    data = write(tmp_path / "d.json", train=4, dev=2)
+    ft_main.main(ft_flags(model, data, tmp_path / "out", epochs=3, save_checkpoint_every_n_steps=100))
+    assert "epoch2__step1__score2_000__model.pt" in names(tmp_path / "out")
+
+
+def test_without_dev_the_last_weights_count_as_the_best(dropout_models, tmp_path, capsys):
+    data = write(tmp_path / "d.json", train=4, ft=4, test=2)
+    flags = {"epochs": 8, "stop_training_after_n_epochs": 2, "ft_steps_at_end": 1, "keep_checkpoint_after_test": True}
+    kd_main.main(kd_flags(dropout_models["gpt2"], data, tmp_path / "out", **flags))
+    assert "no split 'dev'" in capsys.readouterr().out
+    assert places(tmp_path / "out") == [("test", -1, -1)]
+    (last,) = (name for name in names(tmp_path / "out") if name.startswith("epoch"))
+    assert last == "epoch1__step1__last"
+    # The closing fine-tuning went on from there.
+    of_last, made = weights(tmp_path / "out" / last), weights(tmp_path / "out" / "model")
+    assert any(not torch.equal(value, made[name]) for name, value in of_last.items())
+
+
+def test_without_test_there_are_no_test_rows(model, tmp_path):
+    data = write(tmp_path / "d.json", train=4, dev=2)
+    scores = ft_main.main(ft_flags(model, data, tmp_path / "out", epochs=1, test_every_n_epochs=1))
+    assert scores == {}
+    assert {split for split, _, _ in places(tmp_path / "out")} == {"dev"}
+    assert read(tmp_path / "out" / "run.json")["status"] == "finished"
+
+
+def test_only_test(model, tmp_path):
+    """--do_train False leaves one row and the model as it was."""
+    data = write(tmp_path / "d.json", test=3)
+    out = tmp_path / "out"
+    scores = ft_main.main(ft_flags(model, data, out, do_train=False))
+    assert places(out) == [("test", -1, -1)]
+    assert names(out) == {"eval_scores.csv", "eval_generations.json", "model", "run.json"}
+    assert all(torch.equal(value, weights(out / "model")[name]) for name, value in weights(Path(model)).items())
+    assert read(out / "run.json")["scores"] == scores
+
+
+def test_only_test_needs_a_test_split(model, tmp_path):
+    data = write(tmp_path / "d.json", train=3, dev=2)
+    with pytest.raises(UserError, match="there is none"):
+        ft_main.main(ft_flags(model, data, tmp_path / "out", do_train=False))
+    assert not (tmp_path / "out").exists()
+
+
+def test_equal_runs_leave_equal_bytes(dropout_models, tmp_path, rotation_path):
+    """Dropout included; in run.json and the model card the paths differ."""
+    for name, seed in (("a", 42), ("b", 42), ("c", 43)):
+        flags = {"metrics": ("rouge", "chrf"), "ft_steps_at_end": 1, "epochs": 3, "stop_training_after_n_epochs": 2}
+        kd_main.main(kd_flags(dropout_models["gpt2"], rotation_path, tmp_path / name, seed=seed, **flags))
+    ours, equal, other = (result(tmp_path / name) for name in ("a", "b", "c"))
+    assert ours == equal
+    assert {"eval_scores.csv", "eval_generations.json", "train_losses.csv", "model/model.safetensors"} <= ours.keys()
+    assert ours["model/model.safetensors"] != other["model/model.safetensors"]
+
+
+# ----------------------------------------------------------------------------------------------------- non-finite loss
+
+
+def fail_at(monkeypatch, call: int) -> None:
+    calls = iter(range(1_000_000))
+    compute = engine.distillation_loss
+
+    def broken(*arguments):
+        loss, terms = compute(*arguments)
+        return (loss * float("nan") if next(calls) == call else loss), terms
+
+    monkeypatch.setattr(engine, "distillation_loss", broken)
+
+
+def test_a_non_finite_loss_stops_with_the_rows_and_the_last_good_checkpoint(
+    model, tmp_path, rotation_path, monkeypatch, capsys
+):
+    fail_at(monkeypatch, 7)  # epoch 0 has 5 micro-batches of train_0, epoch 1 began with two of train_1
+    out = tmp_path / "out"
+    assert run_script(ft_main.main, ft_flags(model, rotation_path, out, save_checkpoint_every_n_steps=1)) == 2
+    (line,) = (line for line in capsys.readouterr().err.splitlines() if "error" in line)
+    expected = shuffled_rows(9, seed=42, epoch=1)[4:6].tolist()
+    assert f"non-finite loss at epoch 1, step 2, rows {expected} of 'train_1'" in line
+    (best,) = out.glob("epoch0__step4__score*")
+    assert str(best) in line
+    assert read(out / "run.json")["status"] == "unfinished"
+
+
+def test_a_non_finite_loss_before_any_checkpoint(model, tmp_path, monkeypatch):
+    fail_at(monkeypatch, 0)
+    with pytest.raises(UserError, match="epoch 0, step 0, rows .* of 'train'; last good checkpoint: none yet"):
+        ft_main.main(ft_flags(model, write(tmp_path / "d.json", train=4), tmp_path / "out"))
+
+
+def test_a_rate_that_is_much_too_high(model, tmp_path):
+    data = write(tmp_path / "d.json", train=8, dev=2)
+    with pytest.raises(UserError, match="non-finite loss at epoch 0"):
+        ft_main.main(ft_flags(model, data, tmp_path / "out", learning_rate=1e30, save_checkpoint_every_n_steps=100))
+
+
+# ----------------------------------------------------------------------------------------------------- checkpoint_path
+
+
+@pytest.fixture
+def former(model, tmp_path, scripted) -> Path:
+    """A finished run of another folder: best at epoch 1, last after epoch 2."""
+    scripted(1.0, 7.0, 3.0)
+    data = write(tmp_path / "d.json", train=4, dev=2, test=2)
+    flags = {"epochs": 3, "batch_size": 2, "keep_checkpoint_after_test": True, "save_checkpoint_every_n_steps": 100}
+    ft_main.main(ft_flags(model, data, tmp_path / "former", **flags))
+    return tmp_path / "former"
+
+
+def many_updates(model, tmp_path, **flags) -> list[str]:
+    """A schedule of 120 updates, of which the first four are run."""
+    data = write(tmp_path / "two.json", train=2)
+    named = {"experiment_config_key": "finetuning", "epochs": 60, "stop_training_after_n_epochs": 2}
+    return kd_flags({"student": model, "teacher": "none"}, data, tmp_path / "out", batch_size=1, **named, **flags)
+
+
+@pytest.mark.parametrize("kind", ["pt", "model", "safetensors"])
+def test_from_weights_there_is_no_warm_up(model, tmp_path, former, updates, kind):
+    if kind == "pt":
+        torch.save(load_model(str(former / "model")).state_dict(), tmp_path / "w.pt")
+    path = {"pt": tmp_path / "w.pt", "model": former / "model", "safetensors": former / "model" / "model.safetensors"}
+    updates.clear()
+    kd_main.main(many_updates(model, tmp_path, checkpoint_path=path[kind]))
+    assert [update.rate for update in updates[:3]] == pytest.approx([0.01, 0.01 * 119 / 120, 0.01 * 118 / 120])
+    loaded = load_model(str(former / "model"))
+    assert torch.equal(updates[0].weights, torch.cat([each.detach().flatten() for each in loaded.parameters()]))
+    assert updates[0].steps_before == 0
+
+
+def test_without_weights_there_is_a_warm_up(model, tmp_path, updates):
+    kd_main.main(many_updates(model, tmp_path))
+    assert [update.rate for update in updates[:3]] == pytest.approx([0.0, 0.01 / 20, 0.02 / 20])
+
+
+def test_a_folder_with_an_optimiser_goes_on_in_another_folder(model, tmp_path, former, scripted):
+    """Interrupted in one folder, continued in another: the same end as without interruption."""
+    scripted(3.0)
+    (best,) = former.glob("epoch1__step1*")
+    flags = {"epochs": 3, "batch_size": 2, "keep_checkpoint_after_test": True, "save_checkpoint_every_n_steps": 100}
+    ft_main.main(ft_flags(model, tmp_path / "d.json", tmp_path / "out", checkpoint_path=best, **flags))
+    assert places(tmp_path / "out") == [("dev", 2, 1), ("test", -1, -1)]
+    assert {name for name in names(tmp_path / "out") if name.startswith("epoch")} == {
+        "epoch1__step1__score7_000", "epoch2__step1__score3_000__last"
+    }  # fmt: skip
+    for folder in ("model", "epoch1__step1__score7_000", "epoch2__step1__score3_000__last"):
+        ours, theirs = weights(tmp_path / "out" / folder), weights(former / folder)
+        assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+    generations = read(tmp_path / "out" / "eval_generations.json")
+    assert list(generations) == ["dev__epoch2__step1", "test__epoch-1__step-1"]
+
+
+def test_the_best_lies_beside_a_checkpoint_that_is_not_it(model, tmp_path, former):
+    """The last checkpoint of a finished run: nothing is left to train, its best is tested."""
+    (last,) = former.glob("*__last")
+    flags = {"epochs": 3, "batch_size": 2, "save_checkpoint_every_n_steps": 100, "checkpoint_path": last}
+    ft_main.main(ft_flags(model, tmp_path / "d.json", tmp_path / "out", **flags))
+    assert places(tmp_path / "out") == [("test", -1, -1)]
+    ours, theirs = weights(tmp_path / "out" / "model"), weights(former / "epoch1__step1__score7_000")
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+def test_a_checkpoint_without_its_best_starts_without(model, tmp_path, former, scripted, capsys):
+    scripted(2.0)
+    (last,) = former.glob("*__last")
+    moved = last.rename(tmp_path / "moved")
+    flags = {"epochs": 4, "batch_size": 2, "save_checkpoint_every_n_steps": 100, "checkpoint_path": moved}
+    ft_main.main(ft_flags(model, tmp_path / "d.json", tmp_path / "out", **flags))
+    assert "the best is chosen anew" in capsys.readouterr().out
+    assert "epoch3__step1__score2_000__model.pt" in names(tmp_path / "out")
+
+
+def test_a_position_that_the_run_has_not(model, tmp_path, former):
+    (best,) = former.glob("epoch1__step1*")
+    data = write(tmp_path / "small.json", train=2, dev=2)
+    with pytest.raises(UserError, match="stands at epoch 1, step 2 of phase 0, which this run has not"):
+        ft_main.main(ft_flags(model, data, tmp_path / "out", checkpoint_path=best))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_checkpoint_of_another_model(dropout_models, tmp_path, former):
+    (best,) = former.glob("epoch1__step1*")
+    flags = ft_flags(dropout_models["gpt2"]["teacher"], tmp_path / "d.json", tmp_path / "out", checkpoint_path=best)
+    with pytest.raises(UserError, match="not for .*gpt2_teacher"):
+        ft_main.main(flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_only_test_with_a_checkpoint_folder(model, tmp_path, former):
+    """Without training its optimiser does not matter."""
+    (last,) = former.glob("*__last")
+    ft_main.main(ft_flags(model, tmp_path / "d.json", tmp_path / "out", checkpoint_path=last, do_train=False))
+    assert places(tmp_path / "out") == [("test", -1, -1)]
+    ours, theirs = weights(tmp_path / "out" / "model"), weights(last)
+    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())

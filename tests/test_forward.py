@@ -1,0 +1,261 @@
+"""The teacher-forced pass: logits of the valid target positions alone, equal to those of a plain forward pass."""
+
+from contextlib import contextmanager
+
+import pytest
+import torch
+from conftest import DECODER_ONLY_NAMES, ENCODER_DECODER_NAMES, FAMILY_NAMES
+from test_students import MODEL_TYPES, tiny_random
+from torch import nn
+from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
+from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import AutoConfig, AutoModelForCausalLM
+
+from src.config.constants import IGNORE_INDEX
+from src.data.batches import Batch, Ragged, pad_sequences
+from src.models.families import Sizes
+from src.models.forward import target_labels, target_logits, unwrapped
+from src.models.loading import load_model
+from src.models.students import build_from_scratch
+
+EOS = 1
+CONTEXTS = ([5, 6, 7, 8, 9], [10, 11], [12])
+TARGETS = ([20, 21, EOS], [22, 23, 24, 25, EOS], [EOS])
+CLOSE = {"atol": 1e-5, "rtol": 1e-5}
+
+
+def batch_of(contexts, targets, *, on_the_left: bool, pad: int = 0) -> Batch:
+    inputs, mask = pad_sequences([Ragged.of([ids])[0] for ids in contexts], pad, on_the_left=on_the_left)
+    labels, _ = pad_sequences([Ragged.of([ids])[0] for ids in targets], IGNORE_INDEX, on_the_left=False)
+    return Batch(inputs, mask, labels, tuple(range(len(contexts))))
+
+
+def batch_for(model, contexts=CONTEXTS, targets=TARGETS) -> Batch:
+    return batch_of(contexts, targets, on_the_left=not model.config.is_encoder_decoder)
+
+
+def row_by_row(model, contexts=CONTEXTS, targets=TARGETS) -> torch.Tensor:
+    """(N, V) from a decoder-only model reading one unpadded sequence at a time, without masks and position ids."""
+    logits = []
+    for context, target in zip(contexts, targets, strict=True):
+        whole = model(input_ids=torch.tensor([[*context, *target]])).logits[0]
+        logits.append(whole[len(context) - 1 : len(context) + len(target) - 1])
+    return torch.cat(logits)
+
+
+def dense(model, batch: Batch) -> torch.Tensor:
+    """(N, V) from the model's own forward with labels, which computes every position."""
+    if not model.config.is_encoder_decoder:
+        return row_by_row(model)
+    logits = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).logits
+    return logits[batch.labels != IGNORE_INDEX]
+
+
+def hooks_of(model) -> int:
+    return len(model.get_output_embeddings()._forward_pre_hooks)
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_models):
+    """{family: the tiny teacher}; its gradients are cleared by whoever makes some."""
+    return {family: load_model(folders["teacher"]) for family, folders in tiny_models.items()}
+
+
+# --------------------------------------------------------------------------------------------------------------- values
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_logits_are_those_of_a_dense_forward(tiny, family):
+    """Decoder-only: of every row alone. So left padding, masks and position ids are right (GPT-2 counts positions)."""
+    model = tiny[family]
+    batch = batch_for(model)
+    with torch.no_grad():
+        got, expected = target_logits(model, batch), dense(model, batch)
+    assert got.shape == (9, model.config.vocab_size)
+    torch.testing.assert_close(got, expected, **CLOSE)
+    assert expected.std() > 0.01, "models that say nothing would all agree"
+
+
+@pytest.mark.parametrize("model_type", MODEL_TYPES)
+def test_every_known_model_type_agrees_with_its_dense_forward(model_type):
+    """Among them M2M-100 and Blenderbot, which do not offer to shift the labels."""
+    model = tiny_random(model_type)
+    batch = batch_for(model)
+    with torch.no_grad():
+        torch.testing.assert_close(target_logits(model, batch), dense(model, batch), **CLOSE)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "sizes"),
+    [
+        ("bloom", {"hidden_size": 16, "n_layer": 2, "n_head": 2}),
+        ("mpt", {"d_model": 16, "n_layers": 2, "n_heads": 2}),
+    ],
+)
+def test_a_decoder_that_takes_no_position_ids_agrees_as_well(model_type, sizes):
+    tokens = {"vocab_size": 40, "pad_token_id": 0, "bos_token_id": 2, "eos_token_id": EOS}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **tokens, **sizes)).eval()
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(0.1 * torch.randn_like(parameter))
+        torch.testing.assert_close(target_logits(model, batch_for(model)), row_by_row(model), **CLOSE)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_padding_changes_nothing(tiny, family):
+    """Whatever stands in padded places of the input, and however wide the batch is."""
+    model = tiny[family]
+    batch = batch_for(model)
+    other = batch.input_ids.masked_fill(batch.attention_mask == 0, 13)
+    wider = F.pad(batch.labels, (0, 3), value=IGNORE_INDEX)
+    longer = ([*range(5, 17)], *CONTEXTS)
+    with torch.no_grad():
+        expected = target_logits(model, batch)
+        for labels in (batch.labels, wider):
+            got = target_logits(model, Batch(other, batch.attention_mask, labels, batch.rows))
+            torch.testing.assert_close(got, expected, **CLOSE)
+        beside = target_logits(model, batch_for(model, longer, (TARGETS[0], *TARGETS)))
+    torch.testing.assert_close(beside[len(TARGETS[0]) :], expected, **CLOSE)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_labels_of_eos_alone_and_rows_of_padding_alone(tiny, family):
+    model = tiny[family]
+    expected = target_logits(model, batch_for(model, CONTEXTS[:1], ([EOS],)))
+    assert expected.shape == (1, model.config.vocab_size)
+    batch = batch_for(model, CONTEXTS[:2], ([EOS], [IGNORE_INDEX]))
+    torch.testing.assert_close(target_logits(model, batch), expected, **CLOSE)
+    nothing = batch_for(model, CONTEXTS[:2], ([IGNORE_INDEX], [IGNORE_INDEX]))
+    assert target_logits(model, nothing).shape == (0, model.config.vocab_size)
+    target_logits(model, nothing).sum().backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+    model.zero_grad()
+
+
+def test_labels_come_in_the_order_of_their_logits():
+    batch = batch_of(CONTEXTS, TARGETS, on_the_left=False)
+    assert target_labels(batch).tolist() == [token for target in TARGETS for token in target]
+
+
+def test_pad_may_be_eos(tiny):
+    """The decoder of an encoder-decoder model, and a context's mask, follow labels and masks, not token ids."""
+    for family in ("t5", "gpt2"):
+        model = tiny[family]
+        contexts = ([5, 6, EOS], [7])
+        left = not model.config.is_encoder_decoder
+        with torch.no_grad():
+            plain = target_logits(model, batch_of(contexts, TARGETS[:2], on_the_left=left))
+            same = target_logits(model, batch_of(contexts, TARGETS[:2], on_the_left=left, pad=EOS))
+        torch.testing.assert_close(same, plain, **CLOSE)
+
+
+# ------------------------------------------------------------------------------------------------------------ gradients
+
+
+def gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:
+    model.zero_grad()
+    loss.backward()
+    made = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+    model.zero_grad()
+    return made
+
+
+@pytest.mark.parametrize("family", ENCODER_DECODER_NAMES)
+def test_gradients_are_those_of_the_models_own_loss(tiny, family):
+    model = tiny[family]
+    batch = batch_for(model)
+    own = model(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss
+    ours = F.cross_entropy(target_logits(model, batch), target_labels(batch))
+    torch.testing.assert_close(ours, own, **CLOSE)
+    torch.testing.assert_close(gradients(model, ours), gradients(model, own), **CLOSE)
+
+
+@pytest.mark.parametrize("family", DECODER_ONLY_NAMES)
+def test_gradients_are_those_of_single_unpadded_rows(tiny, family):
+    model = tiny[family]
+    labels = target_labels(batch_for(model))
+    ours = gradients(model, F.cross_entropy(target_logits(model, batch_for(model)), labels))
+    alone = gradients(model, F.cross_entropy(row_by_row(model), labels))
+    assert ours.keys() == alone.keys()
+    torch.testing.assert_close(ours, alone, **CLOSE)
+    assert any(gradient.any() for gradient in ours.values())
+
+
+# ----------------------------------------------------------------------------------------- what the projection receives
+
+
+class LargestOfVocabulary(TorchDispatchMode):
+    """Notes the most rows of any tensor with `vocabulary` columns that an operation makes."""
+
+    def __init__(self, vocabulary: int) -> None:
+        super().__init__()
+        self.vocabulary = vocabulary
+        self.rows = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        made = func(*args, **(kwargs or {}))
+        for tensor in made if isinstance(made, tuple | list) else (made,):
+            if isinstance(tensor, torch.Tensor) and tensor.dim() and tensor.shape[-1] == self.vocabulary:
+                self.rows = max(self.rows, tensor.numel() // self.vocabulary)
+        return made
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_nothing_of_all_positions_times_vocabulary_is_made(family):
+    """Neither forward nor backward: 49 of 4 × 40 target positions are valid."""
+    sizes = Sizes(vocab_size=101, pad_token_id=0, eos_token_id=EOS, d_model=32, d_ff=64, dropout=0.0)
+    model = build_from_scratch(family, sizes, seed=0)
+    batch = batch_for(model, (CONTEXTS[0], *CONTEXTS), ([*range(20, 59), EOS], *TARGETS))
+    received = []
+    model.get_output_embeddings().register_forward_hook(lambda module, args, output: received.append(output.shape))
+    with LargestOfVocabulary(101) as made:
+        F.cross_entropy(target_logits(model, batch), target_labels(batch)).backward()
+    assert received == [(49, 101)]
+    assert made.rows == 49
+
+
+# ---------------------------------------------------------------------------------------------------------------- hooks
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_hook_is_gone_afterwards_also_after_an_error(tiny, family):
+    model = tiny[family]
+    batch = batch_for(model)
+    expected = target_logits(model, batch)
+    assert hooks_of(model) == 0
+    broken = Batch(batch.input_ids + 10_000, batch.attention_mask, batch.labels, batch.rows)
+    with pytest.raises(IndexError):
+        target_logits(model, broken)
+    assert hooks_of(model) == 0
+    torch.testing.assert_close(target_logits(model, batch), expected, **CLOSE)
+
+
+def test_a_model_that_names_no_projection_is_selected_afterwards(tiny, monkeypatch):
+    model = tiny["gpt2"]
+    batch = batch_for(model)
+    expected = target_logits(model, batch)
+    monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
+    torch.testing.assert_close(target_logits(model, batch), expected, **CLOSE)
+
+
+@contextmanager
+def one_process_group():
+    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
+    try:
+        yield
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_a_data_parallel_model_gives_the_same(tiny, family):
+    model = tiny[family]
+    batch = batch_for(model)
+    expected = target_logits(model, batch)
+    with one_process_group():
+        wrapped = nn.parallel.DistributedDataParallel(model)
+        assert unwrapped(wrapped) is model
+        torch.testing.assert_close(target_logits(wrapped, batch), expected, **CLOSE)
+        assert hooks_of(model) == 0
+    assert unwrapped(model) is model

@@ -1,0 +1,324 @@
+"""What a run leaves: run.json, rows, generations; and which run a folder holds."""
+
+import json
+from dataclasses import fields, replace
+from pathlib import Path
+
+import pytest
+
+from src.config.arguments import FineTuneArguments, GenerateArguments
+from src.config.errors import UserError
+from src.training import tracking
+from src.training.tracking import FINISHED, NEW, UNFINISHED, RunFolder, data_fingerprint, open_run
+
+DATA = {"dataset_path": "abc"}
+
+
+@pytest.fixture
+def config(tmp_path) -> FineTuneArguments:
+    return FineTuneArguments(output_dir=str(tmp_path / "out"), dataset_path="d.json", metrics=("sacrebleu", "wer"))
+
+
+def begun(config, inputs=DATA) -> RunFolder:
+    run = open_run(config, inputs)
+    run.begin(anew=True)
+    return run
+
+
+# ---------------------------------------------------------------------------------------------------------- which run
+
+
+def test_a_new_run_writes_nothing_before_it_begins(config):
+    run = open_run(config, DATA)
+    assert run.status == NEW
+    assert not run.path.exists()
+
+
+def test_the_same_command_again(config):
+    run = begun(config)
+    assert open_run(config, DATA).status == UNFINISHED
+    run.finish({"sacrebleu": 12.5})
+    again = open_run(config, DATA)
+    assert (again.status, again.scores) == (FINISHED, {"sacrebleu": 12.5})
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [
+        ({"epochs": 3}, "--epochs was 20, is 3"),
+        ({"metrics": ("wer",)}, r"--metrics was \['sacrebleu', 'wer'\], is \['wer'\]"),
+        ({"metrics": None}, "--metrics was .* is None"),
+        ({"learning_rate": 0.5}, "--learning_rate was 1e-05, is 0.5"),
+        ({"checkpoint_path": "w.pt"}, "--checkpoint_path was None, is w.pt"),
+        ({"dataset_path": "e.json", "seed": 1}, "--dataset_path was d.json, is e.json; --seed was 42, is 1"),
+    ],
+)
+def test_other_flags_are_refused_and_named(config, changes, named):
+    begun(config)
+    with pytest.raises(UserError, match=named):
+        open_run(replace(config, **changes), DATA)
+
+
+@pytest.mark.parametrize("changes", [{"save_state_every_n_minutes": 1.0}, {"resume": True}])
+def test_flags_without_influence_may_differ(config, changes):
+    begun(config)
+    assert open_run(replace(config, **changes), DATA).status == UNFINISHED
+
+
+def test_changed_data_are_refused(config):
+    begun(config)
+    with pytest.raises(UserError, match="what --dataset_path stands for has changed"):
+        open_run(config, {"dataset_path": "abd"})
+
+
+def test_an_input_may_be_any_json_value(config):
+    inputs = {"experiment_config_key": {"losses": [{"logits_weight": 0.5}]}}
+    begun(config, inputs)
+    assert open_run(config, inputs).status == UNFINISHED
+    with pytest.raises(UserError, match="what --experiment_config_key stands for has changed"):
+        open_run(config, {"experiment_config_key": {"losses": [{"logits_weight": 0.6}]}})
+
+
+def test_a_run_of_another_script_is_refused(config):
+    begun(config)
+    generating = GenerateArguments(output_dir=config.output_dir, dataset_path="d.json")
+    with pytest.raises(UserError, match="holds a run of ft_main.py"):
+        open_run(generating, DATA)
+
+
+@pytest.mark.parametrize("is_finished", [False, True])
+def test_no_resume(config, is_finished):
+    run = begun(config)
+    if is_finished:
+        run.finish({})
+    with pytest.raises(UserError, match=f"holds this run already .{'finished' if is_finished else 'unfinished'}.*over"):
+        open_run(replace(config, resume=False), DATA)
+
+
+def test_overwrite_starts_anew_whatever_is_there(config):
+    begun(config).finish({"sacrebleu": 1.0})
+    run = open_run(replace(config, overwrite=True, epochs=3), {"dataset_path": "abd"})
+    assert (run.status, run.scores) == (NEW, {})
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"script": "ft_main.py"}'])
+def test_a_damaged_run_json_is_refused_but_can_be_overwritten(config, text):
+    begun(config)
+    path = Path(config.output_dir) / "run.json"
+    path.write_text(text)
+    with pytest.raises(UserError, match="run.json"):
+        open_run(config, DATA)
+    assert open_run(replace(config, overwrite=True), DATA).status == NEW
+
+
+def test_output_dir_is_a_file(config):
+    Path(config.output_dir).write_text("mine")
+    with pytest.raises(UserError, match="is a file"):
+        open_run(config, DATA)
+
+
+@pytest.mark.parametrize("name", ["model", "state", "eval_scores.csv", "epoch0__step3__score1_000"])
+def test_files_of_no_run_are_not_replaced_unless_asked(config, name):
+    """A folder `model` may be a model that somebody put there."""
+    path = Path(config.output_dir) / name
+    path.mkdir(parents=True)
+    with pytest.raises(UserError, match=f"holds '{name}', but no run.json"):
+        open_run(config, DATA)
+    assert path.is_dir()
+    assert open_run(replace(config, overwrite=True), DATA).status == NEW
+
+
+def test_files_that_are_none_of_ours_do_not_matter(config):
+    path = Path(config.output_dir)
+    path.mkdir()
+    (path / "notes.txt").write_text("mine")
+    begun(config)
+    assert (path / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize(
+    ("flag", "inside"), [("model_name", "model"), ("model_name", "model_prune0"), ("checkpoint_path", "state/3_1")]
+)
+def test_overwriting_does_not_remove_an_input(config, flag, inside):
+    run = begun(config)
+    (run.path / inside.removesuffix("_prune0")).mkdir(parents=True)
+    named = replace(config, overwrite=True, **{flag: str(run.path / inside)})
+    with pytest.raises(UserError, match=f"would remove --{flag}"):
+        open_run(named, DATA)
+
+
+def test_a_checkpoint_of_the_run_itself_is_no_other_flag(config):
+    """It says where to go on; afterwards the command without it is still the run's."""
+    run = begun(config)
+    named = replace(config, checkpoint_path=str(run.path / "state" / "3_1"))
+    continued = open_run(named, DATA)
+    assert continued.status == UNFINISHED
+    continued.begin(anew=False)
+    assert open_run(config, DATA).status == UNFINISHED
+    assert open_run(named, DATA).status == UNFINISHED
+
+
+def test_a_checkpoint_of_the_run_does_not_hide_what_it_started_from(config):
+    started = replace(config, checkpoint_path="w.pt")
+    begun(started)
+    continued = open_run(replace(config, checkpoint_path=f"{config.output_dir}/state/3_1"), DATA)
+    assert continued.flags["checkpoint_path"] == "w.pt"
+
+
+# -------------------------------------------------------------------------------------------------------------- begin
+
+
+def test_begin_anew_removes_our_files_and_no_others(config):
+    run = begun(config)
+    ours = ["state/3_1/x", "model/x", "epoch0__step1__score1_0/x", "epoch0__step1__score1_0__model.pt",
+            "eval_scores.csv", "eval_generations.json", "eval_generations.jsonl", "train_losses.csv",
+            "generated_datasets.json", "generated_datasets.partial.jsonl",
+            ".model.1a2b.tmp/x", ".epoch0__step1__score1_0.1a2b.former/x", ".run.json.1a2b.tmp",
+            ".epoch0__step1__score1_0__model.pt.tmp"]  # fmt: skip
+    others = ["notes.txt", "epochs/x", "models/x", ".hidden", "data.json", "my_model/x", ".git/x.tmp"]
+    for name in (*ours, *others):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_text(name)
+    run.begin(anew=True)
+    left = {str(file.relative_to(run.path)) for file in run.path.rglob("*") if file.is_file()}
+    assert left == {*others, "run.json"}
+
+
+def test_begin_of_a_continued_run_keeps_its_files_but_no_halves(config):
+    run = begun(config)
+    kept = ["state/3_1/x", "eval_scores.csv", "epoch0__step1__score1_0/x", "generated_datasets.partial.jsonl"]
+    for name in (*kept, ".state.1a2b.former/x", ".eval_scores.csv.1a2b.tmp"):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_text(name)
+    run.begin(anew=False)
+    left = {str(file.relative_to(run.path)) for file in run.path.rglob("*") if file.is_file()}
+    assert left == {*kept, "run.json"}
+
+
+def test_a_beginning_that_is_killed_leaves_nothing_to_be_continued_with_other_flags(config, monkeypatch):
+    run = begun(config)
+    for name in ("state/3_1/x", "generated_datasets.partial.jsonl"):
+        (run.path / name).parent.mkdir(parents=True, exist_ok=True)
+        (run.path / name).write_text(name)
+    monkeypatch.setattr(RunFolder, "_describe", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+    with pytest.raises(KeyboardInterrupt):
+        open_run(replace(config, overwrite=True, epochs=3), DATA).begin(anew=True)
+    assert {entry.name for entry in run.path.iterdir()} == {"run.json"}
+
+
+def test_run_json(config):
+    run = begun(config)
+    run.finish({"sacrebleu": 12.5, "nll": 0.25})
+    described = json.loads((run.path / "run.json").read_text())
+    assert described["script"] == "ft_main.py"
+    assert described["status"] == "finished"
+    assert described["scores"] == {"sacrebleu": 12.5, "nll": 0.25}
+    assert described["data"] == DATA
+    assert described["flags"]["metrics"] == ["sacrebleu", "wer"]
+    assert described["flags"]["seed"] == 42
+    assert set(described["flags"]) == {each.name for each in fields(FineTuneArguments)}
+    assert {"python", "torch", "transformers"} <= set(described["versions"])
+    assert described["commit"] is None or len(described["commit"].rstrip("+")) >= 40
+
+
+def test_no_commit_outside_a_checkout(monkeypatch, tmp_path):
+    monkeypatch.setattr(tracking, "REPOSITORY", tmp_path)
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    assert tracking._commit() is None
+    monkeypatch.setenv("PATH", str(tmp_path))  # no git at all
+    assert tracking._commit() is None
+
+
+# ---------------------------------------------------------------------------------------------------- rows and lines
+
+
+def test_rows(config):
+    run = begun(config)
+    assert run.rows("eval_scores.csv") == []
+    columns = ("split", "epoch", "bertscore_f1", "nll")
+    run.append_row("eval_scores.csv", columns, {"split": "dev", "epoch": 0, "nll": 0.1})
+    run.append_row("eval_scores.csv", columns, {"split": "test", "epoch": -1, "nll": 2.0, "bertscore_f1": 1 / 3})
+    text = (run.path / "eval_scores.csv").read_bytes()
+    assert text == b"split,epoch,bertscore_f1,nll\ndev,0,,0.1\ntest,-1,0.3333333333333333,2.0\n"
+    assert run.rows("eval_scores.csv")[1] == {"split": "test", "epoch": "-1", "bertscore_f1": "0.3333333333333333",
+                                              "nll": "2.0"}  # fmt: skip
+
+
+def test_a_column_that_was_not_announced_is_a_defect(config):
+    with pytest.raises(ValueError, match="bleu"):
+        begun(config).append_row("eval_scores.csv", ("split",), {"split": "dev", "bleu": 1})
+
+
+@pytest.mark.parametrize(
+    ("text", "count", "kept"),
+    [
+        ("a\n1\n2\n3\n", 2, "a\n1\n2\n"),
+        ("a\n1\n2\n3\n", 3, "a\n1\n2\n3\n"),
+        ("a\n1\n2\n3", 2, "a\n1\n2\n"),  # torn
+        ("a\n1\n2\n", 0, ""),  # the header comes again with the first row
+        ("a,", 0, ""),
+        ("", 0, ""),
+    ],
+)
+def test_keep_rows(config, text, count, kept):
+    run = begun(config)
+    (run.path / "eval_scores.csv").write_text(text)
+    run.keep_rows("eval_scores.csv", count)
+    assert (run.path / "eval_scores.csv").read_text() == kept
+    run.append_row("eval_scores.csv", ("a",), {"a": 9})
+    assert run.rows("eval_scores.csv")[-1] == {"a": "9"}
+    run.keep_rows("nothing.csv", 2)
+    assert not (run.path / "nothing.csv").exists()
+
+
+def test_generations(config):
+    run = begun(config)
+    run.append_generations("dev", 0, 3, ["a\n\u2028b", "é"])
+    run.append_generations("test", 0, 3, ["c"])
+    run.append_generations("dev", 1, 3, ["d", ""])
+    run.keep_generations(2)
+    with (run.path / "eval_generations.jsonl").open("a") as file:
+        file.write('{"split": "de')  # killed while writing
+    run.keep_generations(2)
+    run.append_generations("test", -1, -1, ["e"])
+    run.compose_generations({"dev": ["A", "B"], "test": ["C"], "unlabeled": []})
+    composed = json.loads((run.path / "eval_generations.json").read_text(encoding="utf-8"))
+    assert composed == {
+        "dev__epoch0__step3": {
+            "split": "dev", "epoch": 0, "step": 3, "predictions": ["a\n\u2028b", "é"], "references": ["A", "B"]
+        },
+        "test__epoch0__step3": {"split": "test", "epoch": 0, "step": 3, "predictions": ["c"], "references": ["C"]},
+        "test__epoch-1__step-1": {
+            "split": "test", "epoch": -1, "step": -1, "predictions": ["e"], "references": ["C"]
+        },
+    }  # fmt: skip
+    run.tidy()
+    run.tidy()
+    assert not (run.path / "eval_generations.jsonl").exists()
+
+
+def test_dropping_generations_is_all_or_nothing(config, monkeypatch):
+    """Killed while lines are dropped, a run must not have lost those that are to be kept."""
+    run = begun(config)
+    for epoch in range(4):
+        run.append_generations("dev", epoch, 0, [str(epoch)])
+    before = (run.path / "eval_generations.jsonl").read_bytes()
+
+    def killed(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Path, "replace", killed)
+    monkeypatch.setattr(tracking, "append_json_line", killed)
+    with pytest.raises(KeyboardInterrupt):
+        run.keep_generations(3)
+    assert (run.path / "eval_generations.jsonl").read_bytes() == before
+
+
+def test_data_fingerprint(tmp_path):
+    datasets = {"train": {"text": ["a"], "target": ["b"]}}
+    file = tmp_path / "d.json"
+    file.write_text(json.dumps(datasets))
+    first = data_fingerprint(str(file), datasets)
+    assert data_fingerprint("hf:name", datasets) == data_fingerprint("hf:other", datasets) != first
+    file.write_text(json.dumps(datasets) + " ")
+    assert data_fingerprint(str(file), datasets) != first
