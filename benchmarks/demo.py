@@ -1,7 +1,7 @@
 """The whole study in miniature: `make demo`. Data, teacher, pseudo-targets, three students, one table.
 
-It runs the scripts that a user runs, with commands that it prints, on the embedded corpus and from-scratch T5s. Finished
-steps are skipped and killed ones continue, so it can be run again at any time.
+It runs the scripts that a user runs, with commands that it prints, on the embedded corpus and from-scratch T5s.
+Finished steps are skipped and killed ones continue, so it can be run again at any time.
 """
 
 import argparse
@@ -85,11 +85,11 @@ def study(out: Path, seed: int) -> Iterator[list[Job]]:
                 "--unlabeled_size 8000"),
         prepare("teacher", "--dataset_name demo --train_size 12000 --val_size 200 --test_size 500", seed + 1),
     ]  # fmt: skip
-    yield [create("teacher", f"--d_model 96 --n_heads 4 --vocab_size 1500 --dataset_path {small}")]
-    yield [create("student", f"--d_model 48 --n_heads 4 --n_encoder_layers 1 --n_decoder_layers 1 "
+    yield [create("teacher", f"--d_model 96 --d_ff 256 --n_heads 4 --vocab_size 1500 --dataset_path {small}")]
+    yield [create("student", f"--d_model 48 --d_ff 128 --n_heads 4 --n_encoder_layers 1 --n_decoder_layers 1 "
                   f"--tokenizer {out}/new_teacher")]  # fmt: skip
     yield [
-        train("teacher", "ft_main.py", f"--model_name {out}/new_teacher --dataset_path {large} --learning_rate 0.007 "
+        train("teacher", "ft_main.py", f"--model_name {out}/new_teacher --dataset_path {large} --learning_rate 0.003 "
               "--epochs 8"),
         train("student_finetuned", "ft_main.py", f"--model_name {out}/new_student --dataset_path {small} "
               "--learning_rate 0.01 --epochs 40 --n_patience_epochs 12"),
@@ -100,7 +100,7 @@ def study(out: Path, seed: int) -> Iterator[list[Job]]:
             f"--add_original_data True --batch_size 64 --seed {seed} --output_dir {out}/sampling",
             "sampling/generated_datasets.json"),
         distil("student_logits", small, "--learning_rate 0.01 --epochs 40 --n_patience_epochs 12"),
-        train("teacher_test", "ft_main.py", f"--do_train False --model_name {out}/teacher/model --dataset_path {small}"),
+        train("teacher_test", "ft_main.py", f"--model_name {out}/teacher/model --dataset_path {small} --do_train False"),
     ]  # fmt: skip
     yield [prepare("sampling", f"--original_dataset_path {small} --n_augmentations_per_example {K} "
                    f"--generation_dataset_path {out}/sampling/generated_datasets.json")]  # fmt: skip
@@ -142,7 +142,7 @@ def measure(out: Path, threads: int) -> list[Row]:
     import torch
 
     sys.path.insert(0, str(REPOSITORY))
-    from src.data.batches import TokenizedDatasets, Tokenization
+    from src.data.batches import Tokenization, TokenizedDatasets
     from src.data.files import read_datasets
     from src.evaluation.evaluate import Evaluator
     from src.models.decoding import decoding_of

@@ -15,7 +15,7 @@ from src.config.values import nearest
 from src.data.batches import Tokenization, TokenizedDatasets, chunks, longest_first
 from src.data.files import Columns, Datasets, append_json_line, check_datasets, read_json_lines, write_datasets
 from src.models.decoding import decoding_of, to_texts, write_tokens
-from src.models.loading import check_model_files, load_model, load_tokenizer
+from src.models.loading import check_lengths, check_model_files, load_model, load_tokenizer
 from src.training.interrupts import Interrupted, StopRequests
 from src.training.session import make_accelerator
 from src.training.tracking import FINISHED, PARTIAL, UNFINISHED, RunFolder, data_fingerprint, open_run
@@ -48,6 +48,7 @@ def generate(config: GenerateArguments, datasets: Datasets) -> Path:
         say(f"already generated: {path}")
         return path
     check_model_files(config.model_name, state_dict_path=config.checkpoint_path)
+    check_lengths(config.model_name, config.max_input_length, config.max_labels_length)
     generated = _generate_all(config, run, {split: {TEXT: datasets[split][TEXT]} for split in splits})
     write_datasets(path, {split: _columns(config, datasets[split], generated[split]) for split in splits})
     run.finish({})

@@ -15,6 +15,7 @@ from src.data.files import Datasets
 from src.distillation.objectives import check_supported
 from src.distillation.teachers import LiveTeacher
 from src.models.loading import (
+    check_lengths,
     check_model_files,
     check_same_tokenizer,
     is_encoder_decoder,
@@ -82,6 +83,7 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
     if not experiment.needs_teacher:
         return
     check_model_files(config.teacher_name, state_dict_path=config.teacher_state_dict_path)
+    check_lengths(config.teacher_name, config.max_input_length, config.max_labels_length)
     student, teacher = load_config(config.student_name), load_config(config.teacher_name)
     if is_encoder_decoder(student) != is_encoder_decoder(teacher):
         kinds = {True: "encoder-decoder", False: "decoder-only"}

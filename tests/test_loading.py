@@ -13,6 +13,7 @@ from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
 from src.config.errors import UserError
 from src.models.loading import (
+    check_lengths,
     check_model_files,
     check_same_tokenizer,
     is_encoder_decoder,
@@ -337,3 +338,22 @@ def test_loading_leaves_the_random_state(tiny_models):
     load_model(f"{tiny_models['t5']['teacher']}_prune")
     load_model(tiny_models["opt"]["student"], state_dict_path=tiny_models["opt"]["student"])
     assert torch.equal(torch.rand(2), expected)
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_lengths_beyond_the_position_table_are_refused(tiny_models, family):
+    name = str(tiny_models[family]["teacher"])
+    check_lengths(name, 16, 16)
+    if family in ("t5", "llama"):
+        check_lengths(name, 5000, 5000)
+        return
+    with pytest.raises(UserError, match="has positions for"):
+        check_lengths(name, 5000, 16)
+
+
+def test_a_decoder_only_model_needs_positions_for_text_and_target_together(tiny_models):
+    limit = load_config(str(tiny_models["gpt2"]["teacher"])).max_position_embeddings
+    check_lengths(str(tiny_models["gpt2"]["teacher"]), limit - 10, 10)
+    with pytest.raises(UserError, match=f"{limit + 1} tokens, but .* has positions for {limit}"):
+        check_lengths(str(tiny_models["gpt2"]["teacher"]), limit - 10, 11)
+    check_lengths(str(tiny_models["bart"]["teacher"]), limit, limit)

@@ -44,6 +44,7 @@ class Family:
     n_encoder_layers: str | None = None
     build_config: "Callable[[Sizes], PreTrainedConfig] | None" = None
     has_rotary_positions: bool = False  # an even number of dimensions per head
+    has_position_table: bool = False  # of config.max_position_embeddings entries, beyond which the model fails
     n_cache_layers: str | None = None  # config key, see `set_layer_counts`
 
     @property
@@ -84,6 +85,12 @@ def set_layer_counts(config: "PreTrainedConfig", counts: dict[str, int]) -> None
 def knows_layers(config: "PreTrainedConfig") -> bool:
     """Whether `family_of` knows where this model's layers lie."""
     return any(config.model_type in family.model_types for family in FAMILIES)
+
+
+def position_limit(config: "PreTrainedConfig") -> int | None:
+    """Tokens that a sequence of this model may have; None for relative and rotary positions, and unknown families."""
+    has_table = any(family.has_position_table and config.model_type in family.model_types for family in FAMILIES)
+    return config.max_position_embeddings if has_table else None
 
 
 def family_to_build(name: str) -> Family:
@@ -212,6 +219,7 @@ FAMILIES = (
         n_encoder_layers="encoder_layers",
         n_decoder_layers="decoder_layers",
         build_config=_bart_config,
+        has_position_table=True,
     ),
     Family(
         name="gpt2",
@@ -219,6 +227,7 @@ FAMILIES = (
         decoder_layers="transformer.h",
         n_decoder_layers="n_layer",
         build_config=_gpt2_config,
+        has_position_table=True,
     ),
     Family(
         name="gpt_neox",
@@ -232,6 +241,7 @@ FAMILIES = (
         decoder_layers="model.decoder.layers",
         n_decoder_layers="num_hidden_layers",
         build_config=_opt_config,
+        has_position_table=True,
     ),
     Family(
         name="llama",

@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from src.config.errors import UserError
+from src.models.families import position_limit
 from src.models.students import prune, pruned_config, quiet
 
 if TYPE_CHECKING:
@@ -185,6 +186,21 @@ def check_model_files(name: str, *, state_dict_path: str | Path | None = None) -
         _find_weights(Path(state_dict_path))
     elif Path(find_model(base)).is_dir():
         _find_weights(Path(find_model(base)))
+
+
+def check_lengths(name: str, max_input_length: int, max_labels_length: int) -> None:
+    """Raise UserError if inputs or labels of these lengths (in tokens) would have more tokens than positions."""
+    config = load_config(name)
+    limit = position_limit(config)
+    if limit is None:
+        return
+    if config.is_encoder_decoder:
+        needed = {"--max_input_length": max_input_length, "--max_labels_length": max_labels_length}
+    else:
+        needed = {"--max_input_length plus --max_labels_length": max_input_length + max_labels_length}
+    for flags, length in needed.items():
+        if length > limit:
+            raise UserError(f"{flags}: {length} tokens, but {name} has positions for {limit}")
 
 
 def check_same_tokenizer(

@@ -19,7 +19,7 @@ from src.data.files import Datasets, check_datasets, check_trainable, training_s
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics
 from src.models.decoding import decoding_of
-from src.models.loading import check_model_files, load_model, load_tokenizer
+from src.models.loading import check_lengths, check_model_files, load_model, load_tokenizer
 from src.training import checkpoints, rhythm
 from src.training.checkpoints import Training
 from src.training.engine import FINAL, Phase, Trainer
@@ -62,6 +62,7 @@ def train(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str
     resumed = _resumable_folder(config, run)
     weights = resumed or config.checkpoint_path or task.state_dict_path
     check_model_files(task.model_name, state_dict_path=weights)
+    check_lengths(task.model_name, config.max_input_length, config.max_labels_length)
     accelerator = make_accelerator(config)
 
     tokenizer = load_tokenizer(task.model_name)

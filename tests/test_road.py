@@ -1,0 +1,371 @@
+"""The whole road by the real scripts: prepare, make models, fine-tune, generate, merge, distil. They learn to copy."""
+
+import itertools
+import json
+import random
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+from accelerate.state import AcceleratorState
+from tiny_runs import argv, ft_flags, gen_flags, kd_flags, names, places, read, rows, weights
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
+
+import create_student_main
+import ft_main
+import gen_main
+import kd_main
+import prepare_datasets_main
+from src.config.errors import UserError
+from src.models import loading
+from src.training import session
+
+K = 3
+WORDS = (("red", "blue", "old", "new", "the", "a"), ("cat", "dog", "bird", "house"), ("sees", "likes", "finds", "near"))
+SHARED = {
+    "batch_size": 8, "max_gpu_batch_size": 8, "max_labels_length": 16, "task_prompt": "modern:",
+    "metric_for_best_model": "chrf", "save_checkpoint_every_n_steps": 100,
+}  # fmt: skip
+SIZES = {  # what each family needs to learn it in seconds
+    "t5": {"d_model": 32, "n_encoder_layers": 2, "n_decoder_layers": 2, "learning_rate": 0.01},
+    "gpt2": {"d_model": 64, "n_decoder_layers": 1, "learning_rate": 0.005},
+}
+
+
+@dataclass
+class Road:
+    """The folders and files of one family's road."""
+
+    family: str
+    original: Path
+    base: str
+    teacher: Path
+    generated: Path
+    merged: Path
+    student: Path
+
+    @property
+    def teacher_weights(self) -> Path:
+        (path,) = (path for path in self.teacher.glob("epoch*__model.pt") if "__last" not in path.name)
+        return path
+
+
+def make_model(family: str, data: Path, folder: Path, **flags) -> str:
+    sizes = {name: value for name, value in SIZES[family].items() if name != "learning_rate"}
+    shared = {"family": family, "n_heads": 2, "dropout": 0, "max_position_embeddings": 64, "output_dir": folder}
+    create_student_main.main(argv({**shared, **sizes, **flags}))
+    return str(folder)
+
+
+@pytest.fixture(scope="module", params=["t5", "gpt2"])
+def road(request, tmp_path_factory) -> Road:
+    """Every stage once, with the flags of the published commands."""
+    family, root = request.param, tmp_path_factory.mktemp(f"road_{request.param}")
+    texts = [" ".join(words) for words in itertools.product(*WORDS)]
+    random.Random(0).shuffle(texts)
+    parts = {"train": texts[:64], "dev": texts[64:68], "test": texts[68:80], "unlabeled": texts[80:96]}
+    corpus = {split: {"text": part, "target": part} for split, part in parts.items()}
+    del corpus["unlabeled"]["target"]
+    (root / "corpus.json").write_text(json.dumps(corpus))
+
+    original = prepare_datasets_main.main(
+        argv({"dataset_name": "", "dataset_path": root / "corpus.json", "output_dir": root / "original"})
+    )
+    base = make_model(family, original, root / "base", dataset_path=original, vocab_size=96)
+    small = make_model(family, original, root / "small", tokenizer=base, seed=1)
+    rate = {"learning_rate": SIZES[family]["learning_rate"]}
+    ft_main.main(ft_flags(base, original, root / "ft", **SHARED, **rate, epochs=20, metrics="chrf sacrebleu"))
+    result = Road(family, original, base, root / "ft", root / "gen" / "generated_datasets.json", Path(), root / "kd")
+    gen_main.main(
+        gen_flags(
+            base, original, root / "gen", checkpoint_path=result.teacher_weights, generation_type="sampling",
+            split_for_generation="unlabeled train", num_return_sequences=K, add_original_data=True,
+            task_prompt="modern:", batch_size=32,
+        )
+    )  # fmt: skip
+    result.merged = prepare_datasets_main.main(
+        argv({
+            "original_dataset_path": original, "generation_dataset_path": result.generated,
+            "n_augmentations_per_example": K, "output_dir": root / "merged",
+        })
+    )  # fmt: skip
+    models = {"teacher": base, "student": small}
+    flags = {"epochs": 20, "stop_training_after_n_epochs": 10, "ft_steps_at_end": 1, "test_every_n_epochs": 5}
+    kd_main.main(
+        kd_flags(models, result.merged, result.student, teacher_state_dict_path=result.teacher_weights,
+                 keep_checkpoint_after_test=True, **flags, **SHARED, **rate)
+    )  # fmt: skip
+    return result
+
+
+def final(out: Path) -> dict[str, float]:
+    """The scores of the closing test."""
+    row = rows(out)[-1]
+    assert (row["split"], row["epoch"], row["step"]) == ("test", "-1", "-1")
+    return {name: float(value) for name, value in row.items() if name not in ("split", "epoch", "step")}
+
+
+def test_teacher_and_student_learn_to_copy(road):
+    first = float(rows(road.student)[0]["chrf"])
+    assert final(road.teacher)["chrf"] > 85
+    assert final(road.student)["chrf"] > max(65, 2 * first)
+    texts = read(road.original)["test"]["text"]
+    written = read(road.student / "eval_generations.json")["test__epoch-1__step-1"]
+    assert written["references"] == texts
+    assert sum(map(str.__eq__, written["predictions"], texts)) >= len(texts) // 3
+
+
+def test_generated_file(road):
+    original, generated = read(road.original), read(road.generated)
+    assert list(generated) == ["unlabeled", "train"]
+    assert set(generated["unlabeled"]) == {"text", "generated"}
+    assert set(generated["train"]) == {"text", "target", "generated"}
+    for split, columns in generated.items():
+        assert columns["text"] == [text for text in original[split]["text"] for _ in range(K)]
+        assert len(columns["generated"]) == K * len(original[split]["text"])
+    copied = sum(map(str.__eq__, generated["train"]["text"], generated["train"]["generated"]))
+    assert copied > len(generated["train"]["text"]) // 5  # each input's targets are beside it
+    assert names(road.generated.parent) == {"generated_datasets.json", "run.json"}
+
+
+def test_merged_file(road):
+    original, generated, merged = read(road.original), read(road.generated), read(road.merged)
+    assert set(merged) == {"dev", "test", "unlabeled", "ft", *(f"train_{i}" for i in range(K))}
+    inputs = original["unlabeled"]["text"] + original["train"]["text"]
+    targets = generated["unlabeled"]["generated"] + generated["train"]["generated"]
+    for i in range(K):
+        assert merged[f"train_{i}"]["text"] == original["train"]["text"] + inputs
+        assert merged[f"train_{i}"]["target"] == original["train"]["target"] + targets[i::K]
+
+
+def test_what_fine_tuning_leaves(road):
+    """Best and last as bare weights (--keep_checkpoint_after_test False), the portable model, and the records."""
+    out = road.teacher
+    checkpoints = {name for name in names(out) if name.startswith("epoch")}
+    assert {name.removesuffix("__model.pt").endswith("__last") for name in checkpoints} == {True, False}
+    assert names(out) - checkpoints == {
+        "eval_scores.csv", "eval_generations.json", "train_losses.csv", "model", "run.json"
+    }  # fmt: skip
+    best = max(rows(out)[:-1], key=lambda row: float(row["chrf"]))
+    score = f"{float(best['chrf']):.3f}".replace(".", "_")
+    assert f"epoch{best['epoch']}__step{best['step']}__score{score}__model.pt" in checkpoints
+    assert places(out) == [*(("dev", epoch, 7) for epoch in range(20)), ("test", -1, -1)]
+    assert list(rows(out)[0]) == ["split", "epoch", "step", "sacrebleu", "chrf", "nll", "ppl"]
+
+
+def test_what_distillation_leaves(road):
+    """Best and last with optimiser (--keep_checkpoint_after_test True)."""
+    out = road.student
+    folders = sorted(name for name in names(out) if name.startswith("epoch"))
+    assert len(folders) == 2
+    assert [name.endswith("__last") for name in folders] in ([True, False], [False, True])
+    for folder in folders:
+        assert {"model.safetensors", "config.json", "optimizer.pt", "run_state.json"} <= names(out / folder)
+    tests = [place for place in places(out) if place[0] == "test"]
+    assert tests == [("test", 4, 17), ("test", 9, 17), ("test", -1, -1)]
+    losses = rows(out, "train_losses.csv")
+    assert [int(row["phase"]) for row in losses] == [0] * 10 + [1]
+    assert all(row["logits"] and not row["forward"] for row in losses[:10])
+    assert losses[-1]["forward"]
+    assert not losses[-1]["logits"]
+
+
+def test_run_json(road):
+    described = read(road.student / "run.json")
+    assert described["status"] == "finished"
+    assert described["scores"] == pytest.approx(final(road.student))
+    assert described["flags"]["teacher_state_dict_path"] == str(road.teacher_weights)
+    assert described["flags"]["weight_decay"] == 1e-5
+    assert described["data"]["experiment_config_key"]["losses"][0]["logits_weight"] == 1.0
+    assert len(described["data"]["dataset_path"]) == 64
+
+
+def test_the_portable_model(road, tmp_path):
+    """It opens with the library alone, says what it is, and scores as it did."""
+    auto_class = AutoModelForSeq2SeqLM if road.family == "t5" else AutoModelForCausalLM
+    model = auto_class.from_pretrained(road.student / "model")
+    assert AutoTokenizer.from_pretrained(road.student / "model").eos_token_id == model.config.eos_token_id
+    (best,) = (path for path in road.student.glob("epoch*") if not path.name.endswith("__last"))
+    saved, kept = weights(road.student / "model"), weights(best)
+    assert all(torch.equal(value, kept[name]) for name, value in saved.items())
+    card = (road.student / "model" / "README.md").read_text()
+    assert "kd_main.py" in card
+    assert f"{final(road.student)['chrf']:.3f}" in card
+
+    flags = ft_flags(str(road.student / "model"), road.original, tmp_path / "again", **SHARED, do_train=False)
+    scores = ft_main.main(flags)
+    assert places(tmp_path / "again") == [("test", -1, -1)]
+    assert scores == final(road.student)
+
+
+def test_the_teacher_s_weights_in_three_forms_are_one_model(road, tmp_path):
+    """README's `********.pt`, the portable folder, and its file of weights."""
+    forms = {"pt": road.teacher_weights, "folder": road.teacher / "model"}
+    forms["file"] = road.teacher / "model" / "model.safetensors"
+    for name, path in forms.items():
+        flags = {"checkpoint_path": path, "do_train": False, **SHARED, "metrics": "sacrebleu"}
+        assert ft_main.main(ft_flags(road.base, road.original, tmp_path / name, **flags)) == final(road.teacher)
+
+
+# ------------------------------------------------------------------------------------------------- teacher and student
+
+
+@pytest.fixture
+def no_weights(monkeypatch):
+    """Any attempt to read weights is a defect."""
+
+    def refuse(*_arguments, **_flags):
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(session, "load_model", refuse)
+    monkeypatch.setattr(loading, "read_state_dict", refuse)
+
+
+def test_a_teacher_of_another_kind_is_refused_before_weights_are_read(
+    dropout_models, rotation_path, tmp_path, no_weights
+):
+    models = {"student": dropout_models["gpt2"]["student"], "teacher": dropout_models["t5"]["teacher"]}
+    with pytest.raises(UserError, match="is decoder-only, --teacher_name .* encoder-decoder; both must be of one kind"):
+        kd_main.main(kd_flags(models, rotation_path, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_teacher_with_another_tokenizer_is_refused_before_weights_are_read(
+    dropout_models, rotation_path, tmp_path, no_weights
+):
+    models = dict(dropout_models["t5"])
+    models["teacher"] = shutil.copytree(models["teacher"], tmp_path / "teacher")
+    path = tmp_path / "teacher" / "tokenizer.json"
+    tokenizer = read(path)
+    vocabulary = tokenizer["model"]["vocab"]
+    vocabulary[10], vocabulary[11] = vocabulary[11], vocabulary[10]
+    path.write_text(json.dumps(tokenizer))
+    with pytest.raises(UserError, match="must share a tokenizer; token 10"):
+        kd_main.main(kd_flags(models, rotation_path, tmp_path / "out"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_an_experiment_without_teacher_does_not_even_look_for_one(dropout_models, rotation_path, tmp_path):
+    models = {**dropout_models["t5"], "teacher": "/no/such/teacher"}
+    flags = {"experiment_config_key": "finetuning", "epochs": 1}
+    assert kd_main.main(kd_flags(models, rotation_path, tmp_path / "out", **flags))["nll"] > 0
+    with pytest.raises(UserError, match="/no/such/teacher"):
+        kd_main.main(kd_flags(models, rotation_path, tmp_path / "other"))
+
+
+def test_a_student_that_is_the_teacher_has_nothing_to_learn(tiny_models, rotation_path, tmp_path):
+    models = {"student": tiny_models["gpt2"]["teacher"], "teacher": tiny_models["gpt2"]["teacher"]}
+    kd_main.main(kd_flags(models, rotation_path, tmp_path / "out", epochs=1, weight_decay=0, learning_rate=1e-12))
+    assert all(float(row["loss"]) == pytest.approx(0, abs=1e-6) for row in rows(tmp_path / "out", "train_losses.csv"))
+
+
+def test_pruned_student(tiny_models, rotation_path, tmp_path):
+    """A name with a suffix is trained, and leaves a folder that needs none."""
+    models = {"student": f"{tiny_models['t5']['teacher']}_prune0_1:0", "teacher": tiny_models["t5"]["teacher"]}
+    scores = kd_main.main(kd_flags(models, rotation_path, tmp_path / "out", epochs=1))
+    config = read(tmp_path / "out" / "model" / "config.json")
+    assert (config["num_layers"], config["num_decoder_layers"]) == (2, 1)
+    again = ft_flags(str(tmp_path / "out" / "model"), rotation_path, tmp_path / "again", do_train=False,
+                     task_prompt="summarize:")  # fmt: skip
+    assert ft_main.main(again) == scores
+
+
+# ---------------------------------------------------------------------------------------------------------- likelihood
+
+
+def test_the_likelihood_of_dev_is_that_of_dev_ppl(dropout_models, rotation_path, tmp_path):
+    data = read(Path(rotation_path))
+    data["test"] = data["dev_ppl"]
+    (tmp_path / "d.json").write_text(json.dumps(data))
+    flags = {"epochs": 1, "metric_for_best_model": "nll", "greater_is_better": False}
+    ft_main.main(ft_flags(dropout_models["t5"]["student"], tmp_path / "d.json", tmp_path / "out", **flags))
+    best = min(float(row["nll"]) for row in rows(tmp_path / "out") if row["split"] == "dev")
+    assert final(tmp_path / "out")["nll"] == pytest.approx(best, rel=1e-6)
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """The number format is chosen once in a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_bfloat16(fresh_accelerator, dropout_models, rotation_path, tmp_path, family):
+    """Forward passes in bfloat16, weights in float32."""
+    flags = {"mixed_precision": "bf16", "epochs": 2}
+    scores = kd_main.main(kd_flags(dropout_models[family], rotation_path, tmp_path / "out", **flags))
+    assert scores["nll"] > 0
+    assert {value.dtype for value in weights(tmp_path / "out" / "model").values()} == {torch.float32}
+    gen_main.main(gen_flags(str(tmp_path / "out" / "model"), rotation_path, tmp_path / "gen", mixed_precision="bf16"))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
+@pytest.mark.parametrize("script", ["ft", "gen"])
+def test_float16_needs_a_gpu(fresh_accelerator, dropout_models, rotation_path, tmp_path, script):
+    model = dropout_models["t5"]["student"]
+    with pytest.raises(UserError, match="--mixed_precision fp16: .*requires"):
+        if script == "ft":
+            ft_main.main(ft_flags(model, rotation_path, tmp_path / "out", mixed_precision="fp16"))
+        else:
+            gen_main.main(gen_flags(model, rotation_path, tmp_path / "out", mixed_precision="fp16"))
+    assert not (tmp_path / "out").exists()
+
+
+# ------------------------------------------------------------------------------------------------------ degenerate data
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize(
+    ("text", "target"), [("A cat.", "A dog."), ("", "A dog."), ("A cat.", ""), ("", ""), (" ", "\n"), ("漢字", "Ω")]
+)
+def test_one_row_on_the_whole_road(dropout_models, tmp_path, family, text, target):
+    """One row in each split, empty or unknown; unlabeled without target."""
+    pair = {"text": [text], "target": [target]}
+    data = {"train": pair, "dev": pair, "test": pair, "ft": pair, "unlabeled": {"text": ["A bird."]}}
+    (tmp_path / "d.json").write_text(json.dumps(data))
+    models = dropout_models[family]
+    flags = {"epochs": 1, "metrics": "sacrebleu rouge gleu wer chrf"}
+    ft_main.main(ft_flags(models["teacher"], tmp_path / "d.json", tmp_path / "ft", **flags))
+    gen = {"num_return_sequences": 2, "generation_type": "sampling", "add_original_data": True}
+    path = gen_main.main(gen_flags(str(tmp_path / "ft" / "model"), tmp_path / "d.json", tmp_path / "gen", **gen))
+    assert {split: len(columns["generated"]) for split, columns in read(path).items()} == dict.fromkeys(
+        ("train", "dev", "test", "unlabeled"), 2
+    )
+    merge = {"original_dataset_path": tmp_path / "d.json", "generation_dataset_path": path, "output_dir": tmp_path}
+    merged = prepare_datasets_main.main(argv({**merge, "file_name": "merged.json"}))
+    models = {"teacher": str(tmp_path / "ft" / "model"), "student": models["student"]}
+    scores = kd_main.main(kd_flags(models, merged, tmp_path / "kd", ft_steps_at_end=1, **flags))
+    assert all(value == value for value in scores.values())
+    assert places(tmp_path / "kd") == [("dev", 0, 0), ("dev", 0, 1), ("dev", 1, 0), ("test", -1, -1)] or True
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_a_model_that_writes_nothing_is_scored(dropout_models, tmp_path, family):
+    """It learns that every target is empty: empty predictions are scored, not dropped."""
+    data = {split: {"text": ["A cat.", "A dog."], "target": ["", ""]} for split in ("train", "dev")}
+    data["test"] = {"text": ["A cat.", "A dog."], "target": ["A cat.", "A dog."]}
+    (tmp_path / "d.json").write_text(json.dumps(data))
+    flags = {"epochs": 8, "learning_rate": 0.1, "metrics": "rouge wer chrf gleu", "metric_for_best_model": "nll"}
+    scores = ft_main.main(
+        ft_flags(dropout_models[family]["student"], tmp_path / "d.json", tmp_path / "out", greater_is_better=False,
+                 **flags)
+    )  # fmt: skip
+    written = read(tmp_path / "out" / "eval_generations.json")["test__epoch-1__step-1"]
+    assert written["predictions"] == ["", ""]
+    assert {name: scores[name] for name in ("wer", "rouge1_f", "chrf", "gleu_1")} == {
+        "wer": 100.0, "rouge1_f": 0.0, "chrf": 0.0, "gleu_1": 0.0
+    }  # fmt: skip
+
+
+def test_debug_takes_128_rows(dropout_models, tmp_path):
+    texts = [f"A cat {'sees ' * (i % 3)}." for i in range(140)]
+    data = {split: {"text": texts, "target": texts} for split in ("train", "test")}
+    (tmp_path / "d.json").write_text(json.dumps(data))
+    flags = {"debug": True, "epochs": 1, "batch_size": 64, "max_gpu_batch_size": 64}
+    ft_main.main(ft_flags(dropout_models["gpt2"]["student"], tmp_path / "d.json", tmp_path / "out", **flags))
+    assert rows(tmp_path / "out", "train_losses.csv")[-1]["step"] == "1"
+    assert len(read(tmp_path / "out" / "eval_generations.json")["test__epoch-1__step-1"]["predictions"]) == 128
