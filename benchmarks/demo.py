@@ -64,6 +64,7 @@ def study(out: Path, seed: int) -> Iterator[list[Job]]:
     knows from pre-training. The students get 2,000 labeled pairs and 8,000 unlabeled inputs.
     """
     small, large, merged = (f"{out}/data/{name}.json" for name in ("demo", "teacher", "sampling"))
+    teacher = f"{out}/teacher/model"
 
     def prepare(name: str, flags: str, data_seed: int = seed) -> Job:
         flags += f" --file_name {name}.json --seed {data_seed} --output_dir {out}/data"
@@ -77,7 +78,7 @@ def study(out: Path, seed: int) -> Iterator[list[Job]]:
         return Job(name, script, f"{flags} {TRAIN} --seed {seed} --output_dir {out}/{name}", f"{name}/model")
 
     def distil(name: str, data: str, flags: str) -> Job:
-        models = f"--student_name {out}/new_student --teacher_name {out}/teacher/model --dataset_path {data}"
+        models = f"--student_name {out}/new_student --teacher_name {teacher} --dataset_path {data}"
         return train(name, "kd_main.py", f"--experiment_config_key logits_kd {models} {flags}")
 
     yield [
@@ -95,12 +96,12 @@ def study(out: Path, seed: int) -> Iterator[list[Job]]:
               "--learning_rate 0.01 --epochs 40 --n_patience_epochs 12"),
     ]  # fmt: skip
     yield [
-        Job("sampling", "gen_main.py", f"--model_name {out}/teacher/model --dataset_path {small} {LENGTHS} "
+        Job("sampling", "gen_main.py", f"--model_name {teacher} --dataset_path {small} {LENGTHS} "
             f"--split_for_generation unlabeled train --generation_type sampling --num_return_sequences {K} "
             f"--add_original_data True --batch_size 64 --seed {seed} --output_dir {out}/sampling",
             "sampling/generated_datasets.json"),
         distil("student_logits", small, "--learning_rate 0.01 --epochs 40 --n_patience_epochs 12"),
-        train("teacher_test", "ft_main.py", f"--model_name {out}/teacher/model --dataset_path {small} --do_train False"),
+        train("teacher_test", "ft_main.py", f"--do_train False --dataset_path {small} --model_name {teacher}"),
     ]  # fmt: skip
     yield [prepare("sampling", f"--original_dataset_path {small} --n_augmentations_per_example {K} "
                    f"--generation_dataset_path {out}/sampling/generated_datasets.json")]  # fmt: skip

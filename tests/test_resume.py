@@ -248,7 +248,7 @@ def test_killed_and_continued(tmp_path, commands, whole, script, number):
 @pytest.mark.parametrize("script", ["ft", "kd", "gen"])
 def test_killed_anywhere(tmp_path, commands, whole, script):
     """Every change to the disk; first the later ones, so that each run is killed once and continued once."""
-    for number in range(0, 2000, 1 if script == "gen" else 5):
+    for number in range(0, 2000, 1 if script == "gen" else 7):
         flags, out = commands[script](tmp_path / "out"), tmp_path / "out"
         if not run_killed(MAINS[script], flags, out, anything, number):
             assert number > 10

@@ -82,7 +82,7 @@ def road(request, tmp_path_factory) -> Road:
         gen_flags(
             base, original, root / "gen", checkpoint_path=result.teacher_weights, generation_type="sampling",
             split_for_generation="unlabeled train", num_return_sequences=K, add_original_data=True,
-            task_prompt="modern:", batch_size=32,
+            task_prompt="modern:", max_labels_length=16, batch_size=32,
         )
     )  # fmt: skip
     result.merged = prepare_datasets_main.main(
@@ -92,7 +92,7 @@ def road(request, tmp_path_factory) -> Road:
         })
     )  # fmt: skip
     models = {"teacher": base, "student": small}
-    flags = {"epochs": 20, "stop_training_after_n_epochs": 10, "ft_steps_at_end": 1, "test_every_n_epochs": 5}
+    flags = {"epochs": 24, "stop_training_after_n_epochs": 15, "ft_steps_at_end": 1, "test_every_n_epochs": 5}
     kd_main.main(
         kd_flags(models, result.merged, result.student, teacher_state_dict_path=result.teacher_weights,
                  keep_checkpoint_after_test=True, **flags, **SHARED, **rate)
@@ -164,10 +164,10 @@ def test_what_distillation_leaves(road):
     for folder in folders:
         assert {"model.safetensors", "config.json", "optimizer.pt", "run_state.json"} <= names(out / folder)
     tests = [place for place in places(out) if place[0] == "test"]
-    assert tests == [("test", 4, 17), ("test", 9, 17), ("test", -1, -1)]
+    assert tests == [*(("test", epoch, 17) for epoch in (4, 9, 14)), ("test", -1, -1)]
     losses = rows(out, "train_losses.csv")
-    assert [int(row["phase"]) for row in losses] == [0] * 10 + [1]
-    assert all(row["logits"] and not row["forward"] for row in losses[:10])
+    assert [int(row["phase"]) for row in losses] == [0] * 15 + [1]
+    assert all(row["logits"] and not row["forward"] for row in losses[:-1])
     assert losses[-1]["forward"]
     assert not losses[-1]["logits"]
 
@@ -304,15 +304,14 @@ def test_bfloat16(fresh_accelerator, dropout_models, rotation_path, tmp_path, fa
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="has a GPU")
-@pytest.mark.parametrize("script", ["ft", "gen"])
-def test_float16_needs_a_gpu(fresh_accelerator, dropout_models, rotation_path, tmp_path, script):
-    model = dropout_models["t5"]["student"]
-    with pytest.raises(UserError, match="--mixed_precision fp16: .*requires"):
-        if script == "ft":
-            ft_main.main(ft_flags(model, rotation_path, tmp_path / "out", mixed_precision="fp16"))
-        else:
-            gen_main.main(gen_flags(model, rotation_path, tmp_path / "out", mixed_precision="fp16"))
-    assert not (tmp_path / "out").exists()
+def test_float16_on_a_cpu_is_float32_and_says_so(fresh_accelerator, dropout_models, rotation_path, tmp_path, capsys):
+    model, scores = dropout_models["t5"]["student"], {}
+    for precision in ("fp16", "no"):
+        AcceleratorState._reset_state(reset_partial_state=True)
+        flags = {"mixed_precision": precision, "epochs": 1}
+        scores[precision] = ft_main.main(ft_flags(model, rotation_path, tmp_path / precision, **flags))
+        assert ("--mixed_precision fp16: not on a cpu" in capsys.readouterr().out) is (precision == "fp16")
+    assert scores["fp16"] == scores["no"]
 
 
 # ------------------------------------------------------------------------------------------------------ degenerate data
@@ -340,7 +339,7 @@ def test_one_row_on_the_whole_road(dropout_models, tmp_path, family, text, targe
     models = {"teacher": str(tmp_path / "ft" / "model"), "student": models["student"]}
     scores = kd_main.main(kd_flags(models, merged, tmp_path / "kd", ft_steps_at_end=1, **flags))
     assert all(value == value for value in scores.values())
-    assert places(tmp_path / "kd") == [("dev", 0, 0), ("dev", 0, 1), ("dev", 1, 0), ("test", -1, -1)] or True
+    assert len(read(tmp_path / "kd" / "eval_generations.json")["test__epoch-1__step-1"]["predictions"]) == 1
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])

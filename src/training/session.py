@@ -122,9 +122,12 @@ def _starts_from_weights(run: RunFolder) -> bool:
 def make_accelerator(config: SharedArguments) -> Accelerator:
     """Device and number format. Raises UserError for a format that the device cannot compute."""
     try:
-        return Accelerator(mixed_precision=config.mixed_precision)
+        accelerator = Accelerator(mixed_precision=config.mixed_precision)
     except ValueError as error:
         raise UserError(f"--mixed_precision {config.mixed_precision}: {str(error).splitlines()[0]}") from None
+    if config.mixed_precision != "no" and not accelerator.native_amp:  # accelerate says nothing of it
+        say(f"--mixed_precision {config.mixed_precision}: not on a {accelerator.device.type}; float32 is used")
+    return accelerator
 
 
 def _optimizer(config: TrainingArguments, model: nn.Module) -> torch.optim.AdamW:
