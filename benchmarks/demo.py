@@ -23,8 +23,12 @@ K = 4  # pseudo-targets of each input
 LENGTHS = "--max_input_length 48 --max_labels_length 48 --task_prompt modern:"
 TRAIN = (
     f"{LENGTHS} --num_beams 1 --metrics sacrebleu chrf --metric_for_best_model sacrebleu "
-    "--batch_size 16 --max_gpu_batch_size 16 --save_checkpoint_every_n_steps 1"
+    "--batch_size 16 --max_gpu_batch_size 16 --learning_rate 0.008 --save_checkpoint_every_n_steps 1"
 )
+DEMO = "--dataset_name demo --val_size 200 --test_size 500"
+TEACHER = "--d_model 80 --d_ff 224 --n_heads 4 --n_encoder_layers 1 --n_decoder_layers 1"
+STUDENT = "--d_model 48 --d_ff 128 --n_heads 4 --n_encoder_layers 1 --n_decoder_layers 1 --dropout 0"
+GENERATED = "generated_datasets.json"
 SPEED_ROWS, SPEED_BATCH = 256, 32  # how throughput is measured: greedy decoding of test inputs
 MODELS = {  # the run that tested a model on the students' test split: what the table calls the model
     "teacher_test": "teacher",
@@ -65,6 +69,10 @@ def study(out: Path, seed: int) -> Iterator[list[Job]]:
     """
     small, large, merged = (f"{out}/data/{name}.json" for name in ("demo", "teacher", "sampling"))
     teacher = f"{out}/teacher/model"
+    sampling = (
+        f"--model_name {teacher} --dataset_path {small} {LENGTHS} --split_for_generation unlabeled train "
+        f"--generation_type sampling --num_return_sequences {K} --add_original_data True --batch_size 64"
+    )
 
     def prepare(name: str, flags: str, data_seed: int = seed) -> Job:
         flags += f" --file_name {name}.json --seed {data_seed} --output_dir {out}/data"
@@ -82,33 +90,24 @@ def study(out: Path, seed: int) -> Iterator[list[Job]]:
         return train(name, "kd_main.py", f"--experiment_config_key logits_kd {models} {flags}")
 
     yield [
-        prepare("demo", "--dataset_name demo --train_size 2000 --val_size 200 --test_size 500 --unlabeled_split True "
-                "--unlabeled_size 8000"),
-        prepare("teacher", "--dataset_name demo --train_size 12000 --val_size 200 --test_size 500", seed + 1),
-    ]  # fmt: skip
-    yield [create("teacher", f"--d_model 96 --d_ff 256 --n_heads 4 --vocab_size 1500 --dataset_path {small}")]
-    yield [create("student", f"--d_model 48 --d_ff 128 --n_heads 4 --n_encoder_layers 1 --n_decoder_layers 1 "
-                  f"--tokenizer {out}/new_teacher")]  # fmt: skip
+        prepare("demo", f"{DEMO} --train_size 2000 --unlabeled_split True --unlabeled_size 8000"),
+        prepare("teacher", f"{DEMO} --train_size 12000", seed + 1),
+    ]
+    yield [create("teacher", f"{TEACHER} --vocab_size 1500 --dataset_path {small}")]
+    yield [create("student", f"{STUDENT} --tokenizer {out}/new_teacher")]
     yield [
-        train("teacher", "ft_main.py", f"--model_name {out}/new_teacher --dataset_path {large} --learning_rate 0.003 "
-              "--epochs 8"),
-        train("student_finetuned", "ft_main.py", f"--model_name {out}/new_student --dataset_path {small} "
-              "--learning_rate 0.01 --epochs 40 --n_patience_epochs 12"),
-    ]  # fmt: skip
+        train("teacher", "ft_main.py", f"--model_name {out}/new_teacher --dataset_path {large} --epochs 6"),
+        train("student_finetuned", "ft_main.py", f"--model_name {out}/new_student --dataset_path {small} --epochs 30"),
+    ]
     yield [
-        Job("sampling", "gen_main.py", f"--model_name {teacher} --dataset_path {small} {LENGTHS} "
-            f"--split_for_generation unlabeled train --generation_type sampling --num_return_sequences {K} "
-            f"--add_original_data True --batch_size 64 --seed {seed} --output_dir {out}/sampling",
-            "sampling/generated_datasets.json"),
-        distil("student_logits", small, "--learning_rate 0.01 --epochs 40 --n_patience_epochs 12"),
+        Job(
+            "sampling", "gen_main.py", f"{sampling} --seed {seed} --output_dir {out}/sampling", f"sampling/{GENERATED}"
+        ),
+        distil("student_logits", small, "--epochs 30"),
         train("teacher_test", "ft_main.py", f"--do_train False --dataset_path {small} --model_name {teacher}"),
-    ]  # fmt: skip
-    yield [prepare("sampling", f"--original_dataset_path {small} --n_augmentations_per_example {K} "
-                   f"--generation_dataset_path {out}/sampling/generated_datasets.json")]  # fmt: skip
-    yield [
-        distil("student_pseudo_targets", merged, "--learning_rate 0.01 --epochs 10 --stop_training_after_n_epochs 8 "
-               "--ft_steps_at_end 1"),
-    ]  # fmt: skip
+    ]
+    yield [prepare("sampling", f"--original_dataset_path {small} --generation_dataset_path {out}/sampling/{GENERATED}")]
+    yield [distil("student_pseudo_targets", merged, "--epochs 10 --stop_training_after_n_epochs 8 --ft_steps_at_end 1")]
 
 
 def run(job: Job, out: Path, threads: int) -> None:

@@ -15,7 +15,14 @@ from src.config.values import nearest
 from src.data.batches import Tokenization, TokenizedDatasets, chunks, longest_first
 from src.data.files import Columns, Datasets, append_json_line, check_datasets, read_json_lines, write_datasets
 from src.models.decoding import decoding_of, to_texts, write_tokens
-from src.models.loading import check_lengths, check_model_files, load_model, load_tokenizer
+from src.models.loading import (
+    check_lengths,
+    check_model_files,
+    is_encoder_decoder,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from src.training.interrupts import Interrupted, StopRequests
 from src.training.session import make_accelerator
 from src.training.tracking import FINISHED, PARTIAL, UNFINISHED, RunFolder, data_fingerprint, open_run
@@ -72,9 +79,10 @@ def _chosen_splits(config: GenerateArguments, datasets: Datasets) -> tuple[str, 
 def _generate_all(config: GenerateArguments, run: RunFolder, inputs: Datasets) -> dict[str, list[str]]:
     """All targets by split, those of earlier, interrupted runs included."""
     accelerator = make_accelerator(config)
-    model = load_model(config.model_name, state_dict_path=config.checkpoint_path).to(accelerator.device)
     tokenizer = load_tokenizer(config.model_name)
-    tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=model.config.is_encoder_decoder)
+    kind = is_encoder_decoder(load_config(config.model_name))
+    tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
+    model = load_model(config.model_name, state_dict_path=config.checkpoint_path).to(accelerator.device)
     k = config.num_return_sequences
     decoding = decoding_of(
         config.generation_type, num_beams=config.num_beams, targets_per_input=k, max_new_tokens=config.max_labels_length

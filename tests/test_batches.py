@@ -21,9 +21,9 @@ from src.data.batches import (
     Tokenization,
     TokenizedDatasets,
     chunks,
+    epoch_order,
     longest_first,
     pad_sequences,
-    shuffled_rows,
 )
 
 PROMPT = "summarize:"
@@ -496,17 +496,37 @@ def test_ragged_gives_back_its_sequences(parts):
 
 
 def test_an_epochs_order_follows_from_seed_and_epoch():
-    orders = {(seed, epoch): tuple(shuffled_rows(50, seed=seed, epoch=epoch)) for seed in (0, 1) for epoch in (0, 1, 2)}
+    lengths = np.random.default_rng(0).integers(1, 40, 50)
+
+    def order_of(seed, epoch):
+        return tuple(epoch_order(lengths, 4, seed=seed, epoch=epoch))
+
+    orders = {(seed, epoch): order_of(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)}
     assert len(set(orders.values())) == len(orders)
     for (seed, epoch), order in orders.items():
         assert sorted(order) == list(range(50))
-        assert tuple(shuffled_rows(50, seed=seed, epoch=epoch)) == order
+        assert order_of(seed, epoch) == order
+
+
+@pytest.mark.parametrize("n_rows", [1, 3, 4, 8, 9])
+def test_an_epoch_smaller_than_a_pool_has_every_row_once(n_rows):
+    assert sorted(epoch_order(np.arange(n_rows), 4, seed=1, epoch=0)) == list(range(n_rows))
+
+
+def test_rows_of_similar_length_share_an_update():
+    lengths = np.random.default_rng(0).integers(1, 100, 4000)
+    order = epoch_order(lengths, 8, seed=1, epoch=0)
+    padded = sum(8 * lengths[rows].max() for rows in chunks(order, 8))
+    shuffled = sum(8 * lengths[rows].max() for rows in chunks(np.random.default_rng(1).permutation(4000), 8))
+    assert padded < 1.05 * lengths.sum() < 1.5 * lengths.sum() < shuffled
+    firsts = lengths[order[::8]]
+    assert abs(np.corrcoef(np.arange(len(firsts)), firsts)[0, 1]) < 0.1  # and the updates come in no order of length
 
 
 def test_an_epochs_order_leaves_global_random_states_alone():
     np.random.seed(0)
     before = np.random.get_state()[1].copy()
-    shuffled_rows(10, seed=1, epoch=1)
+    epoch_order(np.arange(10), 4, seed=1, epoch=1)
     assert (np.random.get_state()[1] == before).all()
 
 

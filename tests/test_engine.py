@@ -6,14 +6,15 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import ft_flags, kd_flags, names, places, read, result, rows, weights
+from tiny_runs import TINY, ft_flags, kd_flags, names, places, read, result, rows, weights
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import ft_main
 import kd_main
 from src.config.cli import run_script
 from src.config.errors import UserError
-from src.data.batches import Tokenization, TokenizedDatasets, shuffled_rows
+from src.data.batches import Tokenization, TokenizedDatasets, epoch_order
+from src.data.files import read_datasets
 from src.evaluation.evaluate import Evaluation, Evaluator
 from src.models.loading import load_model, load_tokenizer
 from src.training import engine
@@ -151,7 +152,7 @@ def test_gradient_is_that_of_the_mean_over_a_window_s_tokens_and_of_nothing_else
     ft_main.main(ft_flags(folder, data, tmp_path / "out", epochs=2, **flags))
     tokenization = Tokenization(load_tokenizer(folder), True, 32, 8)
     split = TokenizedDatasets({"train": {"text": UNEQUAL, "target": UNEQUAL}}, tokenization).split("train")
-    orders = [shuffled_rows(7, seed=42, epoch=epoch) for epoch in range(2)]
+    orders = [epoch_order(split.lengths, 4, seed=42, epoch=epoch) for epoch in range(2)]
     windows = [order[start : start + 4] for order in orders for start in (0, 4)]
     stock = load_model(folder)
     for window, update in zip(windows, updates, strict=True):
@@ -169,24 +170,29 @@ def test_every_row_once_in_an_epoch_and_every_window_is_an_update(model, tmp_pat
     data = write(tmp_path / "d.json", train=9)
     ft_main.main(ft_flags(model, data, tmp_path / "out", epochs=3, batch_size=4, max_gpu_batch_size=2))
     assert [len(rows) for _, rows in seen_rows] == [2, 2, 2, 2, 1] * 3
-    for epoch in range(3):
-        trained = [row for _, rows in seen_rows[5 * epoch : 5 * epoch + 5] for row in rows]
-        assert trained == shuffled_rows(9, seed=42, epoch=epoch).tolist()
+    trained = [[row for _, rows in seen_rows[i : i + 5] for row in rows] for i in (0, 5, 10)]
+    assert all(sorted(order) == list(range(9)) for order in trained)
+    assert trained[0] != trained[1] != trained[2]
     assert [update.steps_before for update in updates] == list(range(9))  # three windows an epoch, the first included
     assert all(not torch.equal(a.weights, b.weights) for a, b in zip(updates, updates[1:], strict=False))
     assert [update.rate for update in updates] == pytest.approx([0.01 * (9 - k) / 9 for k in range(9)])
 
 
+def order_of(model: str, path: str, split: str, epoch: int, batch_size: int = 4) -> list[int]:
+    tokenization = Tokenization(load_tokenizer(model), False, TINY["max_input_length"], TINY["max_labels_length"])
+    lengths = TokenizedDatasets(read_datasets(path), tokenization).split(split).lengths
+    return epoch_order(lengths, batch_size, seed=42, epoch=epoch).tolist()
+
+
 def test_rotation(model, tmp_path, rotation_path, seen_rows):
     flags = {"epochs": 4, "batch_size": 4, "max_gpu_batch_size": 4, "test_every_n_epochs": None}
     ft_main.main(ft_flags(model, rotation_path, tmp_path / "out", **flags))
-    sizes = {"train_0": 10, "train_1": 9, "train_2": 8}
     in_epochs = [split for split, _ in seen_rows]
     assert in_epochs == ["train_0"] * 3 + ["train_1"] * 3 + ["train_2"] * 2 + ["train_0"] * 3
     start = 0
     for epoch, (split, steps) in enumerate((("train_0", 3), ("train_1", 3), ("train_2", 2), ("train_0", 3))):
         trained = [row for _, rows in seen_rows[start : start + steps] for row in rows]
-        assert trained == shuffled_rows(sizes[split], seed=42, epoch=epoch).tolist()
+        assert trained == order_of(model, rotation_path, split, epoch)
         start += steps
 
 
@@ -367,7 +373,7 @@ def test_a_non_finite_loss_stops_with_the_rows_and_the_last_good_checkpoint(
     out = tmp_path / "out"
     assert run_script(ft_main.main, ft_flags(model, rotation_path, out, save_checkpoint_every_n_steps=1)) == 2
     (line,) = (line for line in capsys.readouterr().err.splitlines() if "error" in line)
-    expected = shuffled_rows(9, seed=42, epoch=1)[4:6].tolist()
+    expected = order_of(model, rotation_path, "train_1", 1)[4:6]
     assert f"non-finite loss at epoch 1, step 2, rows {expected} of 'train_1'" in line
     (best,) = out.glob("epoch0__step4__score*")
     assert str(best) in line

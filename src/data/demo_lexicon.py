@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Generic, NamedTuple, TypeVar
 
 TAIL_EXPONENT, TAIL_SHIFT = 1.1, 3.0  # a table's entry of rank k = 0, 1, ... weighs (k + shift) ** -exponent
-LEXICON_SHARE = 0.4  # of each table of more than ten entries, its first ones: less is easier
+LEXICON_SHARE = 0.6  # of each table of more than ten entries, its first ones: less is easier
 
 Draw = Callable[[], float]  # uniform in [0, 1); the only source of chance
 Pair = tuple[str, str]  # (old, new)
@@ -297,8 +297,8 @@ WONDERING = verbs("""know knew known, hear heard heard, tell told told, perceive
 LACK, OWN, ENDURE, REVEAL, ALLOW, OWE, DISCOVER, SEE = verbs(
     "want=lack, owe=own, suffer=endure, discover=reveal, suffer=allow, owe, discover, see saw seen").entries
 HAVE_VERB = Verb("have", [Choice([form]) for form in ("have", "hast", "hath", "have")], ("had", "hadst", "had", "had"),
-                 "had", ("have", "has", "had", "had", "having"), False, False)  # fmt: skip
-BE_VERB = Verb("be", (), (), "been", ("be", "is", "was", "been", "being"), False, False)
+                 "had", ("have", "has", "had", "had", "having"), moves=False, lasts=False)  # fmt: skip
+BE_VERB = Verb("be", (), (), "been", ("be", "is", "was", "been", "being"), moves=False, lasts=False)
 
 MOODS = choice("""weary=tired, glad, merry=cheerful, sick=ill, wroth=angry, poor, sad, afeard=afraid,
     fair=beautiful, wise, abed=in bed, proud, loath=unwilling, dead, mad, athirst=thirsty, quick=alive,

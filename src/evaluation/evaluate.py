@@ -88,7 +88,7 @@ class Evaluator:
         assert split.labels is not None
         total, tokens = torch.zeros((), dtype=torch.float64), 0
         with progress_bar(len(split), f"{split.name}: likelihood", "rows") as bar:
-            for rows in chunks(longest_first(split.input_lengths + split.labels.lengths), self.batch_size):
+            for rows in chunks(longest_first(split.lengths), self.batch_size):
                 self.check()
                 batch = self.tokenization.collate(split, rows).to(self.device)
                 labels = target_labels(batch)

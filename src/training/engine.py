@@ -19,7 +19,7 @@ from src.config.console import progress_bar, say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST
 from src.config.errors import UserError
 from src.config.experiments import LossEntry
-from src.data.batches import Batch, TokenizedDatasets, TokenizedSplit, chunks, shuffled_rows
+from src.data.batches import Batch, TokenizedDatasets, TokenizedSplit, chunks, epoch_order
 from src.distillation.objectives import States, Window, distillation_loss
 from src.distillation.teachers import Teacher
 from src.evaluation.evaluate import Evaluation, Evaluator
@@ -182,7 +182,7 @@ class Trainer:
 
     def _run_epoch(self, phase: Phase, split: TokenizedSplit, bar: Any) -> None:
         state, micro = self.state, self.config.micro_batch_size
-        order = shuffled_rows(len(split), seed=self.config.seed, epoch=state.epoch)
+        order = epoch_order(split.lengths, self.config.batch_size, seed=self.config.seed, epoch=state.epoch)
         n_steps = rhythm.steps_in_epoch(len(split), micro)
         interval = rhythm.evaluation_interval(self.config.save_checkpoint_every_n_steps, n_steps)
         while True:

@@ -19,7 +19,14 @@ from src.data.files import Datasets, check_datasets, check_trainable, training_s
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics
 from src.models.decoding import decoding_of
-from src.models.loading import check_lengths, check_model_files, load_model, load_tokenizer
+from src.models.loading import (
+    check_lengths,
+    check_model_files,
+    is_encoder_decoder,
+    load_config,
+    load_model,
+    load_tokenizer,
+)
 from src.training import checkpoints, rhythm
 from src.training.checkpoints import Training
 from src.training.engine import FINAL, Phase, Trainer
@@ -66,8 +73,9 @@ def train(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str
     accelerator = make_accelerator(config)
 
     tokenizer = load_tokenizer(task.model_name)
+    kind = is_encoder_decoder(load_config(task.model_name))
+    tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
     model = load_model(task.model_name, state_dict_path=weights)
-    tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=model.config.is_encoder_decoder)
     phases = task.phases(accelerator, tokenizer, splits) if config.do_train else ()
     data = TokenizedDatasets(datasets, tokenization)
     with StopRequests() as stop:

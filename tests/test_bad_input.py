@@ -1,0 +1,344 @@
+"""What people get wrong: one line on stderr, status 2, and the disk as it was."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from tiny_runs import argv, ft_flags, gen_flags, kd_flags, read, snapshot
+
+import create_student_main
+import ft_main
+import gen_main
+import kd_main
+import prepare_datasets_main
+from src import generate_accelerator
+from src.config.cli import run_script
+from src.models import loading
+from src.training import session
+
+MAINS = {
+    "ft": ft_main.main,
+    "kd": kd_main.main,
+    "gen": gen_main.main,
+    "prepare": prepare_datasets_main.main,
+    "student": create_student_main.main,
+}
+PAIR = {"text": ["A cat.", "A dog."], "target": ["A dog.", "A cat."]}
+GOOD = {"train": PAIR, "dev": PAIR, "test": PAIR, "ft": PAIR, "unlabeled": {"text": ["A bird."]}}
+GENERATED = {"train": {"text": ["A cat.", "A cat.", "A dog."], "generated": ["a", "b", "c"]}}
+
+
+@pytest.fixture
+def place(tmp_path, dropout_models) -> Path:
+    """A folder with good data, models and a student's weights; `out` is not there."""
+    (tmp_path / "data.json").write_text(json.dumps(GOOD))
+    (tmp_path / "generated.json").write_text(json.dumps(GENERATED))
+    for family, folders in dropout_models.items():
+        for role, folder in folders.items():
+            shutil.copytree(folder, tmp_path / f"{family}_{role}")
+    return tmp_path
+
+
+def flags_of(script: str, place: Path, **flags: Any) -> list[str]:
+    """A good command, changed by `flags`; @ in a text stands for the folder."""
+    flags = {name: value.replace("@", str(place)) if isinstance(value, str) else value for name, value in flags.items()}
+    flags = {"dataset_path": place / "data.json", "output_dir": place / "out", **flags}
+    if script == "kd":
+        models = {"student": str(place / "t5_student"), "teacher": str(place / "t5_teacher")}
+        return kd_flags(models, flags.pop("dataset_path"), flags.pop("output_dir"), **flags)
+    if script in ("ft", "gen"):
+        command = {"ft": ft_flags, "gen": gen_flags}[script]
+        return command(str(place / "t5_student"), flags.pop("dataset_path"), flags.pop("output_dir"), **flags)
+    if script == "prepare" and "original_dataset_path" in flags:
+        del flags["dataset_path"]
+    return argv(flags)
+
+
+def refused(script: str, command: list[str], place: Path, capsys) -> str:
+    """The one line that a refused command prints; the disk is as it was."""
+    before = snapshot(place)
+    folders = {path for path in place.rglob("*") if path.is_dir()}
+    capsys.readouterr()
+    assert run_script(MAINS[script], command) == 2
+    printed = capsys.readouterr()
+    (line,) = printed.err.splitlines()
+    assert line.startswith(f"{Path(MAINS[script].__code__.co_filename).name}: error: ")
+    assert "Traceback" not in printed.out
+    assert snapshot(place) == before
+    assert {path for path in place.rglob("*") if path.is_dir()} == folders
+    return line
+
+
+@pytest.mark.parametrize(
+    ("script", "flags", "said"),
+    [
+        # flags
+        ("ft", {"batchsize": 3}, "unknown flag '--batchsize'; nearest: '--batch_size'"),
+        ("kd", {"do_train": "maybe"}, "--do_train: 'maybe' is neither True nor False"),
+        ("ft", {"epochs": 0}, "--epochs: must be at least 1"),
+        ("ft", {"epochs": "two"}, "--epochs: 'two' is not an integer"),
+        ("ft", {"learning_rate": "nan"}, "--learning_rate: 'nan' is not a finite number"),
+        ("ft", {"metrics": "blue"}, "--metrics: 'blue' is not one of"),
+        ("ft", {"metric_for_best_model": "rouge"}, "--metric_for_best_model: 'rouge' is no score; nearest: 'rouge"),
+        ("ft", {"metric_for_best_model": "bertscore_f1"}, "exists only in the final test"),
+        ("gen", {"split_for_generation": "trian"}, "has no split 'trian'; nearest: 'train'"),
+        ("gen", {"num_return_sequences": 5}, "beam_search finds at most --num_beams 1 targets"),
+        ("gen", {"generation_type": "greedy"}, "--generation_type: 'greedy' is not one of"),
+        ("ft", {"output_dir": "@/data.json"}, "data.json: is a file, not a folder"),
+        ("gen", {"output_dir": "@/data.json"}, "data.json: is a file, not a folder"),
+        ("ft", {"output_dir": "@/data.json/out"}, "cannot be written: Not a directory"),
+        ("ft", {"task_prompt": "modern: " * 30}, "leave no room for text"),
+        ("ft", {"dataset_path": None}, "--dataset_path: required, but not given"),
+        # files
+        ("ft", {"dataset_path": "@/none.json"}, "none.json: No such file or directory"),
+        ("kd", {"dataset_path": "@/none.json"}, "none.json: No such file or directory"),
+        ("gen", {"dataset_path": "@/none.json"}, "none.json: No such file or directory"),
+        ("ft", {"checkpoint_path": "@/none.pt"}, "none.pt: no such file or folder"),
+        ("gen", {"checkpoint_path": "@/none.pt"}, "none.pt: no weights there"),
+        ("kd", {"student_state_dict_path": "@/none.pt"}, "none.pt: no weights there"),
+        ("kd", {"teacher_state_dict_path": "@/none.pt"}, "none.pt: no weights there"),
+        ("ft", {"config": "@/none.yaml"}, "none.yaml: cannot be read"),
+        # models
+        ("ft", {"model_name": "@/none"}, "none: no such model folder"),
+        ("kd", {"student_name": "@/none"}, "none: no such model folder"),
+        ("kd", {"teacher_name": "@/none"}, "none: no such model folder"),
+        ("kd", {"teacher_name": "@/gpt2_teacher"}, "both must be of one kind"),
+        ("ft", {"model_name": "@/t5_student_prune7"}, "decoder layer 7: the model has 1"),
+        ("ft", {"checkpoint_path": "@/t5_teacher"}, "t5_teacher: not for .*t5_student"),
+        ("ft", {"checkpoint_path": "@/gpt2_student"}, "t5_student"),
+        ("kd", {"teacher_state_dict_path": "@/t5_student"}, "t5_teacher"),
+        # experiments
+        ("kd", {"experiment_config_key": "logit_kd"}, "unknown experiment 'logit_kd'; nearest: 'logits_kd'"),
+        ("kd", {"experiment_config_path": "@/none.yaml"}, "none.yaml: cannot be read"),
+        # merging
+        ("prepare", {"original_dataset_path": "@/data.json", "generation_dataset_path": "@/generated.json",
+                     "n_augmentations_per_example": 3}, "3 is more than any input has: at most 2"),
+        ("prepare", {"original_dataset_path": "@/data.json"}, "is no mode"),
+        ("prepare", {"original_dataset_path": "@/data.json", "generation_dataset_path": "@/data.json"},
+         "column 'generated' is missing"),
+        ("student", {"from_model": "@/none", "dataset_path": None}, "none: no such model folder"),
+    ],
+)  # fmt: skip
+def test_a_wrong_command(place, capsys, script, flags, said):
+    line = refused(script, flags_of(script, place, **flags), place, capsys)
+    assert matches(said, line)
+
+
+def matches(said: str, line: str) -> bool:
+    """Whether the parts of `said` between `.*` are in the line, in this order."""
+    for part in said.split(".*"):
+        _, found, line = line.partition(part)
+        if not found:
+            return False
+    return True
+
+
+@pytest.mark.parametrize("script", ["ft", "kd"])
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("{", "data.json: not JSON"),
+        ("", "data.json: not JSON"),
+        ("[]", "data.json: expected {split"),
+        ('"text"', "data.json: expected {split"),
+        ("\ufeff{}", "data.json: expected {split"),
+        (json.dumps({**GOOD, "train": {"text": ["a"], "target": []}}), "columns must be equally long"),
+        (json.dumps({"dev": PAIR, "test": PAIR}), "no training split"),
+        (json.dumps({"training": PAIR, "ft": PAIR}), "no training split"),
+        (json.dumps({**GOOD, "train": {"text": ["a"]}}), "split 'train': column 'target' is missing"),
+        (json.dumps({**GOOD, "dev": {"target": ["a"]}}), "split 'dev': column 'text' is missing"),
+        (json.dumps({**GOOD, "train": {"text": [], "target": []}}), "split 'train': no rows"),
+        (json.dumps({**GOOD, "test": {"text": [], "target": []}}), "split 'test': no rows"),
+        (json.dumps({**GOOD, "train_0": PAIR, "train_2": PAIR}), "must be numbered without gaps"),
+        (json.dumps({**GOOD, "train_1": PAIR}), "must be numbered without gaps"),
+        (json.dumps({**GOOD, "train_0": PAIR, "train_01": PAIR}), "must be numbered without gaps"),
+        (json.dumps({**GOOD, "train": {"text": [None], "target": ["a"]}}), "column 'text', row 0: expected text"),
+        (json.dumps({**GOOD, "train": {"text": ["a", "b"], "target": ["a", 3]}}), "column 'target', row 1: expected"),
+        (json.dumps({**GOOD, "validation": PAIR}), "two splits mean 'dev'"),
+    ],
+)
+def test_wrong_data(place, capsys, script, text, said):
+    (place / "data.json").write_text(text)
+    assert said in refused(script, flags_of(script, place), place, capsys)
+
+
+def test_data_that_are_not_text(place, capsys):
+    (place / "data.json").write_bytes(b'{"train": {"text": ["\xff"], "target": ["a"]}}')
+    assert "data.json: not JSON" in refused("ft", flags_of("ft", place), place, capsys)
+
+
+def test_closing_fine_tuning_without_its_split(place, capsys):
+    (place / "data.json").write_text(json.dumps({"train": PAIR}))
+    line = refused("kd", flags_of("kd", place, ft_steps_at_end=1), place, capsys)
+    assert "--ft_steps_at_end 1 trains on the split 'ft'" in line
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("epoch: 3\n", "c.yaml: unknown key 'epoch'; nearest: 'epochs'"),
+        ("epochs: three\n", "c.yaml: epochs: 'three' is not an integer"),
+        ("epochs: 3\nepochs: 4\n", "key 'epochs' is given twice"),
+        ("do_train: yes\n", "c.yaml: do_train: 'yes' is neither True nor False"),
+        ("epochs: !!python/object/apply:os.system ['touch executed']\n", "c.yaml:"),
+    ],
+)
+def test_wrong_config_file(place, capsys, monkeypatch, text, said):
+    monkeypatch.chdir(place)
+    (place / "c.yaml").write_text(text)
+    assert said in refused("ft", flags_of("ft", place, config="@/c.yaml", epochs=None), place, capsys)
+
+
+LAYERS = "l: {student_dec_ca_layer: -1}\ns: {keep_last: True}\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("mine: {name: m, layer: l, scheduling: s, losses: [logit]}\nlogits: {logits_weight: 1}\n",
+         "e.yaml: mine.losses: unknown entry 'logit'; nearest: 'logits'"),
+        ("mine: {name: m, layer: l, scheduling: s, losses: [a]}\na: {logit_weight: 1}\n",
+         "e.yaml: a: unknown key 'logit_weight'; nearest: 'logits_weight'"),
+        ("mine: {name: m, layer: l, sheduling: s, losses: [a]}\na: {logits_weight: 1}\n", "e.yaml: mine: unknown key"),
+        ("mine: {name: m, layer: x, scheduling: s, losses: [a]}\na: {logits_weight: 1}\n",
+         "e.yaml: mine.layer: unknown entry 'x'; nearest: 'l'"),
+        ("mine: {name: m, layer: l, scheduling: s, losses: [a]}\na: {logits_weight: 0}\n", "e.yaml: a: all weights"),
+        ("mine: {name: m, layer: l, scheduling: s, losses: [a]}\na: {logits_weight: -1}\n", "e.yaml: a.logits_weight"),
+        ("mine: {name: m, layer: l, scheduling: s, losses: [a]}\na: {logits_weight: 1, dropout: 1}\n",
+         "e.yaml: a.dropout: '1' is neither True nor False"),
+    ],
+)  # fmt: skip
+def test_wrong_experiment(place, capsys, text, said):
+    (place / "e.yaml").write_text(text + LAYERS)
+    flags = {"experiment_config_path": "@/e.yaml", "experiment_config_key": "mine"}
+    assert said in refused("kd", flags_of("kd", place, **flags), place, capsys)
+
+
+# ------------------------------------------------------------------------------------------------------------- weights
+
+
+def corrupt(path: Path) -> None:
+    data = path.read_bytes()
+    path.write_bytes(b"\xff" * 64 + data[64:])
+
+
+@pytest.mark.parametrize("script", ["ft", "gen", "kd"])
+def test_corrupt_weights(place, capsys, script):
+    corrupt(place / "t5_student" / "model.safetensors")
+    assert "t5_student: weights cannot be read" in refused(script, flags_of(script, place), place, capsys)
+
+
+def test_corrupt_weights_of_the_teacher(place, capsys):
+    corrupt(place / "t5_teacher" / "model.safetensors")
+    assert "t5_teacher: weights cannot be read" in refused("kd", flags_of("kd", place), place, capsys)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04"])
+def test_a_checkpoint_that_is_none(place, capsys, content):
+    (place / "w.pt").write_bytes(content)
+    assert "w.pt" in refused("ft", flags_of("ft", place, checkpoint_path="@/w.pt"), place, capsys)
+
+
+def test_nothing_in_a_checkpoint_is_executed(place, capsys):
+    class Evil:
+        def __reduce__(self):
+            return (Path.touch, (place / "executed",))
+
+    torch.save({"weight": Evil()}, place / "w.pt")
+    assert "w.pt" in refused("ft", flags_of("ft", place, checkpoint_path="@/w.pt"), place, capsys)
+
+
+@pytest.mark.parametrize("damaged", ["optimizer.pt", "run_state.json", "model.safetensors"])
+def test_a_damaged_state_of_another_run(place, capsys, damaged):
+    ft_main.main(flags_of("ft", place, output_dir="@/former", epochs=1, keep_checkpoint_after_test=True))
+    (folder,) = (path for path in (place / "former").glob("epoch*") if not path.name.endswith("__last"))
+    corrupt(folder / damaged)
+    line = refused("ft", flags_of("ft", place, checkpoint_path=str(folder)), place, capsys)
+    assert damaged in line
+
+
+# ------------------------------------------------------------------------------------------------- before any weights
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("ft", {"metric_for_best_model": "rouge"}),
+        ("ft", {"checkpoint_path": "@/none.pt"}),
+        ("ft", {"do_train": False, "dataset_path": "@/no_test.json"}),
+        ("ft", {"task_prompt": "modern: " * 30}),
+        ("gen", {"task_prompt": "modern: " * 30}),
+        ("gen", {"split_for_generation": "trian"}),
+        ("kd", {"experiment_config_key": "logit_kd"}),
+        ("kd", {"teacher_name": "@/gpt2_teacher"}),
+        ("kd", {"teacher_state_dict_path": "@/none.pt"}),
+        ("kd", {"ft_steps_at_end": 1, "dataset_path": "@/no_test.json"}),
+    ],
+)
+def test_refused_before_weights_are_read(place, capsys, monkeypatch, script, flags):
+    def read_weights(*_arguments: object, **_flags: object) -> None:
+        raise AssertionError("weights were read")
+
+    (place / "no_test.json").write_text(json.dumps({"train": PAIR}))
+    monkeypatch.setattr(session, "load_model", read_weights)
+    monkeypatch.setattr(generate_accelerator, "load_model", read_weights)
+    monkeypatch.setattr(loading, "read_state_dict", read_weights)
+    refused(script, flags_of(script, place, **flags), place, capsys)
+
+
+# ----------------------------------------------------------------------------------------------- nothing is overwritten
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"epochs": 2}, "--epochs was 1, is 2"),
+        ({"dataset_path": "@/none.json"}, "none.json"),
+        ({"resume": False}, "holds this run already"),
+        ({"overwrite": True, "model_name": "@/out/model"}, "would remove --model_name"),
+        ({"overwrite": True, "metric_for_best_model": "rouge"}, "is no score"),
+        ({"overwrite": True, "model_name": "@/none"}, "no such model folder"),
+    ],
+)
+def test_a_refused_command_on_the_folder_of_a_run(place, capsys, change, said):
+    ft_main.main(flags_of("ft", place, epochs=1))
+    assert said in refused("ft", flags_of("ft", place, **{"epochs": 1, **change}), place, capsys)
+
+
+def test_a_model_in_the_output_folder_is_not_taken_for_a_run(place, capsys):
+    shutil.copytree(place / "t5_student", place / "out" / "model")
+    line = refused("ft", flags_of("ft", place), place, capsys)
+    assert "holds 'model', but no run.json" in line
+
+
+def test_a_run_of_another_script_in_the_folder(place, capsys):
+    gen_main.main(flags_of("gen", place))
+    assert "holds a run of gen_main.py" in refused("ft", flags_of("ft", place), place, capsys)
+
+
+def test_prepare_does_not_replace_what_it_reads(place, capsys):
+    flags = {"dataset_name": "", "output_dir": "@", "file_name": "data.json"}
+    command = argv({"dataset_path": place / "data.json", **flags})
+    line = refused("prepare", [word.replace("@", str(place)) for word in command], place, capsys)
+    assert "is read to make this file" in line
+
+
+@pytest.mark.parametrize("changed", ["text", "target"])
+def test_data_that_change_under_a_run(place, capsys, changed):
+    ft_main.main(flags_of("ft", place, epochs=1))
+    data = read(place / "data.json")
+    data["train"][changed][0] += "!"
+    (place / "data.json").write_text(json.dumps(data))
+    line = refused("ft", flags_of("ft", place, epochs=1), place, capsys)
+    assert "what --dataset_path stands for has changed" in line
+
+
+def test_every_script_has_a_case():
+    """A new script at the top of the repository needs its wrong commands here."""
+    scripts = {path.stem for path in Path(ft_main.__file__).parent.glob("*_main.py")}
+    named: dict[str, Callable] = {main.__module__: main for main in MAINS.values()}
+    assert scripts <= named.keys() | {"kd_dataset_with_logits_main"}
