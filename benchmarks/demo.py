@@ -26,7 +26,7 @@ TRAIN = (
     "--batch_size 16 --max_gpu_batch_size 16 --learning_rate 0.008 --save_checkpoint_every_n_steps 1"
 )
 DEMO = "--dataset_name demo --val_size 200 --test_size 500"
-TEACHER = "--d_model 80 --d_ff 224 --n_heads 4 --n_encoder_layers 1 --n_decoder_layers 1"
+TEACHER = "--d_model 80 --d_ff 224 --n_heads 4 --n_encoder_layers 1 --n_decoder_layers 1 --dropout 0"
 STUDENT = "--d_model 48 --d_ff 128 --n_heads 4 --n_encoder_layers 1 --n_decoder_layers 1 --dropout 0"
 GENERATED = "generated_datasets.json"
 SPEED_ROWS, SPEED_BATCH = 256, 32  # how throughput is measured: greedy decoding of test inputs
@@ -96,7 +96,7 @@ def study(out: Path, seed: int) -> Iterator[list[Job]]:
     yield [create("teacher", f"{TEACHER} --vocab_size 1500 --dataset_path {small}")]
     yield [create("student", f"{STUDENT} --tokenizer {out}/new_teacher")]
     yield [
-        train("teacher", "ft_main.py", f"--model_name {out}/new_teacher --dataset_path {large} --epochs 6"),
+        train("teacher", "ft_main.py", f"--model_name {out}/new_teacher --dataset_path {large} --epochs 8"),
         train("student_finetuned", "ft_main.py", f"--model_name {out}/new_student --dataset_path {small} --epochs 30"),
     ]
     yield [
@@ -171,7 +171,7 @@ def cells(rows: list[Row]) -> Iterator[tuple[str, ...]]:
     teacher, student = rows[0], rows[1]
 
     def closed(value: float, start: float, goal: float) -> str:
-        return f"{100 * (value - start) / (goal - start):.0f}" if goal != start else "-"
+        return str(round(100 * (value - start) / (goal - start))) if goal != start else "-"
 
     for row in rows:
         yield (

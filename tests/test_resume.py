@@ -180,7 +180,23 @@ def run_killed(main: Main, flags: list[str], out: Path, concerns: Callable[[Path
     """
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == KILLED
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        assert status in (0, KILLED)
+        return status == KILLED
+    status = 1
+    try:
+        with Path(os.devnull).open("w") as nothing:
+            os.dup2(nothing.fileno(), 1)
+            os.dup2(nothing.fileno(), 2)
+        sys.addaudithook(dying_at(out, concerns, number))
+        main(flags)
+        status = 0
+    finally:
+        os._exit(status)
+
+
+def dying_at(out: Path, concerns: Callable[[Path], bool], number: int) -> Callable[[str, tuple], None]:
+    """An audit hook: https://docs.python.org/3/library/audit_events.html."""
     events = iter(range(1_000_000))
 
     def hook(event: str, arguments: tuple) -> None:
@@ -194,16 +210,7 @@ def run_killed(main: Main, flags: list[str], out: Path, concerns: Callable[[Path
         if path.is_relative_to(out) and concerns(path) and next(events) == number:
             os._exit(KILLED)
 
-    with Path(os.devnull).open("w") as nothing:
-        os.dup2(nothing.fileno(), 1)
-        os.dup2(nothing.fileno(), 2)
-    sys.addaudithook(hook)
-    status = 1
-    try:
-        main(flags)
-        status = 0
-    finally:
-        os._exit(status)
+    return hook
 
 
 def test_states_by_the_clock(tmp_path, commands, whole):

@@ -10,7 +10,7 @@ from itertools import accumulate
 from typing import Generic, NamedTuple, TypeVar
 
 TAIL_EXPONENT, TAIL_SHIFT = 1.1, 3.0  # a table's entry of rank k = 0, 1, ... weighs (k + shift) ** -exponent
-LEXICON_SHARE = 0.6  # of each table of more than ten entries, its first ones: less is easier
+LEXICON_SHARE = 0.3  # of each table of more than ten entries, its first ones: less is easier
 
 Draw = Callable[[], float]  # uniform in [0, 1); the only source of chance
 Pair = tuple[str, str]  # (old, new)

@@ -1,0 +1,95 @@
+"""The demo study: its commands parse and fit together, and its table is right."""
+
+import importlib.util
+import shlex
+import sys
+from pathlib import Path
+
+import pytest
+
+from src.config import arguments
+from src.config.arguments import REPOSITORY
+from src.config.cli import parse
+
+spec = importlib.util.spec_from_file_location("demo", REPOSITORY / "benchmarks" / "demo.py")
+demo = importlib.util.module_from_spec(spec)
+sys.modules["demo"] = demo
+spec.loader.exec_module(demo)
+
+CLASSES = {
+    each.script: each
+    for each in (
+        arguments.PrepareArguments,
+        arguments.CreateStudentArguments,
+        arguments.FineTuneArguments,
+        arguments.GenerateArguments,
+        arguments.DistillArguments,
+    )
+}
+OUT = Path("out")
+ROWS = [
+    demo.Row("teacher", 80.0, 0.4, 250_000, 100.0),
+    demo.Row("fine-tuned", 40.0, 1.4, 100_000, 200.0),
+    demo.Row("distilled", 70.0, 0.65, 100_000, 210.4),
+]
+
+
+def jobs() -> list:
+    return [job for group in demo.study(OUT, seed=7) for job in group]
+
+
+@pytest.mark.parametrize("job", jobs(), ids=lambda job: job.name)
+def test_every_command_parses_and_is_seeded(job):
+    config = parse(CLASSES[job.script], shlex.split(job.flags))
+    assert config.seed == (8 if job.name == "data teacher" else 7)
+    assert (OUT / job.result).is_relative_to(config.output_dir)
+
+
+def test_a_group_reads_only_what_earlier_groups_wrote():
+    there: list[Path] = []
+    for group in demo.study(OUT, seed=7):
+        for job in group:
+            for word in shlex.split(job.flags):
+                if word.startswith(f"{OUT}/") and f"--output_dir {word}" not in job.flags:
+                    assert any(Path(word).is_relative_to(result) for result in there), (job.name, word)
+        there += [OUT / job.result for job in group]
+
+
+def test_the_table_has_every_model_that_was_tested():
+    assert set(demo.MODELS) <= {job.name for job in jobs()}
+
+
+def test_gap_closed():
+    cells = [dict(zip(demo.COLUMNS, line, strict=True)) for line in demo.cells(ROWS)]
+    assert [line["gap closed % (BLEU)"] for line in cells] == ["100", "0", "75"]
+    assert [line["gap closed % (NLL)"] for line in cells] == ["100", "0", "75"]
+    assert cells[2]["parameters"] == "100,000"
+
+
+def test_no_gap_has_no_share():
+    same = [ROWS[0], demo.Row("fine-tuned", 80.0, 0.4, 1, 1.0)]
+    assert [line[3:5] for line in demo.cells(same)] == [("-", "-"), ("-", "-")]
+
+
+def test_the_table_is_left_as_files(tmp_path, capsys):
+    demo.write_table(ROWS, tmp_path)
+    text = (tmp_path / "table.md").read_text(encoding="utf-8")
+    assert text in capsys.readouterr().out
+    assert len({len(line) for line in text.splitlines()}) == 1  # columns stand under each other
+    assert (tmp_path / "table.csv").read_text(encoding="utf-8").splitlines()[
+        3
+    ] == 'distilled,70.0,0.650,75,75,"100,000",210'
+
+
+def test_a_failing_command_ends_the_study(tmp_path, capsys):
+    job = demo.Job("broken", "ft_main.py", "--no_such_flag 1", "broken/model")
+    with pytest.raises(SystemExit) as stopped:
+        demo.run(job, tmp_path, threads=1)
+    assert stopped.value.code == 2
+    assert "unknown flag" in capsys.readouterr().err
+
+
+def test_a_finished_command_is_not_run_again(tmp_path, capsys):
+    (tmp_path / "result").mkdir()
+    demo.run(demo.Job("done", "no_such_script.py", "", "result"), tmp_path, threads=1)
+    assert "done already" in capsys.readouterr().out
