@@ -10,7 +10,7 @@ from src.config.arguments import DistillArguments
 from src.config.console import say
 from src.config.constants import FT
 from src.config.errors import UserError
-from src.config.experiments import Experiment, LossEntry, load_experiment
+from src.config.experiments import Experiment, load_experiment
 from src.data.files import Datasets
 from src.distillation.objectives import check_supported
 from src.distillation.teachers import LiveTeacher
@@ -23,10 +23,8 @@ from src.models.loading import (
     load_model,
     load_tokenizer,
 )
-from src.training.engine import Phase
+from src.training.engine import FORWARD, Phase
 from src.training.session import Task, train
-
-FORWARD = LossEntry(name="forward", forward_weight=1.0)
 
 
 def read_experiment(config: DistillArguments) -> Experiment:

@@ -1,12 +1,9 @@
 """Stage: fine-tune a model on labeled data, usually the teacher."""
 
 from src.config.arguments import FineTuneArguments
-from src.config.experiments import LossEntry
 from src.data.files import Datasets
-from src.training.engine import Phase
+from src.training.engine import FORWARD, Phase
 from src.training.session import Task, train
-
-FORWARD = LossEntry(name="forward", forward_weight=1.0)
 
 
 def train_model(config: FineTuneArguments, datasets: Datasets) -> dict[str, float]:

@@ -13,12 +13,24 @@ from pathlib import Path
 import pytest
 import torch
 
+from src.config import arguments
 from src.models.families import Sizes
 from src.models.loading import load_tokenizer
 from src.models.students import build_from_scratch, train_tokenizer, write_model_folder
 
 torch.set_num_threads(1)  # tiny matrices: a second thread only waits, on a busy machine for seconds
 
+ARGUMENTS = {  # of every script
+    each.script: each
+    for each in (
+        arguments.PrepareArguments,
+        arguments.CreateStudentArguments,
+        arguments.FineTuneArguments,
+        arguments.GenerateArguments,
+        arguments.DistillArguments,
+        arguments.DistillStoredArguments,
+    )
+}
 FAMILY_NAMES = ("t5", "bart", "gpt2", "opt", "llama")
 ENCODER_DECODER_NAMES = ("t5", "bart")
 DECODER_ONLY_NAMES = ("gpt2", "opt", "llama")

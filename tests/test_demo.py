@@ -6,8 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import ARGUMENTS
 
-from src.config import arguments
 from src.config.arguments import REPOSITORY
 from src.config.cli import parse
 
@@ -16,16 +16,6 @@ demo = importlib.util.module_from_spec(spec)
 sys.modules["demo"] = demo
 spec.loader.exec_module(demo)
 
-CLASSES = {
-    each.script: each
-    for each in (
-        arguments.PrepareArguments,
-        arguments.CreateStudentArguments,
-        arguments.FineTuneArguments,
-        arguments.GenerateArguments,
-        arguments.DistillArguments,
-    )
-}
 OUT = Path("out")
 ROWS = [
     demo.Row("teacher", 80.0, 0.4, 250_000, 100.0),
@@ -40,7 +30,7 @@ def jobs() -> list:
 
 @pytest.mark.parametrize("job", jobs(), ids=lambda job: job.name)
 def test_every_command_parses_and_is_seeded(job):
-    config = parse(CLASSES[job.script], shlex.split(job.flags))
+    config = parse(ARGUMENTS[job.script], shlex.split(job.flags))
     assert config.seed == (8 if job.name == "data teacher" else 7)
     assert (OUT / job.result).is_relative_to(config.output_dir)
 

@@ -5,23 +5,12 @@ import shlex
 from dataclasses import fields
 
 import pytest
+from conftest import ARGUMENTS
 
-from src.config import arguments
 from src.config.arguments import REPOSITORY, REQUIRED
 from src.config.cli import parse
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-CLASSES = {
-    each.script: each
-    for each in (
-        arguments.PrepareArguments,
-        arguments.CreateStudentArguments,
-        arguments.FineTuneArguments,
-        arguments.GenerateArguments,
-        arguments.DistillArguments,
-        arguments.DistillStoredArguments,
-    )
-}
 COMMANDS = re.findall(r"^ *python (\w+_main\.py) (.+)$", README, flags=re.MULTILINE)
 FLAG_LINES = re.findall(r"^\| `--(\w+)` \| (\S.*?) \| (.+) \|$", README, flags=re.MULTILINE)
 
@@ -34,15 +23,15 @@ def test_there_are_commands_of_every_stage_of_the_road():
 
 @pytest.mark.parametrize(("script", "flags"), COMMANDS)
 def test_every_command_parses(script, flags):
-    parse(CLASSES[script], shlex.split(flags))
+    parse(ARGUMENTS[script], shlex.split(flags))
 
 
-@pytest.mark.parametrize("script", CLASSES)
+@pytest.mark.parametrize("script", ARGUMENTS)
 def test_every_flag_stands_in_a_table_with_its_default_and_sentence(script):
     documented = {}
     for name, default, sentence in FLAG_LINES:
         documented.setdefault(name, []).append((default.strip("`").strip('"'), sentence))
-    for each in fields(CLASSES[script]):
+    for each in fields(ARGUMENTS[script]):
         default = "required" if each.default is REQUIRED else str(each.default)
         sentence = each.metadata["sentence"]
         lines = documented.get(each.name, [])
@@ -50,7 +39,7 @@ def test_every_flag_stands_in_a_table_with_its_default_and_sentence(script):
 
 
 def test_no_table_names_a_flag_that_is_gone():
-    known = {each.name for arguments_class in CLASSES.values() for each in fields(arguments_class)}
+    known = {each.name for arguments_class in ARGUMENTS.values() for each in fields(arguments_class)}
     assert {name for name, _, _ in FLAG_LINES} <= known
 
 

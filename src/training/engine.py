@@ -29,6 +29,7 @@ from src.training.checkpoints import LAST, Best, RunState, StateFolder, Training
 from src.training.interrupts import Interrupted, StopRequests
 from src.training.tracking import LOSSES, SCORES, RunFolder
 
+FORWARD = LossEntry(name="forward", forward_weight=1.0)  # plain fine-tuning: NLL of the labels
 FINAL = -1  # epoch and step of the closing test of the best checkpoint
 
 
