@@ -71,7 +71,7 @@ def study(out: Path, seed: int) -> Iterator[list[Job]]:
     teacher = f"{out}/teacher/model"
     sampling = (
         f"--model_name {teacher} --dataset_path {small} {LENGTHS} --split_for_generation unlabeled train "
-        f"--generation_type sampling --num_return_sequences {K} --add_original_data True --batch_size 64"
+        f"--generation_type sampling --num_return_sequences {K} --add_original_data True --batch_size 128"
     )
 
     def prepare(name: str, flags: str, data_seed: int = seed) -> Job:
@@ -97,17 +97,17 @@ def study(out: Path, seed: int) -> Iterator[list[Job]]:
     yield [create("student", f"{STUDENT} --tokenizer {out}/new_teacher")]
     yield [
         train("teacher", "ft_main.py", f"--model_name {out}/new_teacher --dataset_path {large} --epochs 8"),
-        train("student_finetuned", "ft_main.py", f"--model_name {out}/new_student --dataset_path {small} --epochs 30"),
+        train("student_finetuned", "ft_main.py", f"--model_name {out}/new_student --dataset_path {small} --epochs 36"),
     ]
     yield [
         Job(
             "sampling", "gen_main.py", f"{sampling} --seed {seed} --output_dir {out}/sampling", f"sampling/{GENERATED}"
         ),
-        distil("student_logits", small, "--epochs 30"),
+        distil("student_logits", small, "--epochs 40 --stop_training_after_n_epochs 30 --ft_steps_at_end 6"),
         train("teacher_test", "ft_main.py", f"--do_train False --dataset_path {small} --model_name {teacher}"),
     ]
     yield [prepare("sampling", f"--original_dataset_path {small} --generation_dataset_path {out}/sampling/{GENERATED}")]
-    yield [distil("student_pseudo_targets", merged, "--epochs 10 --stop_training_after_n_epochs 8 --ft_steps_at_end 1")]
+    yield [distil("student_pseudo_targets", merged, "--epochs 9 --stop_training_after_n_epochs 7 --ft_steps_at_end 1")]
 
 
 def run(job: Job, out: Path, threads: int) -> None:
