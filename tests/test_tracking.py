@@ -5,6 +5,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
+from tiny_runs import rows
 
 from src.config.arguments import FineTuneArguments, GenerateArguments
 from src.config.errors import UserError
@@ -234,14 +235,12 @@ def test_no_commit_outside_a_checkout(monkeypatch, tmp_path):
 
 def test_rows(config):
     run = begun(config)
-    assert run.rows("eval_scores.csv") == []
     columns = ("split", "epoch", "bertscore_f1", "nll")
     run.append_row("eval_scores.csv", columns, {"split": "dev", "epoch": 0, "nll": 0.1})
     run.append_row("eval_scores.csv", columns, {"split": "test", "epoch": -1, "nll": 2.0, "bertscore_f1": 1 / 3})
     text = (run.path / "eval_scores.csv").read_bytes()
     assert text == b"split,epoch,bertscore_f1,nll\ndev,0,,0.1\ntest,-1,0.3333333333333333,2.0\n"
-    assert run.rows("eval_scores.csv")[1] == {"split": "test", "epoch": "-1", "bertscore_f1": "0.3333333333333333",
-                                              "nll": "2.0"}  # fmt: skip
+    assert rows(run.path)[1] == {"split": "test", "epoch": "-1", "bertscore_f1": "0.3333333333333333", "nll": "2.0"}
 
 
 def test_a_column_that_was_not_announced_is_a_defect(config):
@@ -266,7 +265,7 @@ def test_keep_rows(config, text, count, kept):
     run.keep_rows("eval_scores.csv", count)
     assert (run.path / "eval_scores.csv").read_text() == kept
     run.append_row("eval_scores.csv", ("a",), {"a": 9})
-    assert run.rows("eval_scores.csv")[-1] == {"a": "9"}
+    assert rows(run.path)[-1] == {"a": "9"}
     run.keep_rows("nothing.csv", 2)
     assert not (run.path / "nothing.csv").exists()
 

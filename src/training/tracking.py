@@ -1,7 +1,6 @@
 """What a run leaves for people and tools: run.json, eval_scores.csv, eval_generations.json, train_losses.csv."""
 
 import csv
-import io
 import platform
 import secrets
 import shutil
@@ -100,12 +99,6 @@ class RunFolder:
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)
-
-    def rows(self, name: str) -> list[Row]:
-        path = self.path / name
-        if not path.is_file():
-            return []
-        return list(csv.DictReader(io.StringIO(path.read_text(encoding="utf-8"))))
 
     def keep_rows(self, name: str, count: int) -> None:
         """Drop the rows after the first `count`: they came after the state that is resumed, and will come again."""
