@@ -15,7 +15,7 @@ common="$lengths --seed 42 --num_beams 1 --metrics sacrebleu rouge chrf --metric
   --n_decoder_layers 1 --dropout 0 --tokenizer "$out/teacher" --output_dir "$out/student"
 
 $python ft_main.py --model_name "$out/teacher" --dataset_path "$out/data/e2e_2k.json" --output_dir "$out/ft_teacher" $common \
-  --learning_rate 0.003 --epochs 12
+  --learning_rate 0.001 --epochs 24
 $python ft_main.py --model_name "$out/student" --dataset_path "$out/data/e2e_2k.json" --output_dir "$out/ft_student" $common \
   --learning_rate 0.008 --epochs 24
 $python gen_main.py --model_name "$out/ft_teacher/model" --dataset_path "$out/data/e2e_2k.json" --output_dir "$out/sampling" \

@@ -22,6 +22,7 @@ from src.models.loading import (
     load_config,
     load_model,
     load_tokenizer,
+    write_known_tokens_only,
 )
 from src.training.interrupts import Interrupted, StopRequests
 from src.training.session import make_accelerator
@@ -83,6 +84,7 @@ def _generate_all(config: GenerateArguments, run: RunFolder, inputs: Datasets) -
     kind = is_encoder_decoder(load_config(config.model_name))
     tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
     model = load_model(config.model_name, state_dict_path=config.checkpoint_path).to(accelerator.device)
+    write_known_tokens_only(model, tokenizer)
     k = config.num_return_sequences
     decoding = decoding_of(
         config.generation_type, num_beams=config.num_beams, targets_per_input=k, max_new_tokens=config.max_labels_length

@@ -8,11 +8,11 @@ from transformers import PreTrainedTokenizerBase
 
 from src.config.arguments import DistillArguments
 from src.config.console import say
-from src.config.constants import FT
+from src.config.constants import DEV, FT
 from src.config.errors import UserError
 from src.config.experiments import Experiment, load_experiment
 from src.data.files import Datasets
-from src.distillation.objectives import check_supported
+from src.distillation.capture import check_comparable
 from src.distillation.teachers import LiveTeacher
 from src.models.loading import (
     check_lengths,
@@ -23,23 +23,18 @@ from src.models.loading import (
     load_model,
     load_tokenizer,
 )
-from src.training.engine import FORWARD, Phase
+from src.training.engine import Phase
 from src.training.session import Task, train
 
 
 def read_experiment(config: DistillArguments) -> Experiment:
-    """The experiment that the flags name, refused if this version cannot compute it."""
-    experiment = load_experiment(
+    """The experiment that the flags name, with the numbers that its schedule takes from them."""
+    return load_experiment(
         config.experiment_file,
         config.experiment_config_key,
         epochs=config.stop_training_after_n_epochs or config.epochs,
         n_patience_epochs=config.n_patience_epochs,
     )
-    for loss in experiment.losses:
-        check_supported(loss)
-    if len(experiment.losses) > 1:
-        raise UserError(f"experiment '{experiment.key}': several losses cannot be scheduled by this version")
-    return experiment
 
 
 def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experiment) -> dict[str, float]:
@@ -50,12 +45,20 @@ def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experimen
     """
 
     def phases(accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, splits: tuple[str, ...]) -> list[Phase]:
-        teacher = _teacher(config, accelerator) if experiment.needs_teacher else None
+        teacher = _teacher(config, accelerator, experiment) if experiment.needs_teacher else None
         epochs = config.stop_training_after_n_epochs or config.epochs
-        distil = Phase(f"distil ({experiment.name})", splits, epochs, experiment.losses[0], teacher)
+        distil = Phase(
+            f"distil ({experiment.name})",
+            splits,
+            epochs,
+            losses=experiment.losses,
+            schedule=experiment.schedule,
+            layers=experiment.layers.of("student"),
+            teacher=teacher,
+        )
         if not config.ft_steps_at_end:
             return [distil]
-        return [distil, Phase("fine-tune", (FT,), config.ft_steps_at_end, FORWARD, from_best=True)]
+        return [distil, Phase("fine-tune", (FT,), config.ft_steps_at_end, from_best=True)]
 
     task = Task(
         config.student_name,
@@ -78,6 +81,11 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
         )
     if config.ft_steps_at_end and (config.stop_training_after_n_epochs or config.epochs) >= config.epochs:
         say("--ft_steps_at_end: the learning rate has decayed to 0 after --epochs; make it larger than the epochs run")
+    if len(experiment.losses) > 1 and experiment.schedule.follows_evaluations and DEV not in datasets:
+        raise UserError(
+            f"{config.dataset_path}: the schedule '{experiment.schedule.name}' follows the evaluations on 'dev', but "
+            "there is no such split"
+        )
     if not experiment.needs_teacher:
         return
     check_model_files(config.teacher_name, state_dict_path=config.teacher_state_dict_path)
@@ -90,8 +98,9 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
             f"{config.teacher_name} {kinds[is_encoder_decoder(teacher)]}; both must be of one kind"
         )
     check_same_tokenizer(load_tokenizer(config.teacher_name), load_tokenizer(config.student_name))
+    check_comparable(experiment, student, teacher)
 
 
-def _teacher(config: DistillArguments, accelerator: Accelerator) -> LiveTeacher:
+def _teacher(config: DistillArguments, accelerator: Accelerator, experiment: Experiment) -> LiveTeacher:
     model = load_model(config.teacher_name, state_dict_path=config.teacher_state_dict_path)
-    return LiveTeacher(model.to(accelerator.device))
+    return LiveTeacher(model.to(accelerator.device), experiment.layers.of("teacher"))

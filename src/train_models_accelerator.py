@@ -2,7 +2,7 @@
 
 from src.config.arguments import FineTuneArguments
 from src.data.files import Datasets
-from src.training.engine import FORWARD, Phase
+from src.training.engine import Phase
 from src.training.session import Task, train
 
 
@@ -13,6 +13,6 @@ def train_model(config: FineTuneArguments, datasets: Datasets) -> dict[str, floa
     """
     task = Task(
         config.model_name,
-        phases=lambda _accelerator, _tokenizer, splits: [Phase("fine-tune", splits, config.epochs, FORWARD)],
+        phases=lambda _accelerator, _tokenizer, splits: [Phase("fine-tune", splits, config.epochs)],
     )
     return train(config, datasets, task)

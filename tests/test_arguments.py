@@ -54,6 +54,7 @@ STORED = TRAINING | {
     "task_prompt": "summarize: ",
     "experiment_config_key": REQUIRED,
     "experiment_config_path": "arg_configs/kd_experiment_configs.yaml",
+    "list_experiments": False,
     "student_name": "t5-small",
     "student_state_dict_path": None,
     "ft_steps_at_end": None,

@@ -15,7 +15,7 @@ import ft_main
 import gen_main
 import kd_main
 import prepare_datasets_main
-from src import generate_accelerator
+from src import generate_accelerator, kd_models_accelerator_multiple_loaders
 from src.config.cli import run_script
 from src.models import loading
 from src.training import session
@@ -218,6 +218,45 @@ def test_wrong_experiment(place, capsys, text, said):
     assert said in refused("kd", flags_of("kd", place, **flags), place, capsys)
 
 
+def forbid_weights(monkeypatch) -> None:
+    """Let a test fail that reads any weights."""
+
+    def read_weights(*_arguments: object, **_flags: object) -> None:
+        raise AssertionError("weights were read")
+
+    monkeypatch.setattr(session, "load_model", read_weights)
+    monkeypatch.setattr(generate_accelerator, "load_model", read_weights)
+    monkeypatch.setattr(kd_models_accelerator_multiple_loaders, "load_model", read_weights)
+    monkeypatch.setattr(loading, "read_state_dict", read_weights)
+
+
+@pytest.mark.parametrize(
+    ("layer", "loss", "said"),
+    [
+        ("student_dec_sa_layer: 1", "attention_relation", "student_dec_sa_layer 1: the student's decoder has 1 layers"),
+        ("teacher_enc_sa_layer: -2", "attention_relation", "teacher_enc_sa_layer -2: the teacher's encoder has 1"),
+        ("teacher_dec_ca_layer: 3", "attention_relation", "teacher_dec_ca_layer 3"),
+        ("student_enc_hidden_layer: 2", "hidden", "student_enc_hidden_layer 2: the student's encoder has 1 layers"),
+        ("teacher_dec_hidden_layer: -3", "hidden", "teacher_dec_hidden_layer -3"),
+    ],
+)
+def test_a_layer_that_a_model_has_not(place, capsys, monkeypatch, layer, loss, said):
+    forbid_weights(monkeypatch)
+    text = "mine: {name: m, layer: l, scheduling: s, losses: [a]}\ns: {keep_last: True}\n"
+    (place / "e.yaml").write_text(f"{text}l: {{{layer}}}\na: {{{loss}_weight: 1}}\n")
+    flags = {"experiment_config_path": "@/e.yaml", "experiment_config_key": "mine"}
+    assert said in refused("kd", flags_of("kd", place, **flags), place, capsys)
+
+
+def test_heads_that_cannot_be_regrouped(place, capsys, monkeypatch):
+    """The student's queries have 16 dimensions, the teacher has 3 heads."""
+    forbid_weights(monkeypatch)
+    config = read(place / "t5_teacher" / "config.json")
+    (place / "t5_teacher" / "config.json").write_text(json.dumps(config | {"num_heads": 3}))
+    line = refused("kd", flags_of("kd", place, experiment_config_key="attention_kd"), place, capsys)
+    assert "queries of dec_sa have 16 dimensions, which cannot be regrouped to the teacher's 3 heads" in line
+
+
 # ------------------------------------------------------------------------------------------------------------- weights
 
 
@@ -280,13 +319,8 @@ def test_a_damaged_state_of_another_run(place, capsys, damaged):
     ],
 )
 def test_refused_before_weights_are_read(place, capsys, monkeypatch, script, flags):
-    def read_weights(*_arguments: object, **_flags: object) -> None:
-        raise AssertionError("weights were read")
-
     (place / "no_test.json").write_text(json.dumps({"train": PAIR}))
-    monkeypatch.setattr(session, "load_model", read_weights)
-    monkeypatch.setattr(generate_accelerator, "load_model", read_weights)
-    monkeypatch.setattr(loading, "read_state_dict", read_weights)
+    forbid_weights(monkeypatch)
     refused(script, flags_of(script, place, **flags), place, capsys)
 
 

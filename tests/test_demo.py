@@ -62,7 +62,7 @@ def test_no_gap_has_no_share():
 
 
 def test_the_table_is_left_as_files(tmp_path, capsys):
-    demo.write_table(ROWS, tmp_path)
+    demo.write_table([demo.COLUMNS, *demo.cells(ROWS)], tmp_path)
     text = (tmp_path / "table.md").read_text(encoding="utf-8")
     assert text in capsys.readouterr().out
     assert len({len(line) for line in text.splitlines()}) == 1  # columns stand under each other

@@ -13,10 +13,12 @@ import ft_main
 import kd_main
 from src.config.cli import run_script
 from src.config.errors import UserError
-from src.data.batches import Tokenization, TokenizedDatasets, epoch_order
+from src.data.batches import Tokenization, TokenizedDatasets, TokenizedSplit, epoch_order
 from src.data.files import read_datasets
+from src.distillation.student_targets import student_writes
+from src.distillation.teachers import LiveTeacher
 from src.evaluation.evaluate import Evaluation, Evaluator
-from src.models.loading import load_model, load_tokenizer
+from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
 from src.training import engine
 from src.training.engine import Trainer
 
@@ -51,7 +53,9 @@ def updates():
         state = optimizer.state.get(parameters[0], {"step": 0})
         seen.append(
             Update(
-                torch.cat([each.grad.flatten() for each in parameters]),
+                torch.cat(
+                    [(torch.zeros_like(each) if each.grad is None else each.grad).flatten() for each in parameters]
+                ),
                 torch.cat([each.detach().flatten() for each in parameters]),
                 float(optimizer.param_groups[0]["lr"]),
                 int(state["step"]),
@@ -104,6 +108,15 @@ def write(path: Path, **splits: list[str] | int) -> Path:
     return path
 
 
+def write_experiment(path: Path, *losses: dict, schedule: dict | None = None) -> dict[str, str]:
+    """An experiment with these losses, loss_0 and so on, as a file; the flags that name it."""
+    named = {f"loss_{number}": loss for number, loss in enumerate(losses)}
+    experiment = {"name": "test", "layer": "last", "scheduling": "when", "losses": list(named)}
+    entries = {"test": experiment, "last": {"student_dec_sa_layer": -1}, "when": schedule or {"keep_last": True}}
+    path.write_text(json.dumps(entries | named))
+    return {"experiment_config_path": str(path), "experiment_config_key": "test"}
+
+
 @pytest.fixture
 def model(dropout_models) -> str:
     return dropout_models["gpt2"]["student"]
@@ -120,10 +133,13 @@ def train_accumulated(tiny_models, data: Path, out: Path, objective: str, micro:
     if loss == "nll":
         ft_main.main(ft_flags(tiny_models[family]["student"], data, out, **flags))
     else:
-        kd_main.main(kd_flags(tiny_models[family], data, out, **flags))
+        experiment = write_experiment(out.parent / "plain.yaml", {f"{loss}_weight": 1.0})
+        kd_main.main(kd_flags(tiny_models[family], data, out, **experiment, **flags))
 
 
-@pytest.mark.parametrize("objective", ["t5 nll", "gpt2 nll", "t5 logits", "gpt2 logits"])
+@pytest.mark.parametrize(
+    "objective", ["t5 nll", "gpt2 nll", "t5 logits", "gpt2 logits", "t5 hidden", "gpt2 attention_relation"]
+)
 def test_accumulation_changes_nothing(tiny_models, tmp_path, updates, objective):
     """8 × 1, 4 × 2 and 1 × 8 rows are one update: equal gradients, weights and losses, also of a short last window."""
     data = write(tmp_path / "d.json", train=[*UNEQUAL, *(text + " The dog." for text in UNEQUAL[:4])])
@@ -178,9 +194,15 @@ def test_every_row_once_in_an_epoch_and_every_window_is_an_update(model, tmp_pat
     assert [update.rate for update in updates] == pytest.approx([0.01 * (9 - k) / 9 for k in range(9)])
 
 
+def tokenized(model: str, path: str | Path, split: str = "train") -> TokenizedSplit:
+    kind = is_encoder_decoder(load_config(model))
+    lengths = TINY["max_input_length"], TINY["max_labels_length"]
+    tokenization = Tokenization(load_tokenizer(model), kind, *lengths, task_prompt="summarize:")
+    return TokenizedDatasets(read_datasets(str(path)), tokenization).split(split)
+
+
 def order_of(model: str, path: str, split: str, epoch: int, batch_size: int = 4) -> list[int]:
-    tokenization = Tokenization(load_tokenizer(model), False, TINY["max_input_length"], TINY["max_labels_length"])
-    lengths = TokenizedDatasets(read_datasets(path), tokenization).split(split).lengths
+    lengths = tokenized(model, path, split).lengths
     return epoch_order(lengths, batch_size, seed=42, epoch=epoch).tolist()
 
 
@@ -490,3 +512,156 @@ def test_only_test_with_a_checkpoint_folder(model, tmp_path, former):
     assert places(tmp_path / "out") == [("test", -1, -1)]
     ours, theirs = weights(tmp_path / "out" / "model"), weights(last)
     assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
+
+
+# ------------------------------------------------------------------------------------------ schedules, scales, targets
+
+
+def learnt(out: Path) -> list[str]:
+    """What was learnt before each evaluation."""
+    return [row["learnt"] for row in rows(out, "train_losses.csv")]
+
+
+@pytest.mark.parametrize(
+    ("schedule", "scores", "expected"),
+    [  # three epochs of two evaluations each
+        ({"change_every_n_epochs": 1, "keep_last": False}, (1, 2, 3, 4, 5, 6), "001100"),
+        ({"change_every_n_epochs": 2}, (1, 2, 3, 4, 5, 6), "000011"),
+        ({"change_every_n_evaluation_steps": 1, "keep_last": False}, (1, 2, 3, 4, 5, 6), "010101"),
+        ({"change_every_n_evaluation_steps": 3}, (1, 2, 3, 4, 5, 6), "000111"),
+        ({"change_no_improvements_for": 2}, (1, 1, 2, 2, 2, 3), "000001"),
+        ({"change_no_improvements_for": 1, "keep_last": False}, (3, 2, 1, 4, 4, 5), "001001"),
+    ],
+)
+def test_the_loss_changes_on_schedule(dropout_models, tmp_path, scripted, schedule, scores, expected):
+    scripted(*map(float, scores))
+    data = write(tmp_path / "d.json", train=8, dev=1)
+    experiment = write_experiment(
+        tmp_path / "e.yaml", {"logits_weight": 1.0}, {"forward_weight": 1.0}, schedule=schedule
+    )
+    kd_main.main(kd_flags(dropout_models["gpt2"], data, tmp_path / "out", epochs=3, **experiment))
+    assert learnt(tmp_path / "out") == [f"loss_{number}" for number in expected]
+    for row in rows(tmp_path / "out", "train_losses.csv"):
+        assert bool(row["logits"]) == (row["learnt"] == "loss_0")
+        assert bool(row["forward"]) == (row["learnt"] == "loss_1")
+
+
+def test_a_schedule_that_follows_dev_needs_one(dropout_models, tmp_path):
+    data = write(tmp_path / "d.json", train=4)
+    schedule = {"change_no_improvements_for": 2}
+    losses = ({"logits_weight": 1.0}, {"forward_weight": 1.0})
+    experiment = write_experiment(tmp_path / "e.yaml", *losses, schedule=schedule)
+    with pytest.raises(UserError, match="follows the evaluations on 'dev'"):
+        kd_main.main(kd_flags(dropout_models["gpt2"], data, tmp_path / "out", **experiment))
+
+
+@pytest.fixture
+def losses_seen(monkeypatch) -> list[dict]:
+    """Entry, scales, loss and terms of every loss that is computed."""
+    seen = []
+    plain = engine.distillation_loss
+
+    def noted(student, teacher, batch, entry, window, scales):
+        loss, terms = plain(student, teacher, batch, entry, window, scales)
+        values = {term: float(value) for term, value in terms.items()}
+        learns = torch.is_grad_enabled()
+        seen.append({"entry": entry.name, "learns": learns, "scales": dict(scales), "loss": loss.item()} | values)
+        return loss, terms
+
+    monkeypatch.setattr(engine, "distillation_loss", noted)
+    return seen
+
+
+SCALED = {"logits_weight": 0.5, "hidden_weight": 0.5, "kl_loss": True, "loss_scale": True}
+
+
+def test_scales_are_one_over_the_means_before_training_and_anew_at_a_change(tiny_models, tmp_path, losses_seen):
+    data = write(tmp_path / "d.json", train=6)
+    experiment = write_experiment(
+        tmp_path / "e.yaml", SCALED, {"logits_weight": 1.0, "loss_scale": True}, schedule={"change_every_n_epochs": 1}
+    )
+    kd_main.main(kd_flags(tiny_models["t5"], data, tmp_path / "out", epochs=3, batch_size=2, **experiment))
+    groups = [(seen["entry"], seen["learns"]) for seen in losses_seen]
+    first, second = ("loss_0", "loss_1")
+    expected = [(first, False)] * 3 + [(first, True)] * 3 + [(second, False)] * 3 + [(second, True)] * 6
+    assert groups == expected
+    for start in (0, 6):
+        measured, learning = losses_seen[start : start + 3], losses_seen[start + 3]
+        terms = ("logits", "hidden_enc", "hidden_dec") if start == 0 else ("logits",)
+        assert all(seen["scales"] == {} for seen in measured)
+        for term in terms:
+            mean = sum(seen[term] for seen in measured) / 3
+            assert learning["scales"][term] == pytest.approx(1 / max(mean, 0.025))
+        halves = [learning[term] * learning["scales"][term] for term in terms]
+        weighed = halves[0] if start else 0.5 * halves[0] + 0.5 * (halves[1] + halves[2]) / 2
+        assert learning["loss"] == pytest.approx(weighed, rel=1e-5)
+
+
+def test_a_scale_assumes_no_mean_below_the_floor(tiny_models, tmp_path, losses_seen):
+    """A student that is its teacher has no loss to divide by."""
+    data = write(tmp_path / "d.json", train=2)
+    experiment = write_experiment(tmp_path / "e.yaml", {"logits_weight": 1.0, "loss_scale": True})
+    twins = dict.fromkeys(("student", "teacher"), tiny_models["t5"]["student"])
+    kd_main.main(kd_flags(twins, data, tmp_path / "out", epochs=1, **experiment))
+    assert losses_seen[-1]["scales"] == {"logits": 40.0}
+
+
+def test_scales_are_measured_on_a_hundred_batches_at_most(dropout_models, tmp_path, monkeypatch, losses_seen):
+    monkeypatch.setattr(engine, "SCALE_BATCHES", 3)
+    assert engine.SCALE_FLOOR == 0.025
+    data = write(tmp_path / "d.json", train=12)
+    experiment = write_experiment(tmp_path / "e.yaml", {"logits_weight": 1.0, "loss_scale": True})
+    kd_main.main(kd_flags(dropout_models["gpt2"], data, tmp_path / "out", epochs=1, **experiment))
+    assert sum(not seen["learns"] for seen in losses_seen) == 3
+
+
+@pytest.fixture
+def labels_learnt(monkeypatch) -> list[tuple[tuple[int, ...], torch.Tensor]]:
+    """Rows and labels of every batch that a loss is computed on."""
+    seen = []
+    plain = engine.distillation_loss
+
+    def noted(student, teacher, batch, *rest):
+        seen.append((batch.rows, batch.labels.clone()))
+        return plain(student, teacher, batch, *rest)
+
+    monkeypatch.setattr(engine, "distillation_loss", noted)
+    return seen
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
+def test_the_student_writes_its_share_of_the_labels(dropout_models, tmp_path, labels_learnt, family, share):
+    data = write(tmp_path / "d.json", train=24)
+    loss = {"logits_weight": 1.0, "generate_labels_weight": share}
+    experiment = write_experiment(tmp_path / "e.yaml", loss)
+    flags = {"epochs": 2, "max_gpu_batch_size": 2, "batch_size": 4, "learning_rate": 0.001}
+    kd_main.main(kd_flags(dropout_models[family], data, tmp_path / "out", **flags, **experiment))
+    split = tokenized(dropout_models[family]["student"], data)
+    own = []
+    for rows_, labels in labels_learnt:
+        written = [row[row != -100].tolist() for row in labels]
+        own.append(written != [split.labels[row].tolist() for row in rows_])
+    places_ = [(epoch, step) for epoch in range(2) for step in range(12)]
+    assert own == [student_writes(share, seed=42, epoch=epoch, step=step) for epoch, step in places_]
+    assert sum(own) == {0.0: 0, 0.3: 5, 1.0: 24}[share]
+
+
+def test_a_noisy_teacher_has_dropout_and_a_plain_one_not(dropout_models, tmp_path, monkeypatch):
+    modes = []
+    plain = LiveTeacher.__call__
+
+    def noted(self, batch, entry):
+        states = plain(self, batch, entry)
+        modes.append((entry.name, self.model.training))
+        return states
+
+    monkeypatch.setattr(LiveTeacher, "__call__", noted)
+    data = write(tmp_path / "d.json", train=4)
+    losses = ({"logits_weight": 1.0, "dropout": True}, {"logits_weight": 1.0}, {"forward_weight": 1.0})
+    experiment = write_experiment(tmp_path / "e.yaml", *losses, schedule={"change_every_n_epochs": 1})
+    flags = kd_flags(dropout_models["t5"], data, tmp_path / "out", epochs=3, **experiment)
+    kd_main.main(flags)
+    assert modes == [("loss_0", True)] * 2 + [("loss_1", False)] * 2, "a loss without teacher terms asks no teacher"
+    kd_main.main([*flags, "--output_dir", str(tmp_path / "again")])
+    assert result(tmp_path / "out") == result(tmp_path / "again"), "noise follows from the seed"

@@ -1,12 +1,23 @@
 """The experiments' YAML: every shipped entry, what the run decides, and every way to get an entry wrong."""
 
+import json
 import textwrap
 
 import pytest
 
+import kd_dataset_with_logits_main
+import kd_main
 from src.config.arguments import EXPERIMENTS, REPOSITORY
 from src.config.errors import UserError
-from src.config.experiments import LayerMap, LossEntry, Schedule, load_experiment, load_experiments
+from src.config.experiments import (
+    Experiment,
+    LayerMap,
+    LossEntry,
+    Schedule,
+    describe,
+    load_experiment,
+    load_experiments,
+)
 
 SHIPPED = REPOSITORY / EXPERIMENTS
 RELATIONS = {"logits_weight": 0.5, "kl_loss": True, "loss_scale": True}
@@ -227,3 +238,72 @@ def test_a_file_without_experiments(tmp_path):
     path.write_text("a: {logits_weight: 1}\n", encoding="utf-8")
     with pytest.raises(UserError, match="^own.yaml: unknown experiment 'a'; the file has none"):
         run(path, "a")
+
+
+# -------------------------------------------------------------------------------------------------------- descriptions
+
+
+@pytest.mark.parametrize(
+    ("loss", "said"),
+    [
+        ({"forward_weight": 1.0}, "NLL"),
+        ({"forward_weight": 0.5, "logits_weight": 0.5, "temperature": 2.0}, "0.5 NLL + 0.5 logits KL at T 2"),
+        ({"logits_weight": 1.0, "temperature": -0.9}, "logits KL to the top-0.9 nucleus"),
+        ({"hidden_weight": 1.0}, "hidden relations (RMSE)"),
+        (
+            {"attention_relation_weight": 0.3, "kl_loss": True, "loss_scale": True, "dropout": True},
+            "0.3 attention relations (KL), scaled, noisy teacher",
+        ),
+        (
+            {"logits_weight": 1.0, "generate_labels_weight": 0.35},
+            "logits KL, labels by the student on 35% of the steps",
+        ),
+    ],
+)
+def test_a_line_on_a_loss(loss, said):
+    experiment = Experiment(
+        key="x", name="x", layers=LayerMap(), schedule=Schedule(name="s"), losses=(LossEntry(name="l", **loss),)
+    )
+    assert describe(experiment) == said
+
+
+@pytest.mark.parametrize(
+    ("schedule", "said"),
+    [
+        ({"change_every_n_epochs": 3}, "NLL -> logits KL; changes every 3 epochs, then stays"),
+        (
+            {"change_every_n_evaluation_steps": 2, "keep_last": False},
+            "NLL -> logits KL; changes every 2 evaluations, then again",
+        ),
+        (
+            {"change_no_improvements_for": 4, "random_sample": True},
+            "NLL -> logits KL; changes after 4 evaluations without a better score, drawn at random",
+        ),
+    ],
+)
+def test_a_line_on_a_schedule(schedule, said):
+    losses = (LossEntry(name="a", forward_weight=1.0), LossEntry(name="b", logits_weight=1.0))
+    schedule = Schedule(name="s", **schedule)
+    assert describe(Experiment(key="x", name="x", layers=LayerMap(), schedule=schedule, losses=losses)) == said
+
+
+@pytest.mark.parametrize("script", [kd_main, kd_dataset_with_logits_main])
+def test_list_experiments(script, capsys):
+    """No other flag is needed, and there is a line for each."""
+    assert script.main(["--list_experiments", "True"]) == {}
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == list(load_experiments(SHIPPED))
+    assert all(len(line.split()) > 1 for line in lines)
+
+
+PARTS = {"l": {"student_dec_sa_layer": -1}, "s": {"keep_last": True}, "n": {"forward_weight": 1.0}}
+
+
+def test_list_experiments_of_another_file(tmp_path, capsys):
+    path = tmp_path / "mine.yaml"
+    path.write_text(json.dumps({"a_b": {"name": "x", "layer": "l", "scheduling": "s", "losses": ["n"]}} | PARTS))
+    kd_main.main(["--list_experiments", "True", "--experiment_config_path", str(path)])
+    assert capsys.readouterr().out == "a_b  NLL\n"
+    path.write_text("a_b: {nam: x}")
+    with pytest.raises(UserError, match="mine.yaml: a_b"):
+        kd_main.main(["--list_experiments", "True", "--experiment_config_path", str(path)])

@@ -1,81 +1,81 @@
 """Values and gradients recorded from the published suite's objective code, on the models beside the record."""
 
 import json
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
-import torch
 
-from src.config.errors import UserError
-from src.config.experiments import LossEntry
-from src.data.batches import Batch
-from src.distillation.objectives import States, Targets, Window, check_supported, distillation_loss
-from src.distillation.teachers import LiveTeacher
-from src.models.forward import target_logits
-from src.models.loading import load_model
+from tests.golden import __main__ as checker
+from tests.golden.compare import Deviation, deviations, read_cases
 
 GOLDEN = Path(__file__).parent / "golden"
-CASES = json.loads((GOLDEN / "golden.json").read_text(encoding="utf-8"))["cases"]
-RELATIONS = ("hidden_weight", "attention_relation_weight")
-ENTRY_KEYS = ("forward_weight", "logits_weight", *RELATIONS, "temperature")
-
-
-def relations_of(case: dict) -> tuple[str, ...]:
-    return tuple(key for key in RELATIONS if case["config"][key])
-
-
-def parameters() -> list:
-    """All cases; those with relations of hidden or attention states wait for that objective."""
-    made = []
-    for case in CASES:
-        missing = relations_of(case)
-        reason = f"{', '.join(missing)}: relations are not built yet"
-        marks = [pytest.mark.skip(reason=reason)] if missing else []
-        made.append(pytest.param(case, marks=marks, id=f"{case['family']}-{case['name']}"))
-    return made
-
-
-@pytest.fixture(scope="module")
-def models() -> dict:
-    """{family: (student, teacher)}"""
-    return {
-        family: tuple(load_model(str(GOLDEN / f"{family}_{role}")) for role in ("student", "teacher"))
-        for family in ("t5", "bart")
-    }
+CASES = read_cases(GOLDEN)
 
 
 def test_the_record_is_complete():
-    """60 cases: 11 of each family need no relations, and the cases skipped are what this version refuses by name."""
-    plain = Counter(case["family"] for case in CASES if not relations_of(case))
-    assert (len(CASES), plain) == (60, {"t5": 11, "bart": 11})
-    for case in CASES:
-        entry = LossEntry(name=case["name"], **{key: case["config"][key] for key in ENTRY_KEYS})
-        if not relations_of(case):
-            check_supported(entry)
-            continue
-        with pytest.raises(UserError) as refused:
-            check_supported(entry)
-        assert all(key in str(refused.value) for key in relations_of(case))
+    """Thirty cases of each family, every experiment of the YAML among them."""
+    assert Counter(case["family"] for case in CASES) == {"t5": 30, "bart": 30}
+    weights = [key for key in CASES[0]["config"] if key.endswith("_weight")]
+    for key in weights:
+        assert any(case["config"][key] for case in CASES), key
+    assert any(case["loss_scales"] for case in CASES)
 
 
-@pytest.mark.parametrize("case", parameters())
-def test_loss_and_gradients_are_the_published_ones(models, case):
-    student, teacher = models[case["family"]]
-    tensors = {key: torch.tensor(values) for key, values in case["batch"].items()}
-    batch = Batch(**tensors, rows=tuple(range(len(tensors["labels"]))))
-    entry = LossEntry(name=case["name"], **{key: case["config"][key] for key in ENTRY_KEYS})
-    window = Window(len(batch.rows), len(Targets.of(batch).labels))
-    student.zero_grad()
-    states = States(target_logits(student, batch))
-    loss, terms = distillation_loss(states, LiveTeacher(teacher)(batch), batch, entry, window)
-    loss.backward()
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['family']}-{case['name']}")
+def test_loss_and_gradients_are_the_published_ones(case):
+    numbers = list(deviations(GOLDEN, case))
+    assert len(numbers) >= 2 + len(case["items"]) + len(case["grad_l2"]) - 1
+    assert [str(number) for number in numbers if number.is_off] == []
 
-    assert loss.item() == pytest.approx(case["loss"], abs=1e-5)
-    assert {f"{term}_loss" for term in terms} == set(case["items"])
-    for term, value in terms.items():
-        assert value.item() == pytest.approx(case["items"][f"{term}_loss"], abs=1e-5)
-    norms = {name: parameter.grad.norm().item() for name, parameter in student.named_parameters()}
-    assert norms.keys() == case["grad_l2"].keys()
-    for name, norm in norms.items():
-        assert norm == pytest.approx(case["grad_l2"][name], rel=1e-3, abs=1e-6), name
+
+def test_a_number_that_is_missing_is_off():
+    assert Deviation("case", "loss", float("nan"), 1.0, 1e-5).is_off
+    assert Deviation("case", "loss", 1.0, float("nan"), 1e-5).is_off
+    assert not Deviation("case", "loss", 1.0, 1.0 + 9e-6, 1e-5).is_off
+
+
+@pytest.fixture
+def record(tmp_path) -> Path:
+    """A record of two cases with the models of one family, to be tampered with."""
+    for role in ("student", "teacher"):
+        shutil.copytree(GOLDEN / f"t5_{role}", tmp_path / f"t5_{role}")
+    chosen = [case for case in CASES if case["family"] == "t5" and case["name"] in ("mixed", "rmse_hidden")]
+    (tmp_path / "golden.json").write_text(json.dumps({"cases": chosen}), encoding="utf-8")
+    return tmp_path
+
+
+def test_the_checker_accepts_any_folder_of_the_format(record, capsys):
+    assert checker.main([str(record)]) == 0
+    assert capsys.readouterr().out.splitlines()[-1] == "2 of 2 cases within tolerance"
+
+
+@pytest.mark.parametrize("key", ["loss", "items", "grad_l2"])
+def test_the_checker_names_the_worst_last_and_exits_1(record, capsys, key):
+    cases = read_cases(record)
+    if key == "loss":
+        cases[1]["loss"] += 2e-5
+        name = "loss"
+    else:
+        name = list(cases[1][key])[-1]
+        cases[1][key][name] *= 1.01
+    (record / "golden.json").write_text(json.dumps({"cases": cases}), encoding="utf-8")
+    assert checker.main([str(record)]) == 1
+    *_, worst, summary = capsys.readouterr().out.splitlines()
+    assert name in worst and cases[1]["name"] in worst
+    assert summary == "1 of 2 cases within tolerance"
+
+
+def test_a_term_that_the_record_lacks_is_off(record, capsys):
+    cases = read_cases(record)
+    del cases[0]["items"][next(iter(cases[0]["items"]))]
+    (record / "golden.json").write_text(json.dumps({"cases": cases}), encoding="utf-8")
+    assert checker.main([str(record)]) == 1
+
+
+def test_a_folder_without_a_record_gives_one_line(tmp_path, capsys):
+    assert checker.main([str(tmp_path)]) == 2
+    assert str(tmp_path) in capsys.readouterr().err
+    (tmp_path / "golden.json").write_text('{"cases": []}', encoding="utf-8")
+    assert checker.main([str(tmp_path)]) == 1, "nothing checked is nothing shown"

@@ -6,9 +6,14 @@ from dataclasses import fields
 
 import pytest
 from conftest import ARGUMENTS
+from tiny_runs import kd_flags
 
+import kd_main
 from src.config.arguments import REPOSITORY, REQUIRED
-from src.config.cli import parse
+from src.config.cli import explicit_flags, parse
+from src.distillation.objectives import distillation_loss
+from src.distillation.student_targets import student_writes
+from src.training import engine
 
 README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
 COMMANDS = re.findall(r"^ *python (\w+_main\.py) (.+)$", README, flags=re.MULTILINE)
@@ -23,7 +28,45 @@ def test_there_are_commands_of_every_stage_of_the_road():
 
 @pytest.mark.parametrize(("script", "flags"), COMMANDS)
 def test_every_command_parses(script, flags):
+    if explicit_flags(ARGUMENTS[script], shlex.split(flags)).get("list_experiments"):
+        return  # needs no other flag; tests/test_experiments.py runs it
     parse(ARGUMENTS[script], shlex.split(flags))
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_the_variant_of_the_readme(tiny_models, rotation_path, tmp_path, monkeypatch, family):
+    """Half NLL, half logits at temperature 2, labels by the student on 30 % of the steps."""
+    (example,) = re.findall(r"```yaml\n(my_kd:.*?)```", README, flags=re.DOTALL)
+    (tmp_path / "my_kd.yaml").write_text(example, encoding="utf-8")
+    named = re.search(r"`kd_main.py (--experiment_config_path my_kd.yaml --experiment_config_key my_kd)", README)
+    assert named
+    monkeypatch.chdir(tmp_path)
+    steps, losses = [], []
+
+    def noted_writes(share, *, seed, epoch, step):
+        steps.append(share)
+        return student_writes(share, seed=seed, epoch=epoch, step=step)
+
+    def noted_loss(student, teacher, batch, entry, window, scales):
+        loss, terms = distillation_loss(student, teacher, batch, entry, window, scales)
+        kl = teacher and targets_kl(student, teacher, batch, window)
+        losses.append((loss.item(), 0.5 * terms["forward"].item() + 0.5 * kl))
+        return loss, terms
+
+    monkeypatch.setattr(engine, "student_writes", noted_writes)
+    monkeypatch.setattr(engine, "distillation_loss", noted_loss)
+    kd_main.main([*kd_flags(tiny_models[family], rotation_path, tmp_path / "out"), *shlex.split(named[1])])
+    assert set(steps) == {0.3}
+    assert len(losses) == len(steps) == 10
+    assert all(ours == pytest.approx(expected, rel=1e-4) for ours, expected in losses)
+
+
+def targets_kl(student, teacher, batch, window) -> float:
+    """KL at temperature 2 times 4, written out."""
+    log_q, log_p = ((states.logits / 2).log_softmax(-1) for states in (student, teacher))
+    rows = 4 * (log_p.exp() * (log_p - log_q)).sum(-1)
+    means = [part.mean() for part in rows.split((batch.labels != -100).sum(1).tolist())]
+    return sum(means).item() / window.targets
 
 
 @pytest.mark.parametrize("script", ARGUMENTS)

@@ -27,13 +27,32 @@ Main = Callable[[Sequence[str]], object]
 KILLED = 9  # exit status of a killed child
 
 
+EVERYTHING = {  # two losses that follow one another, a noisy teacher, student-written labels, measured scales
+    "everything": {"name": "everything", "layer": "last", "scheduling": "each", "losses": ["noisy", "relations"]},
+    "last": {"student_dec_sa_layer": -1},
+    "each": {"change_every_n_evaluation_steps": 1, "keep_last": False},
+    "noisy": {"logits_weight": 1.0, "temperature": 2.0, "dropout": True, "generate_labels_weight": 0.5},
+    "relations": {
+        "logits_weight": 0.5,
+        "hidden_weight": 0.2,
+        "attention_relation_weight": 0.3,
+        "kl_loss": True,
+        "loss_scale": True,
+        "generate_labels_weight": 0.5,
+    },
+}
+
+
 @pytest.fixture(scope="module")
-def commands(dropout_models, rotation_path) -> dict[str, Callable[..., list[str]]]:
+def commands(dropout_models, rotation_path, tmp_path_factory) -> dict[str, Callable[..., list[str]]]:
     """{script: the command line of a run with dropout for an output folder and further flags}."""
     student = dropout_models["t5"]["student"]
+    experiments = tmp_path_factory.mktemp("experiments") / "everything.yaml"
+    experiments.write_text(json.dumps(EVERYTHING), encoding="utf-8")
     train = {"test_every_n_epochs": 2, "keep_checkpoint_after_test": True, "metrics": "chrf"}
     train |= {"metric_for_best_model": "nll", "greater_is_better": False}  # which is the best changes often
     kd = {"epochs": 4, "stop_training_after_n_epochs": 2, "ft_steps_at_end": 2, **train}
+    kd |= {"experiment_config_path": experiments, "experiment_config_key": "everything"}
     gen = {"split_for_generation": ("train_0", "unlabeled"), "generation_type": "sampling", "num_return_sequences": 2}
     return {
         "ft": lambda out, **flags: ft_flags(student, rotation_path, out, **{**train, **flags}),
@@ -114,7 +133,7 @@ def test_stopped_again_and_again(monkeypatch, tmp_path, commands, whole, script,
 def test_stopped_in_the_closing_fine_tuning(monkeypatch, tmp_path, commands, whole):
     """The points above are counted: here one is known to lie in the second phase."""
     flags = commands["kd"](tmp_path / "out")
-    assert run_stopped(monkeypatch, kd_main.main, flags, 36)
+    assert run_stopped(monkeypatch, kd_main.main, flags, 60)
     (state,) = (tmp_path / "out" / "state").iterdir()
     assert read(state / "run_state.json")["run"]["phase"] == 1
     assert any(name.endswith("__last") for name in names(tmp_path / "out"))

@@ -31,6 +31,7 @@ def imported_modules(*patterns: str) -> dict[str, Path]:
     """{top-level module: a file that imports it} of every import that leaves the repository and Python itself."""
     at_home = {
         "src",
+        "tests",
         *(path.stem for path in [*ROOT.glob("*.py"), *ROOT.glob("tests/*.py"), *ROOT.glob("benchmarks/*.py")]),
     }
     found = {}

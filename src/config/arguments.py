@@ -199,6 +199,11 @@ class FineTuneArguments(TrainingArguments):
     model_name: str = flag("t5-large", "Hub name or folder of the model, NAME_prune... for fewer layers.", MODEL)
 
 
+def experiment_file(written: str = EXPERIMENTS) -> Path:
+    """The experiments' YAML; the default lies in the repository wherever the script is started."""
+    return REPOSITORY / written if written == EXPERIMENTS else Path(written)
+
+
 @dataclass(frozen=True, kw_only=True)
 class DistillStoredArguments(TrainingArguments):
     r"""Distil a teacher whose log-probabilities are stored in the dataset file, for example an API's.
@@ -224,6 +229,9 @@ class DistillStoredArguments(TrainingArguments):
     experiment_config_path: str = flag(
         EXPERIMENTS, "YAML file of the experiments; the default is the one in this repository.", FILES
     )
+    list_experiments: bool = flag(
+        False, "True prints the YAML's experiments with a line on each and ends; it needs no other flag.", FILES
+    )
     student_name: str = flag("t5-small", "Hub name or folder of the student, NAME_prune... for fewer layers.", MODEL)
     student_state_dict_path: str | None = flag(
         None, "Weights (.pt, .safetensors or a checkpoint) loaded into the student.", MODEL
@@ -240,9 +248,7 @@ class DistillStoredArguments(TrainingArguments):
 
     @property
     def experiment_file(self) -> Path:
-        """The experiments' YAML; the default lies in the repository wherever the script is started."""
-        path = Path(self.experiment_config_path)
-        return REPOSITORY / path if self.experiment_config_path == EXPERIMENTS else path
+        return experiment_file(self.experiment_config_path)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from src.config.console import say
 from src.config.errors import UserError
 from src.config.values import check_value, convert, nearest
 
@@ -58,6 +59,11 @@ class LayerMap:
     student_dec_ca_layer: int = -1
     teacher_dec_ca_layer: int = -1
 
+    def of(self, role: str) -> dict[str, int]:
+        """The layers of "student" or "teacher": by enc_hidden, dec_hidden, enc_sa, dec_sa and dec_ca."""
+        places = ("enc_hidden", "dec_hidden", "enc_sa", "dec_sa", "dec_ca")
+        return {place: getattr(self, f"{role}_{place}_layer") for place in places}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
@@ -79,6 +85,11 @@ class Schedule:
         """Whether the loss ever changes."""
         triggers = (self.change_every_n_epochs, self.change_every_n_evaluation_steps, self.change_no_improvements_for)
         return any(trigger is not None for trigger in triggers)
+
+    @property
+    def follows_evaluations(self) -> bool:
+        """Whether it counts evaluations on dev."""
+        return self.change_every_n_evaluation_steps is not None or self.change_no_improvements_for is not None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -151,6 +162,53 @@ def load_experiment(path: Path, key: str, *, epochs: int, n_patience_epochs: int
     if not isinstance(every, str):
         return experiment
     return replace(experiment, schedule=replace(experiment.schedule, change_every_n_epochs=numbers[every]))
+
+
+def print_experiments(path: Path) -> None:
+    """Every experiment of the YAML file, with a line on it."""
+    described = {key: describe(experiment) for key, experiment in load_experiments(path).items()}
+    width = max(map(len, described), default=0)
+    for key, line in described.items():
+        say(f"{key:<{width}}  {line}")
+
+
+def describe(experiment: Experiment) -> str:
+    """A line on what an experiment learns, and when the next loss takes over."""
+    schedule, losses = experiment.schedule, [_describe_loss(loss) for loss in experiment.losses]
+    if len(losses) == 1:
+        return losses[0]
+    order = "drawn at random" if schedule.random_sample else "then stays" if schedule.keep_last else "then again"
+    triggers = {
+        f"every {schedule.change_every_n_epochs} epochs": schedule.change_every_n_epochs,
+        f"every {schedule.change_every_n_evaluation_steps} evaluations": schedule.change_every_n_evaluation_steps,
+        f"after {schedule.change_no_improvements_for} evaluations without a better score": (
+            schedule.change_no_improvements_for
+        ),
+    }
+    (trigger,) = (text for text, number in triggers.items() if number is not None)
+    return f"{' -> '.join(losses)}; changes {trigger}, {order}"
+
+
+def _describe_loss(loss: LossEntry) -> str:
+    names = {
+        "forward": "NLL",
+        "logits": "logits KL",
+        "hidden": "hidden relations",
+        "attention_relation": "attention relations",
+    }
+    if loss.temperature < 0:
+        names["logits"] += f" to the top-{-loss.temperature:g} nucleus"
+    elif loss.temperature != 1:
+        names["logits"] += f" at T {loss.temperature:g}"
+    for term in ("hidden", "attention_relation"):
+        names[term] += f" ({'KL' if loss.kl_loss else 'RMSE'})"
+    said = " + ".join(
+        names[term] if weight == 1 else f"{weight:g} {names[term]}" for term, weight in loss.weights.items()
+    )
+    said += ", scaled" if loss.loss_scale else ""
+    said += ", noisy teacher" if loss.dropout else ""
+    share = loss.generate_labels_weight
+    return said + (f", labels by the student on {share:.0%} of the steps" if share else "")
 
 
 def _refuse_unknown(what: str, name: str, known: Collection[str], where: str) -> NoReturn:

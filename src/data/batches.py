@@ -167,8 +167,14 @@ class Tokenization:
         return [ids or [self._eos] for ids in encoded["input_ids"]]
 
     def _encoder_decoder_labels(self, targets: list[str]) -> list[list[int]]:
-        encoded = self.tokenizer(text_target=targets, truncation=True, max_length=self.max_labels_length)
-        return [self._ended(ids) for ids in encoded["input_ids"]]
+        beyond = self._n_beyond_eos()
+        encoded = self.tokenizer(text_target=targets, truncation=True, max_length=self.max_labels_length + beyond)
+        return [self._ended(ids[: len(ids) - beyond]) for ids in encoded["input_ids"]]
+
+    def _n_beyond_eos(self) -> int:
+        """Tokens that the tokenizer adds to a target behind EOS: mBART's language, with which its decoder starts."""
+        ids = self.tokenizer(text_target=ANCHOR)["input_ids"]
+        return ids[::-1].index(self._eos) if self._eos in ids else 0
 
     def _contexts(self, texts: list[str]) -> list[list[int]]:
         suffix = self._prompt_ids()

@@ -3,24 +3,21 @@
 Shapes: B targets of a micro-batch, N valid target positions, V vocabulary.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
 
 from src.config.constants import IGNORE_INDEX
-from src.config.errors import UserError
 from src.config.experiments import LossEntry
 from src.data.batches import Batch
+from src.distillation.capture import States, attention_kinds, hidden_stacks
 from src.distillation.losses import kl_rows, nll_rows
+from src.distillation.relations import regrouped, related_positions, relation_kl, relation_rmse
 
-
-@dataclass(frozen=True)
-class States:
-    """What a forward pass leaves for the objectives. logits: (N, V) at the valid target positions."""
-
-    logits: Tensor
+NO_SCALES: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -50,57 +47,108 @@ class Window:
     tokens: int
 
 
-Objective = Callable[[States, States | None, Targets, LossEntry, Window], Tensor]
-OBJECTIVES: dict[str, Objective] = {}  # by the YAML's term: `logits` is weighed by `logits_weight`
+Terms = dict[str, Tensor]
+Objective = Callable[[States, States | None, Targets, LossEntry, Window], Terms]
+OBJECTIVES: dict[str, Objective] = {}  # by the YAML's name: `logits` is weighed by `logits_weight`
 
 
-def objective(term: str) -> Callable[[Objective], Objective]:
-    """Make a function the objective of a term: it returns this micro-batch's share of the update's mean."""
+def objective(name: str) -> Callable[[Objective], Objective]:
+    """Register a function as the objective of a weight: it returns, by term, this micro-batch's share of the means.
+
+    The objective's value is the mean of its terms (each times its scale, where scales are measured).
+    """
 
     def register(compute: Objective) -> Objective:
-        OBJECTIVES[term] = compute
+        OBJECTIVES[name] = compute
         return compute
 
     return register
 
 
 @objective("forward")
-def nll(student: States, teacher: States | None, targets: Targets, entry: LossEntry, window: Window) -> Tensor:
+def nll(student: States, teacher: States | None, targets: Targets, entry: LossEntry, window: Window) -> Terms:
     """Negative log-likelihood of the labels, mean over the update's tokens (SPEC §4, forward)."""
-    return nll_rows(student.logits, targets.labels).sum() / max(1, window.tokens)
+    return {"forward": nll_rows(student.logits, targets.labels).sum() / max(1, window.tokens)}
 
 
 @objective("logits")
-def logits_kl(student: States, teacher: States | None, targets: Targets, entry: LossEntry, window: Window) -> Tensor:
+def logits_kl(student: States, teacher: States | None, targets: Targets, entry: LossEntry, window: Window) -> Terms:
     """KL(teacher ‖ student), mean over a target's tokens, then over the update's targets (SPEC §4, logits)."""
     assert teacher is not None
-    return targets.sum_of_means(kl_rows(student.logits, teacher.logits, entry.temperature)) / window.targets
+    rows = kl_rows(student.logits, teacher.logits, entry.temperature)
+    return {"logits": targets.sum_of_means(rows) / window.targets}
 
 
-def check_supported(entry: LossEntry) -> None:
-    """Refuse, before any model is loaded, what a loss entry asks for and this version cannot compute."""
-    asked = [f"{term}_weight" for term in entry.weights if term not in OBJECTIVES]
-    asked += [key for key in ("loss_scale", "dropout", "generate_labels_weight") if getattr(entry, key)]
-    if asked:
-        raise UserError(
-            f"loss entry '{entry.name}': {', '.join(asked)} cannot be computed by this version; "
-            "the experiments 'finetuning' and 'logits_kd' can, at any temperature"
+@objective("hidden")
+def hidden_relations(
+    student: States, teacher: States | None, targets: Targets, entry: LossEntry, window: Window
+) -> Terms:
+    """Relations between hidden states, of the encoder and (causal) of the decoder (SPEC §4, hidden)."""
+    assert teacher is not None
+    compare = relation_kl if entry.kl_loss else relation_rmse
+    terms = {}
+    for stack, ours in student.hidden.items():
+        related = related_positions(student.positions[stack], causal=stack == "dec")
+        terms[f"hidden_{stack}"] = (
+            compare(ours[:, None], teacher.hidden[stack][:, None], related).sum() / window.targets
         )
+    return terms
+
+
+@objective("attention_relation")
+def attention_relations(
+    student: States, teacher: States | None, targets: Targets, entry: LossEntry, window: Window
+) -> Terms:
+    """Relations among queries, among keys and among values of each attention (SPEC §4, attention_relation).
+
+    The student's heads are regrouped to the teacher's number. Queries of the cross-attention are positions of the
+    decoder, its keys and values positions of the encoder.
+    """
+    assert teacher is not None
+    compare = relation_kl if entry.kl_loss else relation_rmse
+    terms = {}
+    for name, ours in student.heads.items():
+        theirs = teacher.heads[name]
+        stack = "enc" if name.startswith("enc") or name in ("dec_ca_k", "dec_ca_v") else "dec"
+        related = related_positions(student.positions[stack], causal=name.startswith("dec_sa"))
+        regrouped_ours, regrouped_theirs = (regrouped(each.states, theirs.n_heads) for each in (ours, theirs))
+        terms[name] = compare(regrouped_ours, regrouped_theirs, related).sum() / window.targets
+    return terms
+
+
+def term_names(entry: LossEntry, *, is_encoder_decoder: bool) -> tuple[str, ...]:
+    """The terms that an entry's loss has for a kind of model: columns of the log."""
+    hidden = [f"hidden_{stack}" for stack in hidden_stacks(is_encoder_decoder=is_encoder_decoder)]
+    kinds = attention_kinds(is_encoder_decoder=is_encoder_decoder)
+    names = {
+        "forward": ["forward"],
+        "logits": ["logits"],
+        "hidden": hidden,
+        "attention_relation": [f"{kind}_{part}" for kind in kinds for part in ("q", "k", "v")],
+    }
+    return tuple(term for weight in entry.weights for term in names[weight])
 
 
 def distillation_loss(
-    student: States, teacher: States | None, batch: Batch, entry: LossEntry, window: Window
-) -> tuple[Tensor, dict[str, Tensor]]:
-    """The weighed sum of the entry's terms, and the terms unweighed and detached, by name.
+    student: States,
+    teacher: States | None,
+    batch: Batch,
+    entry: LossEntry,
+    window: Window,
+    scales: Mapping[str, float] = NO_SCALES,
+) -> tuple[Tensor, Terms]:
+    """The weighed sum of the entry's objectives, and their terms unweighed, unscaled and detached, by name.
 
     Each is this micro-batch's share of the mean over the whole `window`: the shares of a window add up to the loss of
-    one large batch, so that 8 × 1 accumulation gives the gradients of 4 × 2.
+    one large batch, so that 8 × 1 accumulation gives the gradients of 4 × 2. A term is multiplied by its scale, if it
+    has one, before it is weighed.
     """
     targets = Targets.of(batch)
     total: Tensor = torch.zeros((), device=student.logits.device)
-    terms = {}
-    for term, weight in entry.weights.items():
-        value = OBJECTIVES[term](student, teacher, targets, entry, window)
-        total = total + weight * value
-        terms[term] = value.detach()
-    return total, terms
+    noted: Terms = {}
+    for name, weight in entry.weights.items():
+        terms = OBJECTIVES[name](student, teacher, targets, entry, window)
+        scaled = [value * scales.get(term, 1.0) for term, value in terms.items()]
+        total = total + weight * torch.stack(scaled).mean()
+        noted |= {term: value.detach() for term, value in terms.items()}
+    return total, noted

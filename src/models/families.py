@@ -1,13 +1,18 @@
-"""All that is known of a model family, in one place: where its layers lie and how a small one is configured."""
+"""All that is known of a model family, in one place: where its layers and projections lie, how to configure one.
+
+Shapes: B batch, L sequence, H heads, W = H × head size.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 from src.config.errors import UserError
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig
+    from torch import Tensor, nn
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 PER_LAYER_KEYS = ("layer_types", "no_rope_layers", "mlp_layer_types")  # config lists with one entry per decoder layer
 
@@ -33,13 +38,19 @@ class Family:
     """Models that share a layout. Paths are dotted, from the model with the output projection on top.
 
     `encoder_layers` / `decoder_layers` name the `ModuleList`s, `n_encoder_layers` / `n_decoder_layers` the config keys
-    that count them (None for the encoder of a decoder-only family).
+    that count them (None for the encoder of a decoder-only family). `attention` has, by kind (enc_sa, dec_sa, dec_ca:
+    self-attention of the encoder and the decoder, cross-attention), the path of the attention inside a layer, and
+    `projections` those of queries, keys and values inside the attention: three, or one that gives them together.
     """
 
     name: str
     model_types: tuple[str, ...]
     decoder_layers: str
     n_decoder_layers: str
+    attention: dict[str, str]
+    projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
+    fused_by_head: bool = False  # a joint projection holds q, k, v of one head, then of the next
+    scales_queries: bool = False  # queries count × head size ** -0.5, as the published BART has them; T5's, × 1
     encoder_layers: str | None = None
     n_encoder_layers: str | None = None
     build_config: "Callable[[Sizes], PreTrainedConfig] | None" = None
@@ -80,6 +91,77 @@ def set_layer_counts(config: "PreTrainedConfig", counts: dict[str, int]) -> None
     setattr(config, family.n_decoder_layers, counts["decoder"])
     if family.n_cache_layers:
         setattr(config, family.n_cache_layers, counts["decoder"])
+
+
+@dataclass(frozen=True)
+class HeadShape:
+    """Heads of an attention and the dimensions of each; grouped-query attention has fewer heads of keys and values."""
+
+    n_heads: int
+    n_key_value_heads: int
+    head_size: int
+
+    def heads(self, part: str) -> int:
+        """The heads of q, k or v."""
+        return self.n_heads if part == "q" else self.n_key_value_heads
+
+    def width(self, part: str) -> int:
+        """W of q, k or v."""
+        return self.heads(part) * self.head_size
+
+
+def head_shape(config: "PreTrainedConfig", kind: str) -> HeadShape:
+    """The heads of an attention kind (enc_sa, dec_sa, dec_ca), as the config says."""
+    side = "encoder" if kind.startswith("enc") else "decoder"
+    n_heads = getattr(config, f"{side}_attention_heads", None) or config.num_attention_heads
+    n_key_value_heads = getattr(config, "num_key_value_heads", None) or n_heads
+    return HeadShape(n_heads, n_key_value_heads, getattr(config, "head_dim", None) or config.hidden_size // n_heads)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Where queries, keys or values come from: a module, and how its output (B, L, ·) gives the states (B, L, W)."""
+
+    module: "nn.Module"
+    states: "Callable[[Tensor], Tensor]"
+
+
+def attention_projections(model: "PreTrainedModel", kind: str, layer: int) -> dict[str, Projection]:
+    """{"q", "k", "v"} of an attention kind (enc_sa, dec_sa, dec_ca) in a layer, −1 the last.
+
+    Queries and keys are those before rotary positions and before any norm of their own.
+    """
+    family, shape = family_of(model.config), head_shape(model.config, kind)
+    layers = family.encoder_layers if kind.startswith("enc") else family.decoder_layers
+    assert layers is not None
+    attention = model.get_submodule(layers)[layer].get_submodule(family.attention[kind])
+    modules = [attention.get_submodule(name) for name in family.projections]
+    if len(modules) == 1:
+        joint = _of_head if family.fused_by_head else _of_block
+        return {part: Projection(modules[0], partial(joint, shape, part)) for part in ("q", "k", "v")}
+    scale = shape.head_size**-0.5 if family.scales_queries else 1.0
+    plain = {part: Projection(module, _unchanged) for part, module in zip(("k", "v"), modules[1:], strict=True)}
+    return {"q": Projection(modules[0], partial(_scaled, scale)), **plain}
+
+
+def _unchanged(states: "Tensor") -> "Tensor":
+    return states
+
+
+def _scaled(scale: float, states: "Tensor") -> "Tensor":
+    return states * scale
+
+
+def _of_block(shape: HeadShape, part: str, joint: "Tensor") -> "Tensor":
+    """One of [q | k | v]."""
+    widths = [shape.width(each) for each in ("q", "k", "v")]
+    return joint.split(widths, dim=-1)["qkv".index(part)]
+
+
+def _of_head(shape: HeadShape, part: str, joint: "Tensor") -> "Tensor":
+    """One of [q₀ k₀ v₀ | q₁ k₁ v₁ | …]."""
+    by_head = joint.unflatten(-1, (shape.n_heads, 3, shape.head_size))
+    return by_head[..., "qkv".index(part), :].flatten(-2)
 
 
 def knows_layers(config: "PreTrainedConfig") -> bool:
@@ -209,6 +291,12 @@ FAMILIES = (
         n_encoder_layers="num_layers",
         n_decoder_layers="num_decoder_layers",
         n_cache_layers="decoder_layers",
+        attention={
+            "enc_sa": "layer.0.SelfAttention",
+            "dec_sa": "layer.0.SelfAttention",
+            "dec_ca": "layer.1.EncDecAttention",
+        },
+        projections=("q", "k", "v"),
         build_config=_t5_config,
     ),
     Family(
@@ -218,15 +306,27 @@ FAMILIES = (
         decoder_layers="model.decoder.layers",
         n_encoder_layers="encoder_layers",
         n_decoder_layers="decoder_layers",
+        attention={"enc_sa": "self_attn", "dec_sa": "self_attn", "dec_ca": "encoder_attn"},
+        scales_queries=True,
         build_config=_bart_config,
         has_position_table=True,
     ),
     Family(
         name="gpt2",
-        model_types=("gpt2", "gptj"),
+        model_types=("gpt2",),
         decoder_layers="transformer.h",
         n_decoder_layers="n_layer",
+        attention={"dec_sa": "attn"},
+        projections=("c_attn",),
         build_config=_gpt2_config,
+        has_position_table=True,
+    ),
+    Family(
+        name="gptj",
+        model_types=("gptj",),
+        decoder_layers="transformer.h",
+        n_decoder_layers="n_layer",
+        attention={"dec_sa": "attn"},
         has_position_table=True,
     ),
     Family(
@@ -234,21 +334,56 @@ FAMILIES = (
         model_types=("gpt_neox",),
         decoder_layers="gpt_neox.layers",
         n_decoder_layers="num_hidden_layers",
+        attention={"dec_sa": "attention"},
+        projections=("query_key_value",),
+        fused_by_head=True,
     ),
     Family(
         name="opt",
         model_types=("opt",),
         decoder_layers="model.decoder.layers",
         n_decoder_layers="num_hidden_layers",
+        attention={"dec_sa": "self_attn"},
+        scales_queries=True,
         build_config=_opt_config,
         has_position_table=True,
     ),
     Family(
         name="llama",
-        model_types=("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi3", "smollm3"),
+        model_types=(
+            "llama",
+            "mistral",
+            "ministral",
+            "qwen2",
+            "qwen3",
+            "gemma",
+            "gemma2",
+            "gemma3_text",
+            "phi",
+            "smollm3",
+            "olmo",
+            "olmo2",
+            "granite",
+            "starcoder2",
+            "stablelm",
+            "cohere",
+            "cohere2",
+            "glm",
+            "helium",
+        ),  # fmt: skip
         decoder_layers="model.layers",
         n_decoder_layers="num_hidden_layers",
+        attention={"dec_sa": "self_attn"},
         build_config=_llama_config,
+        has_rotary_positions=True,
+    ),
+    Family(
+        name="phi3",
+        model_types=("phi3",),
+        decoder_layers="model.layers",
+        n_decoder_layers="num_hidden_layers",
+        attention={"dec_sa": "self_attn"},
+        projections=("qkv_proj",),
         has_rotary_positions=True,
     ),
 )

@@ -226,6 +226,16 @@ def check_same_tokenizer(
             )
 
 
+def write_known_tokens_only(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Keep `generate` from tokens that the tokenizer does not have: rows that pad the embeddings to a round number.
+
+    They stand for no text, and a teacher that shares the tokenizer need not have them.
+    """
+    unknown = set(range(model.config.get_text_config().vocab_size)).difference(tokenizer.get_vocab().values())
+    suppressed = unknown.union(model.generation_config.suppress_tokens or ())
+    model.generation_config.suppress_tokens = sorted(suppressed) or None
+
+
 def safe_generation_config(config: "PreTrainedConfig", source: str | None = None) -> "GenerationConfig":
     """A generation config with the model's token ids and nothing that steers decoding (no lengths, no sampling)."""
     from transformers import GenerationConfig

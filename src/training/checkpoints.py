@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.errors import UserError
 from src.data.files import read_json, write_json
+from src.distillation.loss_scheduler import Stage
 from src.models.forward import unwrapped
 from src.models.loading import READ_ERRORS, read_state_dict
 from src.models.students import quiet
@@ -41,7 +42,7 @@ class RunState:
     phase, epoch, steps_done: the position; epoch counts on through the phases, from phase_start in this one.
     evaluated: steps_done of the epoch's last evaluation. best_epoch: last epoch of this phase with a new best, for
     patience. last: the latest evaluation's folder name. n_rows, n_losses: evaluations and rows of losses in the run's
-    files that belong to this state. losses: sums since the last row of losses.
+    files that belong to this state. losses: sums since the last row of losses. stage, scales: of this phase's loss.
     """
 
     phase: int = 0
@@ -56,14 +57,16 @@ class RunState:
     n_rows: int = 0
     n_losses: int = 0
     losses: dict[str, float] = field(default_factory=dict)
+    stage: Stage = field(default_factory=Stage)
+    scales: dict[str, float] = field(default_factory=dict)
 
     @classmethod
     def read(cls, folder: Path) -> "RunState":
         values = read_json(folder / STATE)["run"]
         try:
-            best = values.pop("best")
-            return cls(**values, best=None if best is None else Best(**best))
-        except TypeError as error:
+            best, stage = values.pop("best"), values.pop("stage")
+            return cls(**values, best=None if best is None else Best(**best), stage=Stage(**stage))
+        except (TypeError, KeyError) as error:
             raise UserError(f"{folder / STATE}: not the state of a run of this version: {error}") from None
 
 
@@ -127,13 +130,16 @@ def save_portable(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizer
 
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Restore the weights of a checkpoint folder into a model of the same architecture; tied weights stay tied."""
+    core = unwrapped(model)
     try:
-        missing, unexpected = unwrapped(model).load_state_dict(read_state_dict(folder), strict=False)
+        missing, unexpected = core.load_state_dict(read_state_dict(folder), strict=False)
     except RuntimeError as error:  # tensors of other shapes
         raise UserError(f"{folder}: not weights of this model: {str(error).splitlines()[-1].strip()}") from None
-    tied = set(getattr(unwrapped(model), "all_tied_weights_keys", {}))
-    if set(missing) - tied or unexpected:
-        raise UserError(f"{folder}: not weights of this model: {sorted({*missing, *unexpected} - tied)[0]}")
+    tied = set(getattr(core, "all_tied_weights_keys", {}))
+    computed = set(getattr(core, "_keys_to_ignore_on_save", None) or ())  # Marian's sines
+    misfits = sorted({*unexpected, *missing} - tied - computed)
+    if misfits:
+        raise UserError(f"{folder}: not weights of this model: {misfits[0]}")
 
 
 def find_best(folder: Path, state: RunState) -> Path | None:

@@ -5,7 +5,7 @@ A stage builds phases and hands them to `Trainer.fit`. A step is one micro-batch
 
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,33 +18,42 @@ from src.config.arguments import TrainingArguments
 from src.config.console import progress_bar, say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST
 from src.config.errors import UserError
-from src.config.experiments import LossEntry
+from src.config.experiments import LossEntry, Schedule
 from src.data.batches import Batch, TokenizedDatasets, TokenizedSplit, chunks, epoch_order
-from src.distillation.objectives import States, Window, distillation_loss
+from src.distillation.capture import Layers, run
+from src.distillation.loss_scheduler import Stage, after_epoch, after_evaluation
+from src.distillation.objectives import Window, distillation_loss, term_names
+from src.distillation.student_targets import relabelled, student_writes
 from src.distillation.teachers import Teacher
 from src.evaluation.evaluate import Evaluation, Evaluator
-from src.models.forward import target_labels, target_logits
+from src.models.forward import target_labels, unwrapped
 from src.training import checkpoints, rhythm
 from src.training.checkpoints import LAST, Best, RunState, StateFolder, Training
 from src.training.interrupts import Interrupted, StopRequests
 from src.training.tracking import LOSSES, SCORES, RunFolder
 
 FORWARD = LossEntry(name="forward", forward_weight=1.0)  # plain fine-tuning: NLL of the labels
+NEVER_CHANGES = Schedule(name="no_scheduling")
 FINAL = -1  # epoch and step of the closing test of the best checkpoint
+WRITING, MEASURING = 1, 2  # purposes that random numbers are drawn for
+SCALE_BATCHES, SCALE_FLOOR = 100, 0.025  # micro-batches that a scale is measured on, and the least mean it assumes
 
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with one objective.
+    """A stretch of training with one experiment.
 
-    splits: rotated, one per epoch. epochs: how many are run. loss: what is learnt. teacher: None where no term needs
-    one. from_best: start from the best checkpoint so far (weights, optimiser, scheduler).
+    splits: rotated, one per epoch. epochs: how many are run. losses: what is learnt, one at a time, and `schedule` says
+    which. layers: of the student, where a loss compares layers. teacher: None where no loss needs one. from_best: start
+    from the best checkpoint so far (weights, optimiser, scheduler).
     """
 
     name: str
     splits: tuple[str, ...]
     epochs: int
-    loss: LossEntry
+    losses: tuple[LossEntry, ...] = (FORWARD,)
+    schedule: Schedule = NEVER_CHANGES
+    layers: Layers = field(default_factory=dict)
     teacher: Teacher | None = None
     from_best: bool = False
 
@@ -137,7 +146,9 @@ class Trainer:
 
     def fit(self, phases: Sequence[Phase]) -> None:
         """Run the phases from where the run stands; afterwards the student holds the best weights."""
-        self.terms = tuple(dict.fromkeys(term for phase in phases for term in phase.loss.weights))
+        kind = self.evaluator.tokenization.is_encoder_decoder
+        entries = [entry for phase in phases for entry in phase.losses]
+        self.terms = tuple(dict.fromkeys(t for entry in entries for t in term_names(entry, is_encoder_decoder=kind)))
         try:
             for index in range(self.state.phase, len(phases)):
                 self._run_phase(phases[index])
@@ -157,6 +168,7 @@ class Trainer:
         if phase.from_best and state.best is not None:
             checkpoints.load_checkpoint(self.run.path / state.best.folder, self.training)
         state.phase, state.phase_start, state.best_epoch = index, state.epoch, state.epoch - 1
+        state.stage, state.scales = Stage(), {}
 
     def _run_phase(self, phase: Phase) -> None:
         state = self.state
@@ -174,6 +186,16 @@ class Trainer:
                 split = self.data.split(rhythm.rotated(phase.splits, state.epoch - state.phase_start))
                 self._run_epoch(phase, split, bar)
                 state.epoch, state.steps_done, state.evaluated = state.epoch + 1, 0, 0
+                stage = after_epoch(state.stage, phase.schedule, len(phase.losses), seed=self.config.seed)
+                self._go_on_with(stage, phase)
+
+    def _go_on_with(self, stage: Stage, phase: Phase) -> None:
+        """Take the next stage; when the loss has changed, its scales are measured anew."""
+        state = self.state
+        if stage.changes > state.stage.changes:
+            state.scales = {}
+            say(f"{phase.name}: learning '{phase.losses[stage.index].name}' from here on")
+        state.stage = stage
 
     def _is_out_of_patience(self) -> bool:
         patience = self.config.n_patience_epochs
@@ -188,10 +210,12 @@ class Trainer:
         interval = rhythm.evaluation_interval(self.config.save_checkpoint_every_n_steps, n_steps)
         while True:
             if rhythm.evaluates_after(state.steps_done, state.evaluated, n_steps, interval):
-                self._evaluate(at_epoch_end=state.steps_done == n_steps)
+                self._evaluate(phase, at_epoch_end=state.steps_done == n_steps)
             if state.steps_done == n_steps:
                 return
             self.stop.check()
+            if phase.losses[state.stage.index].loss_scale and not state.scales:
+                state.scales = self._measure_scales(phase, split, order)
             first = state.steps_done * micro
             window = order[first : first + micro * self.config.accumulation_steps]
             batches = [self._batch(split, rows) for rows in chunks(window, micro)]
@@ -205,16 +229,13 @@ class Trainer:
 
     def _update(self, phase: Phase, batches: Sequence[Batch]) -> None:
         """One optimiser update on a window of micro-batches, each weighed by its share of the window."""
-        training = self.training
+        training, entry = self.training, phase.losses[self.state.stage.index]
+        batches = [self._relabelled(entry, batch, offset) for offset, batch in enumerate(batches)]
         training.model.train()
-        self._seed_update()
-        window = Window(sum(len(batch.rows) for batch in batches), sum(len(target_labels(batch)) for batch in batches))
+        self._seed(self.state.steps_done)
+        window = _window(batches)
         for batch in batches:
-            student = States(target_logits(training.model, batch))
-            with self.accelerator.autocast():
-                teacher = None if phase.teacher is None else phase.teacher(batch)
-            loss, terms = distillation_loss(student, teacher, batch, phase.loss, window)
-            self._check_finite(loss, batch, phase)
+            loss, terms = self._loss(phase, entry, batch, window)
             self.accelerator.backward(loss)
             self._add_losses({"loss": loss.detach(), **terms})
         training.optimizer.step()
@@ -224,10 +245,52 @@ class Trainer:
         self._add_losses({"updates": 1})
         self.state.updates += 1
 
-    def _seed_update(self) -> None:
-        """Dropout follows from (seed, epoch, step): no generator's state need be saved, evaluation disturbs nothing."""
-        place = [self.config.seed, self.state.epoch, self.state.steps_done, self.accelerator.process_index]
+    def _loss(self, phase: Phase, entry: LossEntry, batch: Batch, window: Window) -> tuple[Tensor, dict[str, Tensor]]:
+        """The micro-batch's share of the window's loss, and of its terms; refused if it is not finite."""
+        student = run(self.training.model, batch, entry, phase.layers)
+        with self.accelerator.autocast():
+            teacher = phase.teacher(batch, entry) if phase.teacher and entry.needs_teacher else None
+        loss, terms = distillation_loss(student, teacher, batch, entry, window, self.state.scales)
+        self._check_finite(loss, batch, phase)
+        return loss, terms
+
+    def _relabelled(self, entry: LossEntry, batch: Batch, offset: int) -> Batch:
+        """The window's micro-batch number `offset`, its labels written by the student if it is its turn."""
+        place = {"seed": self.config.seed, "epoch": self.state.epoch, "step": self.state.steps_done + offset}
+        if not student_writes(entry.generate_labels_weight, **place):
+            return batch
+        self._seed(place["step"], WRITING)
+        with self.accelerator.autocast():
+            return relabelled(unwrapped(self.training.model), batch, self.config.max_labels_length)
+
+    def _seed(self, step: int, *purpose: int) -> None:
+        """What is drawn follows from (seed, epoch, step): no generator's state need be saved, evaluation disturbs
+        nothing. A purpose other than the forward passes' dropout has a number of its own."""
+        place = [self.config.seed, self.state.epoch, step, self.accelerator.process_index, *purpose]
         torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
+
+    @torch.no_grad()
+    def _measure_scales(self, phase: Phase, split: TokenizedSplit, order: np.ndarray) -> dict[str, float]:
+        """By term of the current loss, one over its mean on the first micro-batches of the epoch, labels as they are.
+
+        The student's dropout is off; the teacher's is as the loss wants it.
+        """
+        entry = phase.losses[self.state.stage.index]
+        rows = list(chunks(order, self.config.micro_batch_size))[:SCALE_BATCHES]
+        sums: dict[str, float] = {}
+        self.training.model.eval()
+        self._seed(self.state.steps_done, MEASURING)
+        with progress_bar(len(rows), "measure scales", "batches") as bar:
+            for chosen in rows:
+                self.stop.check()
+                batch = self._batch(split, chosen)
+                _, terms = self._loss(phase, entry, batch, _window([batch]))
+                for term, value in terms.items():
+                    sums[term] = sums.get(term, 0.0) + float(value)
+                bar.update()
+        means = {term: total / len(rows) for term, total in sums.items()}
+        say(f"{entry.name}: divided by " + "  ".join(f"{term} {max(m, SCALE_FLOOR):.4g}" for term, m in means.items()))
+        return {term: 1 / max(mean, SCALE_FLOOR) for term, mean in means.items()}
 
     def _check_finite(self, loss: Tensor, batch: Batch, phase: Phase) -> None:
         if torch.isfinite(loss):
@@ -246,21 +309,21 @@ class Trainer:
 
     # --------------------------------------------------------------------------------------------------- evaluation
 
-    def _evaluate(self, *, at_epoch_end: bool) -> None:
+    def _evaluate(self, phase: Phase, *, at_epoch_end: bool) -> None:
         """The evaluation that is due: dev, and at the end of an epoch test if its turn has come."""
         state = self.state
         results = {DEV: self.evaluate(DEV)} if DEV in self.data else {}
         if at_epoch_end and TEST in self.data and rhythm.is_test_epoch(state.epoch, self.config.test_every_n_epochs):
             results[TEST] = self.evaluate(TEST)
         # Nothing is written before all is known: a run that is stopped in the middle evaluates again.
-        self._write_losses()
+        self._write_losses(phase)
         for split, result in results.items():
             self.note(split, state.epoch, state.steps_done - 1, result)
         state.evaluated = state.steps_done
         former = state.best
         state.last = f"epoch{state.epoch}__step{state.steps_done - 1}"
         if DEV in results:
-            self._keep_if_best(results[DEV].scores[self.config.metric_for_best_model])
+            self._judge(results[DEV].scores[self.config.metric_for_best_model], phase)
         self._save_state()
         if former is not None and former is not state.best:
             checkpoints.remove(self.run.path / former.folder)
@@ -283,23 +346,30 @@ class Trainer:
         place = "best checkpoint" if epoch == FINAL else f"epoch {epoch} step {step}"
         say(f"{place:<18} {split:<5}" + "".join(f"  {name} {result.scores[name]:.3f}" for name in shown))
 
-    def _keep_if_best(self, score: float) -> None:
+    def _judge(self, score: float, phase: Phase) -> None:
+        """Take note of a score on dev: what is learnt next, and if it is the best so far, keep the weights."""
         state = self.state
         state.last += f"__score{score:.3f}".replace(".", "_")
         former = None if state.best is None else state.best.score
-        if rhythm.is_better(score, former, greater_is_better=self.config.greater_is_better):
+        better = rhythm.is_better(score, former, greater_is_better=self.config.greater_is_better)
+        n_losses, seed = len(phase.losses), self.config.seed
+        stage = after_evaluation(state.stage, phase.schedule, n_losses, is_better=better, seed=seed)
+        self._go_on_with(stage, phase)
+        if better:  # saved last: a checkpoint knows all that follows from its evaluation
             state.best_epoch = state.epoch
             state.best = Best(score, state.epoch, state.steps_done - 1, state.last)
             checkpoints.save_checkpoint(self.run.path / state.best.folder, self.training, state)
 
-    def _write_losses(self) -> None:
+    def _write_losses(self, phase: Phase) -> None:
         """A row of training losses: means over the updates since the last row."""
         state = self.state
         updates = state.losses.pop("updates", 0)
         means = {name: total / updates for name, total in state.losses.items()}
         rate = self.training.scheduler.get_last_lr()[0]
-        place = {"phase": state.phase, "epoch": state.epoch, "step": state.steps_done - 1, "learning_rate": rate}
-        self.run.append_row(LOSSES, ("phase", "epoch", "step", "learning_rate", "loss", *self.terms), place | means)
+        learnt = phase.losses[state.stage.index].name
+        place = {"phase": state.phase, "learnt": learnt, "epoch": state.epoch, "step": state.steps_done - 1}
+        row = place | {"learning_rate": rate} | means
+        self.run.append_row(LOSSES, (*place, "learning_rate", "loss", *self.terms), row)
         state.n_losses += 1
         state.losses = {}
 
@@ -315,3 +385,7 @@ class Trainer:
     def _save_state(self) -> None:
         self.states.save(self.training, self.state)
         self.state_saved_at = time.monotonic()
+
+
+def _window(batches: Sequence[Batch]) -> Window:
+    return Window(sum(len(batch.rows) for batch in batches), sum(len(target_labels(batch)) for batch in batches))

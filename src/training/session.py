@@ -26,6 +26,7 @@ from src.models.loading import (
     load_config,
     load_model,
     load_tokenizer,
+    write_known_tokens_only,
 )
 from src.training import checkpoints, rhythm
 from src.training.checkpoints import Training
@@ -76,6 +77,7 @@ def train(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str
     kind = is_encoder_decoder(load_config(task.model_name))
     tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
     model = load_model(task.model_name, state_dict_path=weights)
+    write_known_tokens_only(model, tokenizer)
     phases = task.phases(accelerator, tokenizer, splits) if config.do_train else ()
     data = TokenizedDatasets(datasets, tokenization)
     with StopRequests() as stop:

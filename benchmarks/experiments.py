@@ -1,0 +1,86 @@
+"""Every experiment of the YAML, learnt on the demo corpus: one teacher, one student each, one table over seeds.
+
+The teacher and its data are those of `make demo` with the same seed. All students start from one that has been
+fine-tuned for a few epochs (in place of pre-training: what a random student writes teaches nothing), and go on for
+equally many epochs on the labeled pairs. Finished steps are skipped and killed ones continue.
+"""
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from demo import REPOSITORY, STUDENT_RATE, TRAIN, Job, run, study, write_table
+
+START_EPOCHS, NOMINAL_EPOCHS, EPOCHS = 12, 16, 12
+SETUP = ("data demo", "data teacher", "new teacher", "new student", "teacher", "teacher_test")  # jobs of the demo
+BASELINE = "finetuning"
+COLUMNS = ("experiment", "BLEU by seed", "mean", "NLL by seed", "mean", "better than fine-tuning in")
+
+
+def experiments() -> tuple[str, ...]:
+    """The keys of the shipped YAML."""
+    sys.path.insert(0, str(REPOSITORY))
+    from src.config.arguments import experiment_file
+    from src.config.experiments import load_experiments
+
+    return tuple(load_experiments(experiment_file()))
+
+
+def students(out: Path, seed: int) -> Iterator[list[Job]]:
+    """The jobs after the demo's: the start, and then one student for each experiment."""
+    common = f"{TRAIN} {STUDENT_RATE} --seed {seed} --dataset_path {out}/data/demo.json"
+    start = f"{common} --model_name {out}/new_student --epochs {START_EPOCHS} --output_dir {out}/start"
+    yield [Job("start", "ft_main.py", start, "start/model")]
+    for key in experiments():
+        models = f"--student_name {out}/start/model --teacher_name {out}/teacher/model"
+        epochs = f"--epochs {NOMINAL_EPOCHS} --stop_training_after_n_epochs {EPOCHS}"
+        flags = f"--experiment_config_key {key} {models} {epochs} {common} --output_dir {out}/{key}"
+        yield [Job(key, "kd_main.py", flags, f"{key}/model")]
+
+
+def learn(out: Path, seed: int) -> None:
+    """Everything of a seed, on one processor thread."""
+    groups = ([job for job in group if job.name in SETUP] for group in study(out, seed))
+    for group in [*groups, *students(out, seed)]:
+        for job in group:
+            run(job, out, 1)
+
+
+def rows(folders: list[Path]) -> Iterator[tuple[str, ...]]:
+    """The table's cells: the teacher, then each experiment."""
+
+    def by_seed(name: str, score: str) -> list[float]:
+        runs = [json.loads((out / name / "run.json").read_text(encoding="utf-8")) for out in folders]
+        return [run["scores"][score] for run in runs]
+
+    def cells(values: list[float], digits: int) -> tuple[str, str]:
+        return "  ".join(f"{value:.{digits}f}" for value in values), f"{sum(values) / len(values):.{digits}f}"
+
+    plain_bleu, plain_nll = by_seed(BASELINE, "sacrebleu"), by_seed(BASELINE, "nll")
+    for name in ("teacher_test", *experiments()):
+        bleu, nll = by_seed(name, "sacrebleu"), by_seed(name, "nll")
+        wins = sum(a > b for a, b in zip(bleu, plain_bleu, strict=True))
+        lower = sum(a < b for a, b in zip(nll, plain_nll, strict=True))
+        compared = "-" if name in ("teacher_test", BASELINE) else f"BLEU {wins}/{len(bleu)}, NLL {lower}/{len(nll)}"
+        yield (name.removesuffix("_test"), *cells(bleu, 1), *cells(nll, 3), compared)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="one study each [1 2 3]")
+    parser.add_argument("--output_dir", default="outputs/experiments", help="a folder for each seed in it")
+    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="seeds side by side [processors]")
+    args = parser.parse_args()
+    out = Path(args.output_dir)
+    folders = [out / str(seed) for seed in args.seeds]
+    with ThreadPoolExecutor(min(args.workers, len(folders))) as pool:
+        list(pool.map(learn, folders, args.seeds))
+    write_table([COLUMNS, *rows(folders)], out)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""Targets that the student writes itself while it learns (on-policy distillation; the paper's stage E).
+
+Shapes: B batch, T target tokens.
+"""
+
+from dataclasses import replace
+
+import numpy as np
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from src.config.constants import IGNORE_INDEX
+from src.data.batches import Batch
+from src.models.decoding import decoding_of, write_tokens
+
+
+def student_writes(share: float, *, seed: int, epoch: int, step: int) -> bool:
+    """Whether the student writes the targets of this step, as it does on `share` (0 to 1) of the steps.
+
+    Decided from the place alone: the same on every process, and again in a resumed run.
+    """
+    return bool(np.random.default_rng([seed, epoch, step]).random() < share)
+
+
+def relabelled(student: PreTrainedModel, batch: Batch, max_labels_length: int) -> Batch:
+    """The batch with targets sampled from the student (T 1, top-p 0.95, dropout off, no gradient) as labels.
+
+    A target ends with its EOS, or without one after `max_labels_length` tokens.
+    """
+    decoding = decoding_of("sampling", num_beams=1, targets_per_input=1, max_new_tokens=max_labels_length)
+    was_training = student.training
+    student.eval()
+    tokens = write_tokens(student, batch, decoding)
+    student.train(was_training)
+    return replace(batch, labels=_labels_of(tokens, student.generation_config.eos_token_id))
+
+
+def _labels_of(tokens: Tensor, eos: int | list[int] | None) -> Tensor:
+    """Tokens (B, T) with −100 after the first EOS, whatever the padding is, cut to the longest."""
+    if eos is None:
+        return tokens
+    ends = torch.isin(tokens, torch.tensor(eos, device=tokens.device)).long()
+    after = ends.cumsum(dim=1) - ends > 0
+    labels = tokens.masked_fill(after, IGNORE_INDEX)
+    return labels[:, : int((~after).sum(dim=1).max())]
