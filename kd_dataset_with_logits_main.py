@@ -5,7 +5,6 @@ from collections.abc import Sequence
 
 from src.config.arguments import EXPERIMENTS, DistillStoredArguments, experiment_file
 from src.config.cli import explicit_flags, parse, run_script
-from src.config.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
@@ -15,8 +14,13 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
         print_experiments(experiment_file(given.get("experiment_config_path", EXPERIMENTS)))
         return {}
-    parse(DistillStoredArguments, argv)
-    raise UserError("stored log-probabilities cannot be trained on by this version; kd_main.py distils a live teacher")
+    config = parse(DistillStoredArguments, argv)
+    from src.data.files import read_datasets
+    from src.kd_models_dataset_with_logits import train_kd
+    from src.training.phases import read_experiment
+
+    experiment = read_experiment(config)
+    return train_kd(config, read_datasets(config.dataset_path, max_rows=config.max_rows), experiment)
 
 
 if __name__ == "__main__":

@@ -16,7 +16,8 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
         return {}
     config = parse(DistillArguments, argv)
     from src.data.files import read_datasets
-    from src.kd_models_accelerator_multiple_loaders import read_experiment, train_kd
+    from src.kd_models_accelerator_multiple_loaders import train_kd
+    from src.training.phases import read_experiment
 
     experiment = read_experiment(config)
     return train_kd(config, read_datasets(config.dataset_path, max_rows=config.max_rows), experiment)

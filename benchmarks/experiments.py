@@ -15,7 +15,7 @@ from pathlib import Path
 
 from demo import REPOSITORY, STUDENT_RATE, TRAIN, Job, run, study, write_table
 
-START_EPOCHS, NOMINAL_EPOCHS, EPOCHS = 12, 16, 12
+START_EPOCHS, NOMINAL_EPOCHS, EPOCHS = 12, 8, 6
 SETUP = ("data demo", "data teacher", "new teacher", "new student", "teacher", "teacher_test")  # jobs of the demo
 BASELINE = "finetuning"
 COLUMNS = ("experiment", "BLEU by seed", "mean", "NLL by seed", "mean", "better than fine-tuning in")

@@ -7,10 +7,8 @@ from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from src.config.arguments import DistillArguments
-from src.config.console import say
-from src.config.constants import DEV, FT
 from src.config.errors import UserError
-from src.config.experiments import Experiment, load_experiment
+from src.config.experiments import Experiment
 from src.data.files import Datasets
 from src.distillation.capture import check_comparable
 from src.distillation.teachers import LiveTeacher
@@ -24,17 +22,8 @@ from src.models.loading import (
     load_tokenizer,
 )
 from src.training.engine import Phase
+from src.training.phases import check_schedule, distillation_phases
 from src.training.session import Task, train
-
-
-def read_experiment(config: DistillArguments) -> Experiment:
-    """The experiment that the flags name, with the numbers that its schedule takes from them."""
-    return load_experiment(
-        config.experiment_file,
-        config.experiment_config_key,
-        epochs=config.stop_training_after_n_epochs or config.epochs,
-        n_patience_epochs=config.n_patience_epochs,
-    )
 
 
 def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experiment) -> dict[str, float]:
@@ -46,19 +35,7 @@ def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experimen
 
     def phases(accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, splits: tuple[str, ...]) -> list[Phase]:
         teacher = _teacher(config, accelerator, experiment) if experiment.needs_teacher else None
-        epochs = config.stop_training_after_n_epochs or config.epochs
-        distil = Phase(
-            f"distil ({experiment.name})",
-            splits,
-            epochs,
-            losses=experiment.losses,
-            schedule=experiment.schedule,
-            layers=experiment.layers.of("student"),
-            teacher=teacher,
-        )
-        if not config.ft_steps_at_end:
-            return [distil]
-        return [distil, Phase("fine-tune", (FT,), config.ft_steps_at_end, from_best=True)]
+        return distillation_phases(config, experiment, splits, teacher)
 
     task = Task(
         config.student_name,
@@ -74,18 +51,7 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
     """What can be wrong beyond what fine-tuning checks, before any weights are read."""
     if not config.do_train:
         return
-    if config.ft_steps_at_end and FT not in datasets:
-        raise UserError(
-            f"{config.dataset_path}: --ft_steps_at_end {config.ft_steps_at_end} trains on the split '{FT}', but there "
-            "is none; prepare_datasets_main.py makes it, or leave the flag out"
-        )
-    if config.ft_steps_at_end and (config.stop_training_after_n_epochs or config.epochs) >= config.epochs:
-        say("--ft_steps_at_end: the learning rate has decayed to 0 after --epochs; make it larger than the epochs run")
-    if len(experiment.losses) > 1 and experiment.schedule.follows_evaluations and DEV not in datasets:
-        raise UserError(
-            f"{config.dataset_path}: the schedule '{experiment.schedule.name}' follows the evaluations on 'dev', but "
-            "there is no such split"
-        )
+    check_schedule(config, datasets, experiment)
     if not experiment.needs_teacher:
         return
     check_model_files(config.teacher_name, state_dict_path=config.teacher_state_dict_path)

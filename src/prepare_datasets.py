@@ -1,13 +1,20 @@
-"""The stage that builds a dataset file: from a corpus, or from a dataset file and the pseudo-targets made for it."""
+"""The stage that builds a dataset: from a corpus, a dataset file and its pseudo-targets, or an API's completions."""
 
 from __future__ import annotations
 
+import gc
 import logging
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from src.config.arguments import PrepareArguments, prepare_mode
 from src.config.constants import DEV_PPL, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
+from src.data.align_tokens import Aligner, Alignment, StudentTokens
+from src.data.api_logprobs import ApiFile, TeacherBytes
+from src.data.batches import Tokenization
 from src.data.corpora import Request, load_corpus
 from src.data.files import (
     TRAIN_I,
@@ -15,6 +22,7 @@ from src.data.files import (
     check_datasets,
     check_trainable,
     is_training_split,
+    open_dataset,
     read_datasets,
     read_generations,
     training_splits,
@@ -34,8 +42,12 @@ from src.data.splits import (
     sample_train,
     without_splits,
 )
+from src.data.stored_rows import plan_rows, stored_rows
+from src.models.loading import is_encoder_decoder, load_config, load_tokenizer
 
 logger = logging.getLogger(__name__)
+
+UNCUT = 2**30  # tokens: labels are stored whole, and cut when they are trained on
 
 
 def prepare(config: PrepareArguments) -> Path:
@@ -45,12 +57,13 @@ def prepare(config: PrepareArguments) -> Path:
     """
     path = Path(config.output_dir) / config.file_name
     mode = prepare_mode(config)
-    if mode == "logits":
-        raise UserError("--logits_dataset_path: preparing an API's log-probabilities is not there yet")
     _refuse_own_input(config, path)
-    datasets = prepare_original(config) if mode == "original" else prepare_generations(config)
-    write_datasets(path, datasets)
-    print(table(datasets))
+    if mode == "logits":
+        print(prepare_logits(config, path))
+    else:
+        datasets = prepare_original(config) if mode == "original" else prepare_generations(config)
+        write_datasets(path, datasets)
+        print(table(datasets))
     print(f"written: {path}")
     return path
 
@@ -118,6 +131,66 @@ def prepare_generations(config: PrepareArguments) -> Datasets:
     return debug_rows(merged, seed=config.seed) if config.debug else merged
 
 
+def prepare_logits(config: PrepareArguments, path: Path) -> str:
+    """Align an API's completions with the student's tokens (SPEC §3, "API teacher"); returns what there is to report.
+
+    Rows are written as they are made: a file of JSON Lines of any size to a folder of Arrow files in bounded memory.
+    """
+    source = str(config.logits_dataset_path)
+    tokenizer = load_tokenizer(config.student_name)
+    is_two_sided = is_encoder_decoder(load_config(config.student_name))
+    tokenization = Tokenization(tokenizer, is_two_sided, max_input_length=UNCUT, max_labels_length=UNCUT)
+    aligner = Aligner(StudentTokens(tokenizer), TeacherBytes(config.teacher_new_word_char), config.alignment)
+    merge = Merge(
+        use_labeled=config.use_labeled,
+        use_unlabeled=config.use_unlabeled,
+        n_per_input=config.n_augmentations_per_example,
+        generations_source=source,
+    )
+    file = ApiFile(source)
+    rows = Counter[str]()
+    with _no_search_for_cycles():
+        plan = plan_rows(file, merge, debug=config.debug, seed=config.seed)
+        with open_dataset(path, plan.splits) as written:
+            for split, row in stored_rows(file, plan, tokenization, aligner):
+                written.add(split, row)
+                rows[split] += 1
+    return stored_table({split: rows[split] for split in plan.splits}, aligner.counted)
+
+
+@contextmanager
+def _no_search_for_cycles() -> Iterator[None]:
+    """Rows of plain lists have no reference cycles, and looking for some in millions of them takes half of the time."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
+def stored_table(rows: dict[str, int], counted: Alignment) -> str:
+    """Rows of each split, and how well the teacher's tokens fit the student's, as text.
+
+    Shares are of the label tokens that stand for text, EOS aside: aligned with a teacher token; hard labels, where
+    nothing of the teacher's is kept. Mass kept: of what is stored of the teacher at the aligned ones, the mean share.
+    """
+    first, *others = [split for split in rows if is_training_split(split)]
+    name = f"{first} … {others[-1]}" if others else first
+    counts = sorted({rows[split] for split in (first, *others)}, reverse=True)
+    lines = [(name, " – ".join(f"{count:,}" for count in dict.fromkeys((counts[0], counts[-1]))))]
+    lines += [(split, f"{count:,}") for split, count in rows.items() if not is_training_split(split)]
+    width = max(len(split) for split, _ in lines)
+    of_positions, of_aligned = max(counted.positions, 1), max(counted.aligned, 1)
+    return "\n".join([
+        *(f"{split.ljust(width)}  {count:>9} rows" for split, count in lines),
+        f"completions: {counted.completions:,} ({counted.cut_off:,} cut off, {counted.empty:,} empty)",
+        f"label tokens: {counted.positions:,} ({counted.aligned / of_positions:.1%} aligned, mass kept there "
+        f"{counted.mass / of_aligned:.1%}; {counted.hard / of_positions:.1%} hard labels)",
+    ])  # fmt: skip
+
+
 def table(datasets: Datasets) -> str:
     """Splits, rows and mean words per row, as text; `train_0 …` are one line."""
     rotation = training_splits(datasets)
@@ -145,6 +218,7 @@ def _mean_words(datasets: Datasets, splits: list[str], name: str) -> str:
 
 
 def _refuse_own_input(config: PrepareArguments, path: Path) -> None:
-    for source in (config.dataset_path, config.original_dataset_path, config.generation_dataset_path):
+    sources = (config.dataset_path, config.original_dataset_path, config.generation_dataset_path)
+    for source in (*sources, config.logits_dataset_path):
         if source is not None and path.exists() and Path(source).resolve() == path.resolve():
             raise UserError(f"{path}: is read to make this file; give another --output_dir or --file_name")

@@ -27,6 +27,7 @@ ARGUMENTS = {  # of every script
         arguments.CreateStudentArguments,
         arguments.FineTuneArguments,
         arguments.GenerateArguments,
+        arguments.SimulateApiArguments,
         arguments.DistillArguments,
         arguments.DistillStoredArguments,
     )

@@ -15,6 +15,7 @@ from src.config.arguments import (
     FineTuneArguments,
     GenerateArguments,
     PrepareArguments,
+    SimulateApiArguments,
     prepare_mode,
 )
 from src.config.errors import UserError
@@ -72,6 +73,15 @@ DEFAULTS = {
         "generation_type": "beam_search",
         "num_return_sequences": 1,
     },
+    SimulateApiArguments: SHARED
+    | {
+        "model_name": "t5-large",
+        "split_for_generation": None,
+        "generation_type": "sampling",
+        "n_completions": 1,
+        "top_logprobs": 5,
+        "form": "published",
+    },
     PrepareArguments: {
         "output_dir": REQUIRED,
         "file_name": "dataset.json",
@@ -99,6 +109,7 @@ DEFAULTS = {
         "n_augmentations_per_example": None,
         "student_name": "t5-small",
         "teacher_new_word_char": " ",
+        "alignment": "edit",
         "seed": 42,
         "debug": False,
     },
@@ -127,6 +138,7 @@ SCRIPTS = {
     DistillArguments: "kd_main.py",
     DistillStoredArguments: "kd_dataset_with_logits_main.py",
     GenerateArguments: "gen_main.py",
+    SimulateApiArguments: "simulate_api_main.py",
     PrepareArguments: "prepare_datasets_main.py",
     CreateStudentArguments: "create_student_main.py",
 }
@@ -138,6 +150,10 @@ def fine_tune(**flags):
 
 def generate(**flags):
     return GenerateArguments(output_dir="out", dataset_path="data.json", **flags)
+
+
+def simulate(**flags):
+    return SimulateApiArguments(output_dir="out", dataset_path="data.json", **flags)
 
 
 def prepare(**flags):
@@ -270,6 +286,22 @@ def test_decoding_mistakes(flags, message):
 
 
 @pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"n_completions": 0}, "--n_completions: must be at least 1"),
+        ({"top_logprobs": 0}, "--top_logprobs: must be at least 1"),
+        ({"form": "completion"}, "--form: 'completion' is not one of published, chat, jsonl"),
+        ({"generation_type": "greedy", "n_completions": 2}, "--n_completions 2: greedy writes the same completion"),
+        ({"generation_type": "beam_search", "n_completions": 5}, "--n_completions 5: beam_search finds at most"),
+        ({"split_for_generation": ("dev", "dev")}, "--split_for_generation: names a split twice"),
+    ],
+)
+def test_simulation_mistakes(flags, message):
+    with pytest.raises(UserError, match=message):
+        simulate(**flags)
+
+
+@pytest.mark.parametrize(
     ("paths", "mode"),
     [
         ({}, "original"),
@@ -313,6 +345,11 @@ MERGE = {"original_dataset_path": "a.json", "generation_dataset_path": "b.json"}
         ({"add_ft_split": "half"}, "--add_ft_split: 'half' is not one of full, filter, split"),
         ({"file_name": ""}, "--file_name: must not be empty"),
         ({"teacher_new_word_char": ""}, "--teacher_new_word_char: must not be empty"),
+        ({"file_name": "a.arrow"}, "--file_name a.arrow: a folder of Arrow files is for --logits_dataset_path"),
+        (
+            {"logits_dataset_path": "a", "use_labeled": False, "use_unlabeled": False},
+            "--use_unlabeled and --use_labeled are both False: nothing to train on",
+        ),
         (MERGE | {"n_augmentations_per_example": 0}, "--n_augmentations_per_example: must be at least 1"),
         (MERGE | {"use_unlabeled": False, "use_labeled": False, "use_original": False}, "are all False"),
     ],

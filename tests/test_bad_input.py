@@ -15,16 +15,18 @@ import ft_main
 import gen_main
 import kd_main
 import prepare_datasets_main
-from src import generate_accelerator, kd_models_accelerator_multiple_loaders
+import simulate_api_main
+from src import kd_models_accelerator_multiple_loaders
 from src.config.cli import run_script
 from src.models import loading
-from src.training import session
+from src.training import session, writing
 
 MAINS = {
     "ft": ft_main.main,
     "kd": kd_main.main,
     "gen": gen_main.main,
     "prepare": prepare_datasets_main.main,
+    "simulate": simulate_api_main.main,
     "student": create_student_main.main,
 }
 PAIR = {"text": ["A cat.", "A dog."], "target": ["A dog.", "A cat."]}
@@ -50,10 +52,10 @@ def flags_of(script: str, place: Path, **flags: Any) -> list[str]:
     if script == "kd":
         models = {"student": str(place / "t5_student"), "teacher": str(place / "t5_teacher")}
         return kd_flags(models, flags.pop("dataset_path"), flags.pop("output_dir"), **flags)
-    if script in ("ft", "gen"):
-        command = {"ft": ft_flags, "gen": gen_flags}[script]
+    if script in ("ft", "gen", "simulate"):
+        command = {"ft": ft_flags, "gen": gen_flags, "simulate": gen_flags}[script]
         return command(str(place / "t5_student"), flags.pop("dataset_path"), flags.pop("output_dir"), **flags)
-    if script == "prepare" and "original_dataset_path" in flags:
+    if script == "prepare" and {"original_dataset_path", "logits_dataset_path"} & flags.keys():
         del flags["dataset_path"]
     return argv(flags)
 
@@ -120,7 +122,18 @@ def refused(script: str, command: list[str], place: Path, capsys) -> str:
         ("prepare", {"original_dataset_path": "@/data.json"}, "is no mode"),
         ("prepare", {"original_dataset_path": "@/data.json", "generation_dataset_path": "@/data.json"},
          "column 'generated' is missing"),
+        # an API's log-probabilities
+        ("prepare", {"logits_dataset_path": "@/a.jsonl", "student_name": "@/t5_student"}, "a.jsonl: No such file"),
+        ("prepare", {"logits_dataset_path": "@/data.json", "student_name": "@/none"}, "none: no such model folder"),
+        ("prepare", {"logits_dataset_path": "@/data.json", "student_name": "@/t5_student"},
+         "data.json: split 'train': no row has the teacher's prediction"),
+        ("prepare", {"logits_dataset_path": "@/data.json", "generation_dataset_path": "@/data.json"}, "is no mode"),
         ("student", {"from_model": "@/none", "dataset_path": None}, "none: no such model folder"),
+        # an API's file
+        ("simulate", {"form": "json"}, "--form: 'json' is not one of published, chat, jsonl; nearest: 'jsonl'"),
+        ("simulate", {"generation_type": "greedy", "n_completions": 2}, "--n_completions 2: greedy writes"),
+        ("simulate", {"split_for_generation": "trian"}, "has no split 'trian'; nearest: 'train'"),
+        ("simulate", {"model_name": "@/none"}, "none: no such model folder"),
     ],
 )  # fmt: skip
 def test_a_wrong_command(place, capsys, script, flags, said):
@@ -225,7 +238,7 @@ def forbid_weights(monkeypatch) -> None:
         raise AssertionError("weights were read")
 
     monkeypatch.setattr(session, "load_model", read_weights)
-    monkeypatch.setattr(generate_accelerator, "load_model", read_weights)
+    monkeypatch.setattr(writing, "load_model", read_weights)
     monkeypatch.setattr(kd_models_accelerator_multiple_loaders, "load_model", read_weights)
     monkeypatch.setattr(loading, "read_state_dict", read_weights)
 
@@ -312,6 +325,7 @@ def test_a_damaged_state_of_another_run(place, capsys, damaged):
         ("ft", {"task_prompt": "modern: " * 30}),
         ("gen", {"task_prompt": "modern: " * 30}),
         ("gen", {"split_for_generation": "trian"}),
+        ("simulate", {"checkpoint_path": "@/none.pt"}),
         ("kd", {"experiment_config_key": "logit_kd"}),
         ("kd", {"teacher_name": "@/gpt2_teacher"}),
         ("kd", {"teacher_state_dict_path": "@/none.pt"}),

@@ -221,6 +221,20 @@ def test_mistakes(shipped_and, text, message):
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("{logits_weight: 1, missing_mass: dorp}", "my_loss.missing_mass: 'dorp' is not one of drop, zero, bucket"),
+        ("{logits_weight: 1, missing_mass: zero, temperature: 2}", "'zero' needs temperature 1"),
+        ("{logits_weight: 1, missing_mass: bucket, temperature: -0.9}", "'bucket' needs temperature 1"),
+    ],
+)
+def test_missing_mass(shipped_and, entry, message):
+    with pytest.raises(UserError, match=message):
+        load_experiments(shipped_and(f"my_loss: {entry}"))
+    assert load_experiments(shipped_and("my_loss: {logits_weight: 1, missing_mass: zero}"))
+
+
 def test_an_unused_entry_is_checked_too(shipped_and):
     with pytest.raises(UserError, match="spare"):
         run(shipped_and("spare: {logits_wait: 1}"), "logits_kd")
@@ -250,6 +264,7 @@ def test_a_file_without_experiments(tmp_path):
         ({"forward_weight": 0.5, "logits_weight": 0.5, "temperature": 2.0}, "0.5 NLL + 0.5 logits KL at T 2"),
         ({"logits_weight": 1.0, "temperature": -0.9}, "logits KL to the top-0.9 nucleus"),
         ({"hidden_weight": 1.0}, "hidden relations (RMSE)"),
+        ({"logits_weight": 1.0, "missing_mass": "bucket"}, "logits KL, missing mass: bucket"),
         (
             {"attention_relation_weight": 0.3, "kl_loss": True, "loss_scale": True, "dropout": True},
             "0.3 attention relations (KL), scaled, noisy teacher",

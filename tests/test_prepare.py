@@ -195,11 +195,6 @@ def test_merge_debug(tmp_path, generated):
 # ------------------------------------------------------------------------------------------------------------- errors
 
 
-def test_logits_are_not_there_yet(tmp_path):
-    with pytest.raises(UserError, match="not there yet"):
-        prepare(tmp_path, "--logits_dataset_path", "x.json")
-
-
 BAD_DATASETS = {
     "not JSON": ("{", "not JSON: line 1"),
     "unequal columns": ('{"train": {"text": ["a"], "target": []}}', "split 'train': columns must be equally long"),

@@ -15,6 +15,8 @@ from src.config.values import check_value
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEBUG_ROWS = 128
 EXPERIMENTS = "arg_configs/kd_experiment_configs.yaml"
+ALIGNMENTS = ("edit", "exact")
+API_FORMS = ("published", "chat", "jsonl")
 FAMILIES = ("t5", "bart", "gpt2", "opt", "llama")
 ONLY_NEW_MODELS = {
     "family", "d_model", "d_ff", "n_heads", "dropout", "max_position_embeddings",
@@ -31,6 +33,8 @@ TASK_PROMPT = (
     "Prefix of the input for encoder-decoder models (a space is added if missing), suffix for decoder-only models; "
     "the value `bart` means none."
 )
+
+GENERATION_TYPE = "How to decode: _short and _long set the length penalty, _low and _high the temperature."
 
 
 def flag(
@@ -278,7 +282,29 @@ class DistillArguments(DistillStoredArguments):
 
 
 @dataclass(frozen=True, kw_only=True)
-class GenerateArguments(SharedArguments):
+class WritingArguments(SharedArguments):
+    """The flags of the two scripts that write with a model and train nothing: gen_main.py and simulate_api_main.py."""
+
+    model_name: str = flag("t5-large", "Hub name or folder of the model, NAME_prune... for fewer layers.", MODEL)
+    split_for_generation: tuple[str, ...] | None = flag(
+        None, "Splits to generate for; None: every split but ft and dev_ppl.", DATA
+    )
+    generation_type: str = flag("beam_search", GENERATION_TYPE, DECODING, choices=GENERATION_TYPES)
+
+    def check_writing(self, name: str, returned: int) -> None:
+        """Raise a UserError unless the generation type can write `returned` (the flag `name`) targets of an input."""
+        beams = self.num_beams
+        if "beam_search" in self.generation_type and returned > beams:
+            raise UserError(f"--{name} {returned}: {self.generation_type} finds at most --num_beams {beams} targets")
+        if self.generation_type == "diverse_beam_search" and beams % 2:
+            raise UserError(f"--num_beams {beams}: diverse_beam_search has groups of 2 beams and needs an even number")
+        splits = self.split_for_generation or ()
+        if len(set(splits)) < len(splits):
+            raise UserError("--split_for_generation: names a split twice")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerateArguments(WritingArguments):
     r"""Write pseudo-targets: let a model, usually the teacher, generate targets for the inputs of a dataset file.
 
     Reads   a dataset file and a model.
@@ -294,33 +320,58 @@ class GenerateArguments(SharedArguments):
 
     script: ClassVar[str] = "gen_main.py"
 
-    model_name: str = flag("t5-large", "Hub name or folder of the model, NAME_prune... for fewer layers.", MODEL)
-    split_for_generation: tuple[str, ...] | None = flag(
-        None, "Splits to generate for; None: every split but ft and dev_ppl.", DATA
-    )
     add_original_data: bool = flag(
         False, "Also write the original columns, each row repeated for each of its pseudo-targets.", DATA
-    )
-    generation_type: str = flag(
-        "beam_search",
-        "How to decode: _short and _long set the length penalty, _low and _high the temperature.",
-        DECODING,
-        choices=GENERATION_TYPES,
     )
     num_return_sequences: int = flag(1, "Pseudo-targets of each input.", DECODING, minimum=1)
 
     def check(self) -> None:
         super().check()
-        beams, returned = self.num_beams, self.num_return_sequences
-        if "beam_search" in self.generation_type and returned > beams:
-            raise UserError(
-                f"--num_return_sequences {returned}: {self.generation_type} finds at most --num_beams {beams} targets"
-            )
-        if self.generation_type == "diverse_beam_search" and beams % 2:
-            raise UserError(f"--num_beams {beams}: diverse_beam_search has groups of 2 beams and needs an even number")
-        splits = self.split_for_generation or ()
-        if len(set(splits)) < len(splits):
-            raise UserError("--split_for_generation: names a split twice")
+        self.check_writing("num_return_sequences", self.num_return_sequences)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateApiArguments(WritingArguments):
+    r"""Make the file that a completion or chat API would give, with any local model in the API's place.
+
+    Reads   a dataset file and a model, the teacher.
+    Writes  output_dir/api_completions.json (.jsonl), for prepare_datasets_main.py --logits_dataset_path: completions,
+            their tokens, and of each token the log-probabilities of the most likely ones. A killed run continues where
+            it stopped.
+
+    Example:
+      python simulate_api_main.py --model_name outputs/shakespeare_7k/t5/ft_teacher/model --task_prompt modern: \
+        --max_input_length 48 --max_labels_length 48 --n_completions 4 --top_logprobs 5 --form jsonl \
+        --dataset_path datasets/original/shakespeare_7k.json --output_dir datasets/api/shakespeare_7k
+    """
+
+    script: ClassVar[str] = "simulate_api_main.py"
+
+    split_for_generation: tuple[str, ...] | None = flag(
+        None, "Splits to complete; None: every split but dev_ppl.", DATA
+    )
+    generation_type: str = flag("sampling", GENERATION_TYPE, DECODING, choices=("greedy", *GENERATION_TYPES))
+    n_completions: int = flag(
+        1, "Completions of each input of a training split or unlabeled; of other inputs one.", DECODING, minimum=1
+    )
+    top_logprobs: int = flag(
+        5,
+        "Most likely tokens whose log-probabilities are written at each position; the token written is always added.",
+        DECODING,
+        minimum=1,
+    )
+    form: str = flag(
+        "published",
+        "Dataset file with an object per token (published) or a chat API's lists (chat), or raw responses (jsonl).",
+        FILES,
+        choices=API_FORMS,
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.generation_type == "greedy" and self.n_completions > 1:
+            raise UserError(f"--n_completions {self.n_completions}: greedy writes the same completion every time")
+        self.check_writing("n_completions", self.n_completions)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -341,7 +392,9 @@ class PrepareArguments(Arguments):
     script: ClassVar[str] = "prepare_datasets_main.py"
 
     output_dir: str = flag(REQUIRED, "Folder of the file to write; made if it does not exist.", FILES)
-    file_name: str = flag("dataset.json", "Name of the file to write.", FILES)
+    file_name: str = flag(
+        "dataset.json", "Name of the file to write; in mode logits a name.arrow is a folder of large splits.", FILES
+    )
     dataset_name: str = flag(
         "xsum", 'Corpus to load; "" if dataset_path is a dataset file of its own.', FILES, choices=(*CORPORA, "")
     )
@@ -355,7 +408,9 @@ class PrepareArguments(Arguments):
         None, "Mode generations: the generated_datasets.json of gen_main.py.", FILES
     )
     logits_dataset_path: str | None = flag(
-        None, "Mode logits: JSON of an API's completions (text, target, prediction, tokens, logprobs).", FILES
+        None,
+        "Mode logits: an API's completions: JSON of text, prediction, tokens, logprobs, or JSON Lines of responses.",
+        FILES,
     )
     train_size: int | None = flag(None, "Rows of train; None: all.", DATA, minimum=1)
     val_size: int | None = flag(None, "Rows of dev; None: all.", DATA, minimum=1)
@@ -379,8 +434,8 @@ class PrepareArguments(Arguments):
     load_use_unlabeled: bool = flag(True, "Keep the unlabeled split of a dataset_path file.", DATA)
     load_use_ft: bool = flag(True, "Keep the ft split of a dataset_path file.", DATA)
     load_use_val_ppl: bool = flag(True, "Keep the dev_ppl split of a dataset_path file.", DATA)
-    use_unlabeled: bool = flag(True, "Mode generations: use the pseudo-targets of unlabeled inputs.", DATA)
-    use_labeled: bool = flag(True, "Mode generations: use the pseudo-targets of labeled inputs.", DATA)
+    use_unlabeled: bool = flag(True, "Modes generations and logits: use the pseudo-targets of unlabeled inputs.", DATA)
+    use_labeled: bool = flag(True, "Modes generations and logits: use the pseudo-targets of labeled inputs.", DATA)
     use_original: bool = flag(True, "Mode generations: add the labeled pairs to every train_i.", DATA)
     n_augmentations_per_example: int | None = flag(
         None,
@@ -391,6 +446,12 @@ class PrepareArguments(Arguments):
     student_name: str = flag("t5-small", "Mode logits: the student whose tokenizer is aligned to.", MODEL)
     teacher_new_word_char: str = flag(
         " ", "Mode logits: what the teacher's tokens that begin a word start with.", MODEL
+    )
+    alignment: str = flag(
+        "edit",
+        "Mode logits: tokens align by edit distance, prefixes too (edit), or only at one place in the text (exact).",
+        MODEL,
+        choices=ALIGNMENTS,
     )
     seed: int = flag(42, "Seed of the sampled rows.", RUN, minimum=0, maximum=2**32 - 1)
     debug: bool = flag(False, "Use 32 rows of train and 16 of every other split, to try a command out.", RUN)
@@ -404,6 +465,10 @@ class PrepareArguments(Arguments):
             raise UserError('--dataset_name "" needs a --dataset_path to load from')
         if mode == "original" and self.unlabeled_size is not None and not self.unlabeled_split:
             raise UserError(f"--unlabeled_size {self.unlabeled_size} needs --unlabeled_split True")
+        if mode != "logits" and self.file_name.endswith(".arrow"):
+            raise UserError(f"--file_name {self.file_name}: a folder of Arrow files is for --logits_dataset_path")
+        if mode == "logits" and not (self.use_unlabeled or self.use_labeled):
+            raise UserError("--use_unlabeled and --use_labeled are both False: nothing to train on")
         if mode == "generations" and not (self.use_unlabeled or self.use_labeled or self.use_original):
             raise UserError("--use_unlabeled, --use_labeled and --use_original are all False: nothing to train on")
         if mode == "generations" and self.n_augmentations_per_example == 0:

@@ -30,6 +30,7 @@ class LossEntry:
     loss_scale: bool = False
     dropout: bool = False
     generate_labels_weight: float = 0.0
+    missing_mass: str = "drop"
 
     @property
     def weights(self) -> dict[str, float]:
@@ -108,6 +109,7 @@ class Experiment:
         return any(loss.needs_teacher for loss in self.losses)
 
 
+MISSING_MASS = ("drop", "zero", "bucket")  # of a stored teacher: what the tokens that are not stored count for
 LOSS, LAYERS, SCHEDULE, EXPERIMENT = "loss", "layer map", "schedule", "experiment"
 ENTRY_CLASSES: Mapping[str, type[Any]] = {LOSS: LossEntry, LAYERS: LayerMap, SCHEDULE: Schedule}
 EXPERIMENT_KEYS = ("name", "layer", "scheduling", "losses")
@@ -115,13 +117,14 @@ KEYS: Mapping[str, tuple[str, ...]] = {
     kind: tuple(each.name for each in fields(entry_class) if each.name != "name")
     for kind, entry_class in ENTRY_CLASSES.items()
 } | {EXPERIMENT: EXPERIMENT_KEYS}
-LIMITS: Mapping[str, Mapping[str, float]] = {
+LIMITS: Mapping[str, Mapping[str, Any]] = {
     "forward_weight": {"minimum": 0},
     "logits_weight": {"minimum": 0},
     "hidden_weight": {"minimum": 0},
     "attention_relation_weight": {"minimum": 0},
     "generate_labels_weight": {"minimum": 0, "maximum": 1},
     "temperature": {"minimum": -1},
+    "missing_mass": {"choices": MISSING_MASS},
     "change_every_n_epochs": {"minimum": 1},
     "change_every_n_evaluation_steps": {"minimum": 1},
     "change_no_improvements_for": {"minimum": 1},
@@ -207,6 +210,7 @@ def _describe_loss(loss: LossEntry) -> str:
     )
     said += ", scaled" if loss.loss_scale else ""
     said += ", noisy teacher" if loss.dropout else ""
+    said += f", missing mass: {loss.missing_mass}" if loss.missing_mass != "drop" else ""
     share = loss.generate_labels_weight
     return said + (f", labels by the student on {share:.0%} of the steps" if share else "")
 
@@ -239,6 +243,11 @@ def _loss(key: str, raw: dict[str, Any], where: str) -> LossEntry:
         raise UserError(f"{where}: all weights are 0; give at least one of {', '.join(KEYS[LOSS][:4])}")
     if loss.temperature == 0:
         raise UserError(f"{where}.temperature: must not be 0; -p (p from 0 to 1) cuts to the top-p nucleus")
+    if loss.missing_mass != "drop" and loss.temperature != 1:
+        raise UserError(
+            f"{where}.missing_mass: {loss.missing_mass!r} needs temperature 1, because other temperatures need the "
+            "missing log-probabilities too; 'drop' goes with any"
+        )
     return loss
 
 

@@ -21,9 +21,11 @@ from src.config.console import progress_bar
 from src.config.constants import IGNORE_INDEX, TARGET, TEXT
 from src.config.errors import UserError
 from src.data.files import Columns, Datasets
+from src.data.stored import LOGITS, TOKENS, StoredRow, StoredRows, pad_stored
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from tokenizers import Encoding
+    from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 TEXTS_PER_CALL = 10_000
 POOL = 50  # updates whose rows are sorted by length together
@@ -62,17 +64,29 @@ class Ragged:
 
 
 @dataclass(frozen=True)
+class TopK:
+    """A teacher's stored tokens: ids and raw log-probabilities, (B, T, K) in a batch; −inf marks an absent entry."""
+
+    ids: Tensor
+    logs: Tensor
+
+    def to(self, device: torch.device) -> "TopK":
+        return TopK(self.ids.to(device, non_blocking=True), self.logs.to(device, non_blocking=True))
+
+
+@dataclass(frozen=True)
 class Batch:
     """What travels through a step.
 
     input_ids, attention_mask: (B, S); labels: (B, T) with -100 as padding, None where nothing is known; rows: (B,) row
-    numbers in the split, so that an error can name examples.
+    numbers in the split, so that an error can name examples; teacher: what is stored of one, (B, T, K).
     """
 
     input_ids: Tensor
     attention_mask: Tensor
     labels: Tensor | None
     rows: tuple[int, ...]
+    teacher: TopK | None = None
 
     def to(self, device: torch.device) -> "Batch":
         return replace(
@@ -80,17 +94,22 @@ class Batch:
             input_ids=self.input_ids.to(device, non_blocking=True),
             attention_mask=self.attention_mask.to(device, non_blocking=True),
             labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+            teacher=None if self.teacher is None else self.teacher.to(device),
         )
 
 
 @dataclass(frozen=True)
 class TokenizedSplit:
-    """A split as tokens. Rows with equal text share one input: row i reads `inputs[input_of_row[i]]`."""
+    """A split as tokens. Rows with equal text share one input: row i reads `inputs[input_of_row[i]]`.
+
+    teacher: what is stored of a teacher at the positions of the labels, before they were cut.
+    """
 
     name: str
     inputs: Ragged
     input_of_row: np.ndarray
     labels: Ragged | None
+    teacher: StoredRows | None = None
 
     def __len__(self) -> int:
         return len(self.input_of_row)
@@ -103,6 +122,25 @@ class TokenizedSplit:
     def lengths(self) -> np.ndarray:
         """Tokens of input and labels together, per row."""
         return self.input_lengths + (0 if self.labels is None else self.labels.lengths)
+
+
+@dataclass(frozen=True)
+class Located:
+    """Tokens of a text, and how to find the characters of each: `encoding` holds them from `first` on, counted from
+    `n_before` characters before the text. A slow tokenizer has no `encoding`.
+    """
+
+    ids: list[int]
+    encoding: "Encoding | None" = None
+    first: int = 0
+    n_before: int = 0
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Start and end (not included) of each token, in characters; empty for one that stands for no text."""
+        if self.encoding is None:
+            raise UserError("the student's tokenizer is a slow one (no tokenizer.json), which locates no tokens")
+        offsets = self.encoding.offsets[self.first : self.first + len(self.ids)]
+        return [(max(0, start - self.n_before), max(0, end - self.n_before)) for start, end in offsets]
 
 
 @dataclass(frozen=True)
@@ -149,8 +187,25 @@ class Tokenization:
 
     def encode_labels(self, targets: Sequence[str]) -> Ragged:
         """Target and EOS as token ids; a target too long is cut, its EOS kept."""
-        encode = self._encoder_decoder_labels if self.is_encoder_decoder else self._continuations
+
+        def encode(chunk: list[str]) -> list[list[int]]:
+            return [self._ended(located.ids) for located in self._targets(chunk)]
+
         return self._in_chunks(targets, encode, "tokenise targets")
+
+    def locate_labels(self, targets: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
+        """The tokens of `encode_labels`, and the characters (start, end) of the target each stands for; none for EOS.
+
+        Raises UserError with a tokenizer that cannot tell.
+        """
+        labels = []
+        for located in self._targets(list(targets)):
+            ids = self._ended(located.ids)
+            labels.append((ids, [*located.spans()[: len(ids) - 1], (0, 0)]))
+        return labels
+
+    def _targets(self, targets: list[str]) -> list[Located]:
+        return self._encoder_decoder_targets(targets) if self.is_encoder_decoder else self._continue(targets)
 
     def _in_chunks(self, texts: Sequence[str], encode: Callable, description: str) -> Ragged:
         parts = []
@@ -166,10 +221,13 @@ class Tokenization:
         encoded = self.tokenizer(prompted, truncation=True, max_length=self.max_input_length)
         return [ids or [self._eos] for ids in encoded["input_ids"]]
 
-    def _encoder_decoder_labels(self, targets: list[str]) -> list[list[int]]:
+    def _encoder_decoder_targets(self, targets: list[str]) -> list[Located]:
         beyond = self._n_beyond_eos()
         encoded = self.tokenizer(text_target=targets, truncation=True, max_length=self.max_labels_length + beyond)
-        return [self._ended(ids[: len(ids) - beyond]) for ids in encoded["input_ids"]]
+        return [
+            Located(ids[: len(ids) - beyond], encoding)
+            for ids, encoding in zip(encoded["input_ids"], _encodings(encoded), strict=True)
+        ]
 
     def _n_beyond_eos(self) -> int:
         """Tokens that the tokenizer adds to a target behind EOS: mBART's language, with which its decoder starts."""
@@ -188,21 +246,20 @@ class Tokenization:
         adds_eos = self.tokenizer(ANCHOR)["input_ids"][-1] == self._eos
         return [ids[:-1] for ids in encoded] if adds_eos else encoded
 
-    def _continuations(self, targets: list[str]) -> list[list[int]]:
-        return [self._ended(ids) for ids in self._continue(targets)]
-
-    def _continue(self, texts: list[str]) -> list[list[int]]:
+    def _continue(self, texts: list[str]) -> list[Located]:
         """Tokens of each text as they are after another word, without special tokens; none for a blank text."""
         anchor = self._tokens(ANCHOR)
-        joined = self.tokenizer([f"{ANCHOR} {text}" for text in texts], add_special_tokens=False)["input_ids"]
-        continued: list[list[int]] = []
-        for text, ids in zip(texts, joined, strict=True):
+        before = f"{ANCHOR} "
+        joined = self.tokenizer([before + text for text in texts], add_special_tokens=False)
+        continued: list[Located] = []
+        for text, ids, encoding in zip(texts, joined["input_ids"], _encodings(joined), strict=True):
             if not text.strip():
-                continued.append([])
+                continued.append(Located([], encoding))
             elif ids[: len(anchor)] == anchor:
-                continued.append(ids[len(anchor) :])
+                continued.append(Located(ids[len(anchor) :], encoding, len(anchor), len(before)))
             else:  # a token spans the two words
-                continued.append(self._tokens(text))
+                alone = self.tokenizer([text], add_special_tokens=False)
+                continued.append(Located(alone["input_ids"][0], _encodings(alone)[0]))
         return continued
 
     def _ended(self, ids: list[int]) -> list[int]:
@@ -214,7 +271,7 @@ class Tokenization:
 
     def _prompt_ids(self) -> list[int]:
         """The suffix of a decoder-only model."""
-        return self._continue([self.prompt])[0]
+        return self._continue([self.prompt])[0].ids
 
     def _n_fixed_tokens(self) -> int:
         """Tokens of every input that are not its text's: the prompt's and the special ones."""
@@ -236,10 +293,34 @@ class Tokenization:
         inputs = [split.inputs[split.input_of_row[row]] for row in rows]
         pad = self.tokenizer.pad_token_id
         input_ids, mask = pad_sequences(inputs, pad, on_the_left=not self.is_encoder_decoder)
-        labels = None
-        if split.labels is not None:
-            labels, _ = pad_sequences([split.labels[row] for row in rows], IGNORE_INDEX, on_the_left=False)
-        return Batch(input_ids, mask, labels, tuple(int(row) for row in rows))
+        batch = Batch(input_ids, mask, None, tuple(int(row) for row in rows))
+        if split.labels is None:
+            return batch
+        labels, _ = pad_sequences([split.labels[row] for row in rows], IGNORE_INDEX, on_the_left=False)
+        if split.teacher is None:
+            return replace(batch, labels=labels)
+        stored = [self._as_cut(split.teacher.row(int(row)), len(split.labels[row])) for row in rows]
+        ids, logs = pad_stored(stored, labels.shape[1])
+        teacher = TopK(torch.from_numpy(ids), torch.from_numpy(logs))
+        is_unknown = torch.isneginf(teacher.logs).all(dim=-1)
+        return replace(batch, labels=labels.masked_fill(is_unknown, IGNORE_INDEX), teacher=teacher)
+
+    def _as_cut(self, stored: StoredRow, n_labels: int) -> StoredRow:
+        """What is stored of a target whose labels were cut: the last position left is an EOS, for certain."""
+        counts, ids, logs = stored
+        if len(counts) == n_labels:
+            return stored
+        n_kept = int(counts[: n_labels - 1].sum())
+        return (
+            np.append(counts[: n_labels - 1], 1),
+            np.append(ids[:n_kept], self._eos),
+            np.append(logs[:n_kept], np.float32(0)),
+        )
+
+
+def _encodings(encoded: "BatchEncoding") -> "Sequence[Encoding | None]":
+    """What a fast tokenizer knows of each text's tokens."""
+    return encoded.encodings or [None] * len(encoded["input_ids"])
 
 
 class TokenizedDatasets:
@@ -275,7 +356,24 @@ class TokenizedDatasets:
             self._inputs = Ragged.concatenate([self._inputs, self.tokenization.encode_inputs(new)])
         input_of_row = np.fromiter((self._input_of_text[text] for text in texts), dtype=np.int64, count=len(texts))
         labels = self.tokenization.encode_labels(columns[TARGET]) if TARGET in columns else None
-        return TokenizedSplit(name, self._inputs, input_of_row, labels)
+        teacher = None if labels is None else self._stored(name, columns, labels)
+        return TokenizedSplit(name, self._inputs, input_of_row, labels, teacher)
+
+    def _stored(self, name: str, columns: Columns, labels: Ragged) -> StoredRows | None:
+        """What the split stores of a teacher, if it does. Raises UserError if it was made for another tokenizer."""
+        if TOKENS not in columns or LOGITS not in columns:
+            return None
+        place = f"split '{name}'"
+        stored = StoredRows.of(columns[TOKENS], columns[LOGITS], place)
+        stored.check(len(self.tokenization.tokenizer), place)
+        expected = np.minimum(stored.n_positions(), self.tokenization.max_labels_length)
+        if (expected != labels.lengths).any():
+            row = int((expected != labels.lengths).argmax())
+            raise UserError(
+                f"{place}, row {row}: '{TOKENS}' has {stored.n_positions()[row]} positions, but the student's "
+                f"tokenizer makes {labels.lengths[row]} labels of the target; prepare the data for this student"
+            )
+        return stored
 
 
 def pad_sequences(sequences: Sequence[np.ndarray], value: int, *, on_the_left: bool) -> tuple[Tensor, Tensor]:

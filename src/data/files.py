@@ -14,15 +14,19 @@ import logging
 import os
 import re
 import secrets
+import shutil
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Iterable, Iterator
+from array import array
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, Protocol
 
+from src.config.console import progress_bar
 from src.config.constants import DEV, GENERATED, TARGET, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
+from src.data.stored import NestedColumn
 
 try:
     import orjson
@@ -38,6 +42,9 @@ HUB_PREFIX = "hf:"
 HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer
 SPLIT_ALIASES = {"validation": DEV, "valid": DEV, "val": DEV}
 TRAIN_I = re.compile(r"train_(\d+)")
+ARROW = ".arrow"
+NESTED = {"tokens": "i", "logits": "f"}  # columns of lists of lists of numbers, and what these are (int32, float32)
+ROWS_PER_BATCH, NUMBERS_PER_BATCH = 1_000, 1_000_000  # a record batch ends when it has as many
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -188,7 +195,7 @@ def _concatenate(parts: list[tuple[Path, Columns]]) -> Columns:
         if set(columns) != set(first):
             raise UserError(f"{file}: columns {sorted(columns)} differ from {sorted(first)} in {first_file.name}")
         for name in first:
-            first[name].extend(columns[name])
+            first[name] = [*first[name], *columns[name]]
     return first
 
 
@@ -234,8 +241,23 @@ def _read_parquet(path: Path) -> Columns:
         raise UserError(f"{path}: not a Parquet file: {one_line(error)}") from None
 
 
+def _read_arrow(path: Path) -> Columns:
+    """An Arrow file, memory-mapped: texts become lists, lists of lists of numbers stay in the file."""
+    import pyarrow
+
+    def column(values: pyarrow.ChunkedArray) -> Any:
+        is_nested = pyarrow.types.is_list(values.type) and pyarrow.types.is_list(values.type.value_type)
+        return NestedColumn(values) if is_nested else values.to_pylist()
+
+    try:
+        table = pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+        return {name: column(table[name]) for name in table.column_names}
+    except (pyarrow.ArrowException, OSError) as error:
+        raise UserError(f"{path}: not an Arrow file: {one_line(error)}") from None
+
+
 ROW_READERS = {".jsonl": _read_json_rows, ".parquet": _read_parquet, ".csv": _read_csv}
-SPLIT_READERS = {**ROW_READERS, ".json": _read_split_json}
+SPLIT_READERS = {**ROW_READERS, ".json": _read_split_json, ".arrow": _read_arrow}
 
 
 def _columns_of(rows: Iterable[tuple[str, Any]]) -> Columns:
@@ -243,7 +265,7 @@ def _columns_of(rows: Iterable[tuple[str, Any]]) -> Columns:
     columns: Columns = {}
     for i, (place, row) in enumerate(rows):
         if not isinstance(row, dict):
-            raise UserError(f"{place}: expected an object with named columns, found {_kind(row)}")
+            raise UserError(f"{place}: expected an object with named columns, found {kind(row)}")
         if i == 0:
             columns = {name: [] for name in row}
         # csv.DictReader gives too many values the key None, and too few the value None
@@ -298,13 +320,13 @@ def _refuse_constant(name: str) -> None:
 def check_shape(datasets: Any, source: str) -> None:
     """Refuse all but `{split: {column: [...]}}` with columns of one length in each split."""
     if not isinstance(datasets, dict) or not datasets:
-        raise UserError(f"{source}: expected {{split: {{column: [...]}}}}, found {_kind(datasets)}")
+        raise UserError(f"{source}: expected {{split: {{column: [...]}}}}, found {kind(datasets)}")
     for split, columns in datasets.items():
         if not isinstance(columns, dict) or not columns:
-            raise UserError(f"{source}: split '{split}': expected an object of columns, found {_kind(columns)}")
+            raise UserError(f"{source}: split '{split}': expected an object of columns, found {kind(columns)}")
         for name, values in columns.items():
-            if not isinstance(values, list):
-                raise UserError(f"{source}: split '{split}', column '{name}': expected a list, found {_kind(values)}")
+            if not isinstance(values, list | NestedColumn):
+                raise UserError(f"{source}: split '{split}', column '{name}': expected a list, found {kind(values)}")
         lengths = {name: len(values) for name, values in columns.items()}
         if len(set(lengths.values())) > 1:
             rows = ", ".join(f"{name} {length}" for name, length in lengths.items())
@@ -362,10 +384,11 @@ def check_strings(columns: Columns, name: str, place: str) -> None:
         raise UserError(f"{place}: no rows")
     if set(map(type, columns[name])) != {str}:
         row = next(i for i, value in enumerate(columns[name]) if not isinstance(value, str))
-        raise UserError(f"{place}, column '{name}', row {row}: expected text, found {_kind(columns[name][row])}")
+        raise UserError(f"{place}, column '{name}', row {row}: expected text, found {kind(columns[name][row])}")
 
 
-def _kind(value: Any) -> str:
+def kind(value: Any) -> str:
+    """What a JSON value is, for a message."""
     names = {dict: "an object", list: "a list", str: "text", type(None): "null", bool: "true or false"}
     empty = "an empty object" if value == {} else None
     return empty or names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)
@@ -405,6 +428,154 @@ def write_datasets(path: str | Path, datasets: Datasets) -> None:
     """Write a dataset file atomically, a value per line; the same datasets give the same bytes."""
     with atomic_write(path) as file:
         file.writelines(_json_of(datasets))
+
+
+class RowWriter(Protocol):
+    """Takes the rows of a dataset one at a time, in any order of the splits."""
+
+    def add(self, split: str, row: dict[str, Any]) -> None: ...
+
+
+@contextlib.contextmanager
+def open_dataset(path: str | Path, splits: Sequence[str]) -> Iterator[RowWriter]:
+    """Write a dataset row by row: a folder of Arrow files if `path` ends in `.arrow`, otherwise a JSON file.
+
+    Arrow: one memory-mappable file `<split>.arrow` for each split, a record batch at a time, so that any number of
+    rows needs little memory; a JSON file is collected first. Either takes the name `path` only when the block ends
+    well, and `splits` are in this order; otherwise nothing is left behind. Raises UserError if a folder that is not
+    such a one would have to be replaced.
+    """
+    path = Path(path)
+    if path.suffix != ARROW:
+        collected = _Collected(splits)
+        yield collected
+        write_datasets(path, collected.datasets)
+        return
+    _check_replaceable(path)
+    with _new_folder(path) as folder, contextlib.ExitStack() as stack:
+        yield _ArrowFiles({split: stack.enter_context(_ArrowFile(folder / f"{split}{ARROW}")) for split in splits})
+
+
+class _Collected:
+    """Rows in memory, as columns."""
+
+    def __init__(self, splits: Iterable[str]) -> None:
+        self.datasets: Datasets = {split: {} for split in splits}
+
+    def add(self, split: str, row: dict[str, Any]) -> None:
+        columns = self.datasets[split]
+        for name, value in row.items():
+            columns.setdefault(name, []).append(value)
+
+
+class _ArrowFiles:
+    def __init__(self, files: dict[str, _ArrowFile]) -> None:
+        self._files = files
+
+    def add(self, split: str, row: dict[str, Any]) -> None:
+        self._files[split].add(row)
+
+
+class _ArrowFile(contextlib.AbstractContextManager):
+    """One split as an Arrow IPC file: columns of text, and of lists of lists of numbers (NESTED)."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._columns: dict[str, list | _NestedBuffer] = {}
+        self._n_rows = 0
+        self._sink: Any = None
+        self._writer: Any = None
+
+    def add(self, row: dict[str, Any]) -> None:
+        if not self._columns:
+            self._columns = {name: _NestedBuffer(NESTED[name]) if name in NESTED else [] for name in row}
+        for name, value in row.items():
+            self._columns[name].append(value)
+        self._n_rows += 1
+        sizes = (len(column.values) for column in self._columns.values() if isinstance(column, _NestedBuffer))
+        if self._n_rows >= ROWS_PER_BATCH or max(sizes, default=0) >= NUMBERS_PER_BATCH:
+            self._write()
+
+    def _write(self) -> None:
+        import pyarrow
+
+        arrays = {
+            name: column.taken() if isinstance(column, _NestedBuffer) else pyarrow.array(column, pyarrow.string())
+            for name, column in self._columns.items()
+        }
+        batch = pyarrow.record_batch(list(arrays.values()), names=list(arrays))
+        if self._writer is None:
+            self._sink = pyarrow.OSFile(str(self._path), "wb")
+            self._writer = pyarrow.ipc.new_file(self._sink, batch.schema)
+        self._writer.write_batch(batch)
+        self._columns, self._n_rows = {}, 0
+
+    def __exit__(self, *error: object) -> None:
+        if self._n_rows and error[0] is None:
+            self._write()
+        if self._writer is not None:
+            self._writer.close()
+            self._sink.close()
+
+
+class _NestedBuffer:
+    """Rows of lists of lists of numbers, as flat arrays: what a row of Python numbers takes, divided by eight."""
+
+    def __init__(self, kind: str) -> None:
+        self.values = array(kind)
+        self._entries, self._rows = array("i", [0]), array("i", [0])
+
+    def append(self, row: list[list]) -> None:
+        for entries in row:
+            self.values.extend(entries)
+            self._entries.append(len(self.values))
+        self._rows.append(len(self._entries) - 1)
+
+    def taken(self) -> Any:
+        """The rows as an Arrow array."""
+        import numpy as np
+        import pyarrow
+
+        rows, entries, values = (pyarrow.array(np.frombuffer(each, dtype=each.typecode)) for each in self._parts())
+        return pyarrow.ListArray.from_arrays(rows, pyarrow.ListArray.from_arrays(entries, values))
+
+    def _parts(self) -> tuple[array, array, array]:
+        return self._rows, self._entries, self.values
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Raise UserError if anything but a folder of Arrow files is there."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; splits of Arrow files need a folder of this name")
+    others = sorted(entry.name for entry in folder.glob("*") if entry.suffix != ARROW)
+    if others:
+        raise UserError(f"{folder}: holds '{others[0]}', which is no Arrow file; give another --file_name")
+
+
+@contextlib.contextmanager
+def _new_folder(path: Path) -> Iterator[Path]:
+    """A folder under a temporary name that replaces `path` once the block has ended well; its files are synced."""
+    there = next(parent for parent in path.absolute().parents if parent.is_dir())  # other parents are made at the end
+    building = there / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    try:
+        building.mkdir()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+    try:
+        yield building
+        for file in building.iterdir():
+            with file.open("rb") as written:
+                os.fsync(written.fileno())
+        path.parent.mkdir(parents=True, exist_ok=True)
+        if path.is_dir():
+            replaced = path.rename(building.with_suffix(".old"))
+            building.rename(path)
+            shutil.rmtree(replaced)
+        else:
+            building.rename(path)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    _sync_folder(path.parent)
 
 
 def _json_of(datasets: Datasets) -> Iterator[str]:
@@ -462,6 +633,19 @@ def read_json_lines(path: str | Path) -> list[Any]:
                 break
             end += len(line)
     return values
+
+
+def iterate_json_lines(path: str | Path, description: str) -> Iterator[tuple[int, Any]]:
+    """Each value of a file of JSON Lines with its line number (from 1), one at a time, under a progress bar.
+
+    Blank lines hold none. Raises UserError for a line that is not JSON.
+    """
+    path = Path(path)
+    with _opened(path) as lines, progress_bar(path.stat().st_size, description, "B") as bar:
+        for i, line in enumerate(lines, start=1):
+            if line.strip():
+                yield i, _parse_json(line, f"{path}: line {i}")
+            bar.update(len(line))
 
 
 def fingerprint(path: str | Path) -> str:

@@ -1,11 +1,14 @@
 """Losses on rows of the vocabulary: pure functions of tensors.
 
-Shapes: N valid target positions, V vocabulary. Every loss returns (N,) in nats and is computed in float32 at least.
+Shapes: N valid target positions, V vocabulary, K stored tokens. Every loss returns (N,) in nats and is computed in
+float32 at least.
 """
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
+
+NEGLIGIBLE, NEGLIGIBLE_LOG = 1e-6, -13.815511  # a probability that float32 cannot tell from 0 beside 1, and its log
 
 
 def nll_rows(logits: Tensor, labels: Tensor) -> Tensor:
@@ -25,6 +28,41 @@ def kl_rows(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tenso
         return _kl_of_logs(F.log_softmax(student, -1), F.log_softmax(nucleus(teacher, -temperature), -1))
     student, teacher = student / temperature, teacher / temperature
     return _kl_of_logs(F.log_softmax(student, -1), F.log_softmax(teacher, -1)) * temperature**2
+
+
+def stored_kl_rows(
+    student: Tensor, ids: Tensor, logs: Tensor, *, temperature: float = 1.0, missing_mass: str = "drop"
+) -> Tensor:
+    """(N,) KL(teacher ‖ student) of student logits (N, V) and a teacher of whom few tokens are stored.
+
+    ids, logs: (N, K) token ids and raw log-probabilities; −inf marks an entry that is none. What the teacher gave to
+    other tokens is renormalised away (`drop`, the published suite's way), left out of the sum (`zero`), or compared as
+    one event that stands for all other tokens (`bucket`). No tensor of the teacher has the vocabulary's size.
+    `temperature` as in `kl_rows`; other than 1 it has a meaning for `drop` alone.
+    """
+    student, logs = _at_least_float32(student), _at_least_float32(logs)
+    factor = 1.0
+    if temperature < 0:
+        logs = nucleus(logs, -temperature)
+    elif temperature != 1:
+        assert missing_mass == "drop", "tempered probabilities need the missing ones too"
+        student, logs, factor = student / temperature, logs / temperature, temperature**2
+    if missing_mass == "drop":
+        logs = F.log_softmax(logs, dim=-1)
+    of_student = F.log_softmax(student, dim=-1).gather(-1, ids)
+    if missing_mass == "bucket":
+        stored_only = of_student.masked_fill(torch.isneginf(logs), -torch.inf)
+        of_student = torch.cat([of_student, _log_of_rest(stored_only, floor=NEGLIGIBLE_LOG)], dim=-1)
+        logs = torch.cat([logs, _log_of_rest(logs, floor=-torch.inf)], dim=-1)
+    return _kl_of_logs(of_student, logs) * factor
+
+
+def _log_of_rest(logs: Tensor, *, floor: float) -> Tensor:
+    """(N, 1) log(1 − Σ exp(logs)) of logs (N, K); `floor`, without gradient, where only rounding errors are left."""
+    total = logs.logsumexp(dim=-1, keepdim=True)
+    is_negligible = total > -NEGLIGIBLE
+    rest = torch.log(-torch.expm1(total.masked_fill(is_negligible, -1.0)))
+    return rest.masked_fill(is_negligible, floor)
 
 
 def nucleus(logits: Tensor, top_p: float) -> Tensor:

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from src.config.constants import IGNORE_INDEX
 from src.config.experiments import LossEntry
-from src.data.batches import Batch
+from src.data.batches import Batch, TopK
 from src.distillation.capture import States, attention_kinds, hidden_stacks
-from src.distillation.losses import kl_rows, nll_rows
+from src.distillation.losses import kl_rows, nll_rows, stored_kl_rows
 from src.distillation.relations import regrouped, related_positions, relation_kl, relation_rmse
 
 NO_SCALES: Mapping[str, float] = MappingProxyType({})
@@ -48,7 +48,8 @@ class Window:
 
 
 Terms = dict[str, Tensor]
-Objective = Callable[[States, States | None, Targets, LossEntry, Window], Terms]
+Taught = States | TopK  # of a live teacher, or what is stored of one at the valid target positions, (N, K)
+Objective = Callable[[States, Taught | None, Targets, LossEntry, Window], Terms]
 OBJECTIVES: dict[str, Objective] = {}  # by the YAML's name: `logits` is weighed by `logits_weight`
 
 
@@ -66,25 +67,29 @@ def objective(name: str) -> Callable[[Objective], Objective]:
 
 
 @objective("forward")
-def nll(student: States, teacher: States | None, targets: Targets, entry: LossEntry, window: Window) -> Terms:
+def nll(student: States, teacher: Taught | None, targets: Targets, entry: LossEntry, window: Window) -> Terms:
     """Negative log-likelihood of the labels, mean over the update's tokens (SPEC §4, forward)."""
     return {"forward": nll_rows(student.logits, targets.labels).sum() / max(1, window.tokens)}
 
 
 @objective("logits")
-def logits_kl(student: States, teacher: States | None, targets: Targets, entry: LossEntry, window: Window) -> Terms:
+def logits_kl(student: States, teacher: Taught | None, targets: Targets, entry: LossEntry, window: Window) -> Terms:
     """KL(teacher ‖ student), mean over a target's tokens, then over the update's targets (SPEC §4, logits)."""
     assert teacher is not None
-    rows = kl_rows(student.logits, teacher.logits, entry.temperature)
+    if isinstance(teacher, TopK):
+        temperature, missing = entry.temperature, entry.missing_mass
+        rows = stored_kl_rows(student.logits, teacher.ids, teacher.logs, temperature=temperature, missing_mass=missing)
+    else:
+        rows = kl_rows(student.logits, teacher.logits, entry.temperature)
     return {"logits": targets.sum_of_means(rows) / window.targets}
 
 
 @objective("hidden")
 def hidden_relations(
-    student: States, teacher: States | None, targets: Targets, entry: LossEntry, window: Window
+    student: States, teacher: Taught | None, targets: Targets, entry: LossEntry, window: Window
 ) -> Terms:
     """Relations between hidden states, of the encoder and (causal) of the decoder (SPEC §4, hidden)."""
-    assert teacher is not None
+    assert isinstance(teacher, States)
     compare = relation_kl if entry.kl_loss else relation_rmse
     terms = {}
     for stack, ours in student.hidden.items():
@@ -97,14 +102,14 @@ def hidden_relations(
 
 @objective("attention_relation")
 def attention_relations(
-    student: States, teacher: States | None, targets: Targets, entry: LossEntry, window: Window
+    student: States, teacher: Taught | None, targets: Targets, entry: LossEntry, window: Window
 ) -> Terms:
     """Relations among queries, among keys and among values of each attention (SPEC §4, attention_relation).
 
     The student's heads are regrouped to the teacher's number. Queries of the cross-attention are positions of the
     decoder, its keys and values positions of the encoder.
     """
-    assert teacher is not None
+    assert isinstance(teacher, States)
     compare = relation_kl if entry.kl_loss else relation_rmse
     terms = {}
     for name, ours in student.heads.items():
@@ -131,7 +136,7 @@ def term_names(entry: LossEntry, *, is_encoder_decoder: bool) -> tuple[str, ...]
 
 def distillation_loss(
     student: States,
-    teacher: States | None,
+    teacher: Taught | None,
     batch: Batch,
     entry: LossEntry,
     window: Window,

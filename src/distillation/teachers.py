@@ -1,4 +1,4 @@
-"""Where a teacher's states come from: a live model; later, stored log-probabilities."""
+"""Where a teacher's states come from: a live model, or log-probabilities that the batch carries."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -6,15 +6,17 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
+from src.config.constants import IGNORE_INDEX
 from src.config.experiments import LossEntry
-from src.data.batches import Batch
+from src.data.batches import Batch, TopK
 from src.distillation.capture import Layers, States, run
+from src.distillation.objectives import Taught
 
 
 class Teacher(Protocol):
     """Anything that can say what the teacher's states are for a batch, as far as a loss entry asks for them."""
 
-    def __call__(self, batch: Batch, entry: LossEntry) -> States: ...
+    def __call__(self, batch: Batch, entry: LossEntry) -> Taught: ...
 
 
 @dataclass(frozen=True)
@@ -31,3 +33,13 @@ class LiveTeacher:
     def __call__(self, batch: Batch, entry: LossEntry) -> States:
         self.model.train(entry.dropout)
         return run(self.model, batch, entry, self.layers)
+
+
+@dataclass(frozen=True)
+class StoredTeacher:
+    """A teacher of whom a few tokens' log-probabilities are stored with the data; no model is in memory."""
+
+    def __call__(self, batch: Batch, entry: LossEntry) -> TopK:
+        assert batch.teacher is not None and batch.labels is not None, "a split prepared with log-probabilities"
+        valid = batch.labels != IGNORE_INDEX
+        return TopK(batch.teacher.ids[valid], batch.teacher.logs[valid])

@@ -27,9 +27,10 @@ from src.data.files import (
 
 RUN, SCORES, LOSSES = "run.json", "eval_scores.csv", "train_losses.csv"
 GENERATIONS, GENERATION_LINES = "eval_generations.json", "eval_generations.jsonl"
-PARTIAL = "generated_datasets.partial.jsonl"  # what gen_main.py has generated so far
+PARTIAL = "generated_datasets.partial.jsonl"  # what gen_main.py or simulate_api_main.py has generated so far
 RESUMABLE = ("state", PARTIAL)
-OURS = (*RESUMABLE, SCORES, LOSSES, GENERATIONS, GENERATION_LINES, "model", "epoch*__step*", "generated_datasets.json")
+WRITTEN = ("generated_datasets.json", "api_completions.json", "api_completions.jsonl")
+OURS = (*RESUMABLE, SCORES, LOSSES, GENERATIONS, GENERATION_LINES, "model", "epoch*__step*", *WRITTEN)
 UNFINISHED_FILES = tuple(f".{name}{ending}" for name in (*OURS, RUN) for ending in (".*.tmp", ".*.former"))
 WITHOUT_INFLUENCE = ("output_dir", "resume", "overwrite", "save_state_every_n_minutes")
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "sacrebleu", "rouge_score", "nltk")

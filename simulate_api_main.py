@@ -1,0 +1,20 @@
+"""Make an API's file of completions and log-probabilities with a local model. `--help` explains the flags."""
+
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from src.config.arguments import SimulateApiArguments
+from src.config.cli import parse, run_script
+
+
+def main(argv: Sequence[str] | None = None) -> Path:
+    config = parse(SimulateApiArguments, argv)
+    from src.data.files import read_datasets
+    from src.simulate_api import simulate
+
+    return simulate(config, read_datasets(config.dataset_path, max_rows=config.max_rows))
+
+
+if __name__ == "__main__":
+    sys.exit(run_script(main))

@@ -1,0 +1,434 @@
+"""A black-box teacher's completions and log-probabilities, read from every form in which an API's users keep them.
+
+A dataset file with the columns `prediction`, `tokens` and `logprobs` (the published form), one whose `logprobs` are a
+chat API's lists, or JSON Lines of raw responses with the text that was asked for. A token is known by its string as
+the file has it; what it spells, in bytes, follows from `TeacherBytes`. Nothing in a file is executed.
+"""
+
+import re
+import string
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from math import exp, inf, isfinite, log1p
+from os.path import commonprefix
+from pathlib import Path
+from typing import Any
+
+from src.config.console import progress_bar
+from src.config.constants import DEV, DEV_PPL, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
+from src.config.errors import UserError
+from src.data.files import SPLIT_ALIASES, Columns, Datasets, iterate_json_lines, kind, read_datasets
+from src.data.token_bytes import BYTE_TOKEN, REPLACEMENT, byte_of_character
+
+PREDICTION, TOKENS, LOGPROBS, FINISH_REASON = "prediction", "tokens", "logprobs", "finish_reason"
+RESPONSE, SPLIT = "response", "split"  # of a line of JSON Lines
+SPLITS = (TRAIN, UNLABELED, DEV, DEV_PPL, TEST, FT)
+
+CUT_OFF = ("length", "max_tokens", "content_filter")  # reasons that say nothing of where the text ends
+ROUNDING = 1e-3  # what a log-probability may be above 0
+END_OF_TEXT = re.compile(rb"<[^<>\s]+>|\[[A-Z]+\]")  # how tokens that end a text are written: <|endoftext|>, </s>
+BYTE_ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
+
+Span = tuple[int, int]
+
+
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """A text that the teacher wrote, and what the file has of its tokens (`read_tokens` looks at them).
+
+    place: names it in messages; is_cut_off: it ends because a limit was reached, not because the teacher ended it.
+    """
+
+    place: str
+    prediction: str
+    is_cut_off: bool = False
+    tokens: Any = None
+    logprobs: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class ApiRow:
+    """One request: the input's text, its reference if there is one, and the completions that the teacher wrote."""
+
+    place: str
+    split: str
+    text: str
+    reference: str | None
+    completions: tuple[Completion, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TeacherTokens:
+    """The tokens of a completion, with what is known at each.
+
+    names: their strings in the file; spans: the bytes of `placed_text` that each spells, empty where it spells none of
+    it; top: log-probability by token string, of the token itself too where the file has it.
+    """
+
+    names: list[str]
+    spans: list[Span]
+    top: list[dict[str, float]]
+
+
+class TeacherBytes(dict[str, bytes]):
+    """What a teacher's token spells, by its string: looked up like a dictionary, worked out once for each.
+
+    `bytes:\\xe2\\x80` of completion APIs are bytes. With a `new_word_char` other than a space the strings are a
+    vocabulary's own: that character is a space, `<0xE2>` a byte, and with Ġ all are byte-level BPE's characters.
+    """
+
+    def __init__(self, new_word_char: str = " ") -> None:
+        self._new_word_char = new_word_char
+
+    def __missing__(self, name: str) -> bytes:
+        self[name] = spelled = self._spell(name)
+        return spelled
+
+    def _spell(self, name: str) -> bytes:
+        if name.startswith("bytes:"):
+            spelled, n_escapes = BYTE_ESCAPE.subn(_unescaped, name.removeprefix("bytes:").encode())
+            if n_escapes:
+                return spelled
+        if self._new_word_char == "Ġ":
+            byte_of = byte_of_character()
+            if all(character in byte_of for character in name):
+                return bytes(byte_of[character] for character in name)
+        elif self._new_word_char != " ":
+            byte = BYTE_TOKEN.fullmatch(name)
+            if byte:
+                return bytes([int(byte[1], 16)])
+            name = name.replace(self._new_word_char, " ")
+        return name.encode(errors="surrogateescape")  # bytes of a chat API, see `_chat_token`
+
+
+def _unescaped(escape: re.Match) -> bytes:
+    return bytes([int(escape[1], 16)])
+
+
+# ------------------------------------------------------------------------------------------------------------- files
+
+
+class ApiFile:
+    """A file of completions, whose rows can be gone through several times: JSON Lines line by line, JSON in memory."""
+
+    def __init__(self, path: str | Path) -> None:
+        self.path = str(path)
+        self._datasets = None if Path(path).suffix == ".jsonl" else _read_columns(self.path)
+
+    def rows(self, description: str) -> Iterator[ApiRow]:
+        """All rows in the order of the file. Raises UserError, naming the row, for one that cannot be read."""
+        if self._datasets is not None:
+            total = sum(len(columns[TEXT]) for columns in self._datasets.values())
+            with progress_bar(total, description, "rows") as bar:
+                for split, columns in self._datasets.items():
+                    for row in _rows_of_split(self.path, split, columns):
+                        yield row
+                        bar.update()
+            return
+        for number, line in iterate_json_lines(self.path, description):
+            yield _row_of_line(line, f"{self.path}: line {number}")
+
+
+def _read_columns(path: str) -> Datasets:
+    datasets = read_datasets(path)
+    for split, columns in datasets.items():
+        _check_split(split, path)
+        needed = (TEXT, TARGET) if split == TEST else (TEXT,)
+        for name in needed:
+            if name not in columns:
+                raise UserError(f"{path}: split '{split}': column '{name}' is missing; it has {list(columns)}")
+    return datasets
+
+
+def _rows_of_split(path: str, split: str, columns: Columns) -> Iterator[ApiRow]:
+    for i in range(len(columns[TEXT])):
+        yield _row({name: values[i] for name, values in columns.items()}, split, f"{path}: split '{split}', row {i}")
+
+
+def _row_of_line(line: Any, place: str) -> ApiRow:
+    if not isinstance(line, dict):
+        raise UserError(f"{place}: expected an object with '{TEXT}' and '{RESPONSE}', found {kind(line)}")
+    split = line.get(SPLIT, TRAIN)
+    split = SPLIT_ALIASES.get(split, split) if isinstance(split, str) else split
+    _check_split(split, place)
+    return _row(line, split, place)
+
+
+def _check_split(split: Any, place: str) -> None:
+    if split not in SPLITS:
+        hint = "; completions of one input are rows of equal text" if str(split).startswith(f"{TRAIN}_") else ""
+        raise UserError(f"{place}: split {split!r} is none of {list(SPLITS)}{hint}")
+
+
+def _row(fields: dict[str, Any], split: str, place: str) -> ApiRow:
+    text, reference = _text(fields, TEXT, place), fields.get(TARGET)
+    if reference is not None or split == TEST:
+        reference = _text(fields, TARGET, place)
+    if RESPONSE in fields:
+        completions = _of_response(fields[RESPONSE], place)
+    elif fields.get(PREDICTION) is None:
+        completions = ()
+    else:
+        prediction = _text(fields, PREDICTION, place)
+        is_cut_off = _is_cut_off(fields, place)
+        completions = (Completion(place, prediction, is_cut_off, fields.get(TOKENS), fields.get(LOGPROBS)),)
+    return ApiRow(place, split, text, reference, completions)
+
+
+def _of_response(response: Any, place: str) -> tuple[Completion, ...]:
+    """The completions of a response of a completion or a chat API, or of a batch API's wrapping of one."""
+    body = response.get("body", response) if isinstance(response, dict) else response
+    choices = body.get("choices") if isinstance(body, dict) else None
+    if not isinstance(choices, list) or not choices:
+        raise UserError(f"{place}: its '{RESPONSE}' has no 'choices': not the answer of a completion or chat API")
+    several = len(choices) > 1
+    return tuple(_of_choice(choice, f"{place}, choice {i}" if several else place) for i, choice in enumerate(choices))
+
+
+def _of_choice(choice: Any, place: str) -> Completion:
+    """One choice; white space around its text belongs to the request ("A: " and " Yes"), not to the target."""
+    if not isinstance(choice, dict) or not ("text" in choice or isinstance(choice.get("message"), dict)):
+        raise UserError(f"{place}: expected a choice with 'text' or 'message', found {kind(choice)}")
+    logprobs = choice.get(LOGPROBS)
+    if "message" in choice:
+        message = choice["message"]
+        prediction = "" if message.get("content") is None else _text(message, "content", place)  # a refusal
+    else:
+        prediction = _text(choice, "text", place)
+    return Completion(place, prediction.strip(string.whitespace), _is_cut_off(choice, place), None, logprobs)
+
+
+def _is_cut_off(fields: dict[str, Any], place: str) -> bool:
+    reason = fields.get(FINISH_REASON)
+    if reason is not None and not isinstance(reason, str):
+        raise UserError(f"{place}: '{FINISH_REASON}': expected text or null, found {kind(reason)}")
+    return reason in CUT_OFF
+
+
+def _text(fields: dict[str, Any], name: str, place: str) -> str:
+    value = fields.get(name)
+    if not isinstance(value, str):
+        raise UserError(f"{place}: '{name}': expected text, found {kind(value) if name in fields else 'nothing'}")
+    return value
+
+
+# ------------------------------------------------------------------------------------------------------------ tokens
+
+
+def read_tokens(completion: Completion, teacher_bytes: TeacherBytes) -> TeacherTokens:
+    """The tokens of a completion. None are needed for an empty one.
+
+    Raises UserError, naming the place, if there are none, if they do not spell the text (white space around it, and a
+    last token that ends it, do not count), or if a log-probability is none.
+    """
+    names, top = _names_and_top(completion)
+    if not names and completion.prediction.strip():
+        raise UserError(
+            f"{completion.place}: no log-probabilities of its tokens ('{TOKENS}', '{LOGPROBS}'); ask the API for them"
+        )
+    pieces = [teacher_bytes[name] for name in names]
+    text = placed_text(completion.prediction)
+    spans = locate_pieces(pieces, text)
+    if spans is None:
+        raise UserError(f"{completion.place}: its tokens do not spell its text; {_where_they_part(pieces, text)}")
+    return TeacherTokens(names, spans, top)
+
+
+def _names_and_top(completion: Completion) -> tuple[list[str], list[dict[str, float]]]:
+    """The tokens' strings and, checked, the known log-probabilities at each."""
+    place, logprobs = completion.place, completion.logprobs
+    if isinstance(logprobs, dict) and "content" in logprobs:
+        logprobs = logprobs["content"]
+    if isinstance(logprobs, dict):
+        return _of_completion_api(logprobs, place)
+    if logprobs is not None and not isinstance(logprobs, list):
+        raise UserError(f"{place}: '{LOGPROBS}': expected a list or an object, found {kind(logprobs)}")
+    if logprobs and (completion.tokens is None or _is_chat_token(logprobs[0])):
+        return _of_chat_api(logprobs, place)
+    names = _names(completion.tokens or [], place)
+    return names, _tops(names, [None] * len(names), logprobs or [], place)
+
+
+def _is_chat_token(entry: Any) -> bool:
+    """Whether an entry of `logprobs` is a chat API's object, in a file that may have a column `tokens` besides."""
+    return isinstance(entry, dict) and isinstance(entry.get("token"), str)
+
+
+def _of_completion_api(logprobs: dict[str, Any], place: str) -> tuple[list[str], list[dict[str, float]]]:
+    names = _names(logprobs.get(TOKENS) or [], place)
+    unknown = [None] * len(names)
+    chosen, top = logprobs.get("token_logprobs") or unknown, logprobs.get("top_logprobs") or unknown
+    if not isinstance(chosen, list) or len(chosen) != len(names):
+        raise UserError(f"{place}: 'token_logprobs' must be a list of {len(names)} numbers, as there are tokens")
+    return names, _tops(names, chosen, top, place)
+
+
+def _of_chat_api(positions: list, place: str) -> tuple[list[str], list[dict[str, float]]]:
+    names, tops = [], []
+    for i, position in enumerate(positions):
+        here = f"{place}, token {i}"
+        name, chosen = _chat_token(position, here)
+        names.append(name)
+        tops.append(_with_chosen(_chat_top(position.get("top_logprobs") or (), here), name, chosen))
+    return names, tops
+
+
+def _chat_top(others: Sequence[Any], place: str) -> dict[str, float]:
+    """The known log-probabilities of a position; those of tokens with one string (their bytes not told) are added."""
+    try:
+        top = {other["token"]: other["logprob"] for other in others}
+        written = "".join(top)
+        if len(top) == len(others) and "\\x" not in written and REPLACEMENT not in written and _is_usual(top):
+            return top
+    except (KeyError, TypeError):  # what is wrong is said below
+        top = {}
+    top.clear()
+    for other in others:
+        name, value = _chat_token(other, place)
+        if value is not None:
+            top[name] = add_logs(top[name], value) if name in top else value
+    return top
+
+
+def _chat_token(entry: Any, place: str) -> tuple[str, float | None]:
+    """String and log-probability of a chat API's token. A part of a character is only told by its `bytes`."""
+    name = entry.get("token") if isinstance(entry, dict) else None
+    if not isinstance(name, str):
+        raise UserError(f"{place}: expected an object with 'token' and 'logprob', found {kind(entry)}")
+    if ("\\x" in name or REPLACEMENT in name) and entry.get("bytes"):
+        try:
+            name = bytes(entry["bytes"]).decode(errors="surrogateescape")
+        except (TypeError, ValueError):
+            raise UserError(f"{place}: 'bytes': expected a list of numbers from 0 to 255") from None
+    value = entry.get("logprob")
+    return name, None if value is None else _checked(value, name, place)
+
+
+def _names(names: Any, place: str) -> list[str]:
+    if not isinstance(names, list):
+        raise UserError(f"{place}: '{TOKENS}': expected a list, found {kind(names)}")
+    if not set(map(type, names)) <= {str}:
+        wrong = next(name for name in names if not isinstance(name, str))
+        raise UserError(f"{place}: '{TOKENS}': expected texts, found {kind(wrong)}")
+    return names
+
+
+def _tops(names: list[str], chosen: Sequence[Any], top: Any, place: str) -> list[dict[str, float]]:
+    if not isinstance(top, list) or len(top) != len(names):
+        found = len(top) if isinstance(top, list) else kind(top)
+        raise UserError(f"{place}: {len(names)} tokens need a list of as many log-probabilities, found {found}")
+    tops = []
+    for i, (name, value, known) in enumerate(zip(names, chosen, top, strict=True)):
+        known = {} if known is None else _known(known, place, i)
+        value = None if value is None or name in known else _checked(value, name, f"{place}, token {i}")
+        tops.append(_with_chosen(known, name, value))
+    return tops
+
+
+def _with_chosen(top: dict[str, float], name: str, value: float | None) -> dict[str, float]:
+    return top if value is None or name in top else {**top, name: value}
+
+
+def _known(top: Any, place: str, i: int) -> dict[str, float]:
+    """The log-probabilities of a position without those that are null."""
+    if not isinstance(top, dict):
+        raise UserError(f"{place}, token {i}: expected an object of log-probabilities, found {kind(top)}")
+    if _is_usual(top):
+        return top
+    here = f"{place}, token {i}"
+    return {name: _checked(value, name, here) for name, value in top.items() if value is not None}
+
+
+def _is_usual(top: dict[str, Any]) -> bool:
+    """Whether all is certainly right, found without a loop of Python's, as there are millions of positions."""
+    values = top.values()
+    return set(map(type, values)) == {float} and max(values) <= 0 and isfinite(sum(values))
+
+
+def _checked(value: Any, name: str, place: str) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise UserError(f"{place}: the log-probability of {name!r} must be a number or null, not {kind(value)}")
+    if not -inf < value <= ROUNDING:
+        raise UserError(f"{place}: the log-probability of {name!r} is {value:g}, which must be finite and at most 0")
+    return min(float(value), 0.0)
+
+
+def add_logs(a: float, b: float) -> float:
+    """log(exp(a) + exp(b)), at most 0."""
+    return min(0.0, max(a, b) + log1p(exp(-abs(a - b))))
+
+
+# ---------------------------------------------------------------------------------------------------------- spelling
+
+
+def placed_text(text: str) -> bytes:
+    """A text in UTF-8 with a space before it, in which tokens of both sides have their places: many a tokenizer has one
+    there (`▁The`, or `▁` alone).
+    """
+    encoded = text.encode()
+    return encoded if encoded[:1].isspace() else b" " + encoded
+
+
+def locate_pieces(pieces: Sequence[bytes], text: bytes) -> list[Span] | None:
+    """The bytes of `text` that each piece spells (start, end), or None if they do not spell it together.
+
+    White space around either, and a last piece that ends a text (`</s>`), do not count. Pieces with U+FFFD, which an
+    API writes for a part of a character, stand for whatever the others leave: the first of a run for all of it.
+    """
+    spelled = b"".join(pieces)
+    if spelled.strip() != text.strip():
+        if pieces and END_OF_TEXT.fullmatch(pieces[-1]):
+            located = locate_pieces(pieces[:-1], text)
+            return None if located is None else [*located, (len(text), len(text))]
+        filled = _without_replacements(pieces, text)
+        return None if filled is None else locate_pieces(filled, text)
+    end = _n_leading_spaces(text) - _n_leading_spaces(spelled)
+    spans = []
+    for piece in pieces:
+        start, end = end, end + len(piece)
+        spans.append((min(max(start, 0), len(text)), min(max(end, 0), len(text))))
+    return spans
+
+
+def _n_leading_spaces(text: bytes) -> int:
+    return len(text) - len(text.lstrip())
+
+
+def _without_replacements(pieces: Sequence[bytes], text: bytes) -> list[bytes] | None:
+    """The pieces with the text's own bytes in place of each run of pieces that have U+FFFD; None if that cannot be."""
+    mark = REPLACEMENT.encode()
+    unknown = [mark in piece for piece in pieces]
+    if not any(unknown) or mark in text:
+        return None
+    rest = text.strip()
+    filled: list[bytes] = []
+    at, i = 0, 0
+    while i < len(pieces):
+        n = next((j for j in range(i, len(pieces)) if unknown[j] != unknown[i]), len(pieces))
+        if unknown[i]:
+            clean = next((j for j in range(n, len(pieces)) if unknown[j]), len(pieces))
+            following = b"".join(pieces[n:clean])
+            end = rest.find(following, at + 1) if clean < len(pieces) else len(rest) - len(following.rstrip())
+            if end <= at:
+                return None
+            filled += [rest[at:end], *[b""] * (n - i - 1)]
+            at = end
+        else:
+            known = b"".join(pieces[i:n])
+            filled += pieces[i:n]
+            at += len(known if i else known.lstrip())
+        i = n
+    return filled
+
+
+def _where_they_part(pieces: Sequence[bytes], text: bytes) -> str:
+    """For a message: the first token that the text does not go on with."""
+    spelled, rest = b"".join(pieces), text.lstrip()
+    at = len(commonprefix([spelled.lstrip(), rest]))
+    there = repr(rest[at:][:20].decode(errors="replace"))
+    end = -_n_leading_spaces(spelled)
+    for i, piece in enumerate(pieces):
+        end += len(piece)
+        if end > at:
+            return f"token {i} is {piece.decode(errors='replace')!r}, where the text goes on with {there}"
+    return f"after the last token the text goes on with {there}"

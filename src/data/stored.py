@@ -1,0 +1,140 @@
+"""A teacher's stored log-probabilities: three levels, row → label position → entries, in flat arrays.
+
+Shapes: N rows, B rows of a batch, T label positions, K entries of the position that has the most.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from src.config.errors import UserError
+
+if TYPE_CHECKING:
+    import pyarrow
+
+StoredRow = tuple[
+    np.ndarray, np.ndarray, np.ndarray
+]  # entries of each position (T,), then all ids and log-probabilities
+TOKENS, LOGITS = "tokens", "logits"  # columns of a prepared data set: stored ids, and their raw log-probabilities
+
+
+class NestedColumn(Sequence[list]):
+    """A column of lists of lists of numbers that stays where it is (a memory-mapped file): as a list, row by row."""
+
+    def __init__(self, column: "pyarrow.ChunkedArray") -> None:
+        self.column = column
+
+    def __len__(self) -> int:
+        return len(self.column)
+
+    def __getitem__(self, row: Any) -> Any:
+        return NestedColumn(self.column[row]) if isinstance(row, slice) else self.column[row].as_py()
+
+    def __iter__(self) -> Iterator[list]:
+        return (value.as_py() for value in self.column)
+
+
+@dataclass(frozen=True)
+class Nested:
+    """Lists of lists of numbers. positions: (N + 1,) offsets of rows; entries: offsets of positions; values: all."""
+
+    positions: np.ndarray
+    entries: np.ndarray
+    values: np.ndarray
+
+    @classmethod
+    def of_lists(cls, rows: Sequence[Sequence[Sequence[float]]], dtype: type) -> "Nested":
+        if not all(isinstance(position, list) for row in rows for position in row):
+            raise TypeError("a position holds no list")
+        positions = np.cumsum([0, *(len(row) for row in rows)])
+        entries = np.cumsum([0, *(len(position) for row in rows for position in row)])
+        values: np.ndarray = np.fromiter(
+            (value for row in rows for position in row for value in position), dtype, entries[-1]
+        )
+        return cls(positions, entries, values)
+
+    @classmethod
+    def of_arrow(cls, chunk: "pyarrow.ListArray") -> "Nested":
+        """The arrays behind an Arrow array, not copied."""
+        inner = chunk.values
+        return cls(chunk.offsets.to_numpy(), inner.offsets.to_numpy(), inner.values.to_numpy())
+
+    def __len__(self) -> int:
+        return len(self.positions) - 1
+
+    def row(self, row: int) -> tuple[np.ndarray, np.ndarray]:
+        """Counts of entries by position (T,), and all entries of the row."""
+        entries = self.entries[self.positions[row] : self.positions[row + 1] + 1]
+        return np.diff(entries), self.values[entries[0] : entries[-1]]
+
+
+@dataclass(frozen=True)
+class StoredRows:
+    """The stored tokens of a split, in chunks of rows: (first row, ids, log-probabilities)."""
+
+    chunks: tuple[tuple[int, Nested, Nested], ...]
+
+    @cached_property
+    def starts(self) -> np.ndarray:
+        return np.array([first for first, _, _ in self.chunks])
+
+    @classmethod
+    def of(cls, tokens: Sequence, logits: Sequence, place: str) -> "StoredRows":
+        """Of two columns: lists as a JSON file has them, or memory-mapped ones. `place` names them in an error.
+
+        Raises UserError if they are not lists of lists of numbers of one shape.
+        """
+        if isinstance(tokens, NestedColumn) and isinstance(logits, NestedColumn):
+            pairs = zip(tokens.column.chunks, logits.column.chunks, strict=True)
+            nested = [(Nested.of_arrow(ids), Nested.of_arrow(logs)) for ids, logs in pairs]
+        else:
+            try:
+                nested = [(Nested.of_lists(tokens, np.int32), Nested.of_lists(logits, np.float32))]
+            except (TypeError, ValueError, OverflowError) as error:
+                raise UserError(
+                    f"{place}: '{TOKENS}' and '{LOGITS}' must be lists of lists of numbers: {error}"
+                ) from None
+        first, chunks = 0, []
+        for ids, logs in nested:
+            if not (np.array_equal(ids.positions, logs.positions) and np.array_equal(ids.entries, logs.entries)):
+                raise UserError(f"{place}: '{TOKENS}' and '{LOGITS}' differ in shape")
+            chunks.append((first, ids, logs))
+            first += len(ids)
+        return cls(tuple(chunks))
+
+    def row(self, row: int) -> StoredRow:
+        first, ids, logs = self.chunks[int(np.searchsorted(self.starts, row, side="right")) - 1]
+        counts, values = ids.row(row - first)
+        return counts, values, logs.row(row - first)[1]
+
+    def n_positions(self) -> np.ndarray:
+        """(N,) label positions of every row."""
+        return np.concatenate([np.diff(ids.positions) for _, ids, _ in self.chunks])
+
+    def check(self, n_tokens: int, place: str) -> None:
+        """Raise UserError for an id outside a vocabulary of `n_tokens`, or a number that is no log-probability."""
+        for first, ids, logs in self.chunks:
+            wrong = (ids.values < 0) | (ids.values >= n_tokens) | ~np.isfinite(logs.values) | (logs.values > 1e-3)
+            if wrong.any():
+                entry = int(wrong.argmax())
+                position = int(np.searchsorted(ids.entries, entry, side="right")) - 1
+                row = first + int(np.searchsorted(ids.positions, position, side="right")) - 1
+                raise UserError(
+                    f"{place}, row {row}: token {ids.values[entry]} with log-probability {logs.values[entry]:g}; ids "
+                    f"are 0 to {n_tokens - 1}, log-probabilities at most 0"
+                )
+
+
+def pad_stored(rows: Sequence[StoredRow], n_positions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows as `StoredRows.row` gives them, as ids and log-probabilities (B, T, K) with −inf where no entry is."""
+    k = max([1, *(int(counts.max()) for counts, _, _ in rows if len(counts))])
+    ids = np.zeros((len(rows), n_positions, k), dtype=np.int64)
+    logs = np.full((len(rows), n_positions, k), -np.inf, dtype=np.float32)
+    for row, (counts, stored_ids, stored_logs) in enumerate(rows):
+        there = np.arange(k) < counts[:, None]
+        ids[row, : len(counts)][there] = stored_ids
+        logs[row, : len(counts)][there] = stored_logs
+    return ids, logs

@@ -1,0 +1,225 @@
+"""A black-box teacher's file → the rows of a data set to distil from: who goes where, and as which tokens.
+
+The file is gone through twice, so that it never needs to be in memory: `plan_rows` finds out which completion goes to
+which `train_i`, `stored_rows` makes the rows.
+"""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+from src.config.constants import DEV, DEV_PPL, FT, GENERATED, TARGET, TEST, TEXT, TRAIN
+from src.config.errors import UserError
+from src.data.align_tokens import Aligner
+from src.data.api_logprobs import ApiFile, ApiRow, Completion
+from src.data.batches import Tokenization
+from src.data.files import Datasets, is_training_split
+from src.data.pseudo_targets import Merge, concatenate, group_by_input, rotate, targets_per_input
+from src.data.splits import debug_rows
+from src.data.stored import LOGITS, TOKENS
+
+logger = logging.getLogger(__name__)
+
+OTHER_SPLITS = (DEV, DEV_PPL, TEST, FT)
+REFERENCE = "reference"
+TOKENS_PER_CALL = 10_000  # of the teacher, whose completions are tokenised together
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Which completions, numbered through the file, make the rows of which splits.
+
+    splits: names in order; split_of: {number: split}; also_ft: numbers whose row makes an `ft` row too.
+    """
+
+    splits: tuple[str, ...]
+    split_of: dict[int, str]
+    also_ft: frozenset[int]
+    uses_references: bool = False
+
+
+@dataclass
+class _Seen:
+    """The first pass, split by split: texts and completions' numbers of the training rows, numbers of the others."""
+
+    training: Datasets = field(default_factory=dict)
+    others: dict[str, list[int]] = field(default_factory=dict)
+    labeled: set[int] = field(default_factory=set)
+    left_out: int = 0
+
+
+def plan_rows(file: ApiFile, merge: Merge, *, debug: bool, seed: int) -> Plan:
+    """Decide where each completion of the file goes (SPEC §3, "API teacher").
+
+    `train_i` gets the i-th completion of every input, as in merging; `dev`, `dev_ppl`, `test` and `ft` the first of
+    each row. A file without `ft` gets one: the labeled rows of `train_0` (all of them where none is labeled).
+    `merge.n_per_input` 0: references instead of completions, each pair of text and reference once, in `train_0`.
+    Raises UserError, naming the row, where a completion is missing, and if there is nothing to train on.
+    """
+    uses_references = merge.n_per_input == 0
+    seen = _references(file, merge) if uses_references else _completions(file, merge)
+    if uses_references:
+        training = {f"{TRAIN}_0": seen.training[TRAIN][GENERATED]}
+        if not training[f"{TRAIN}_0"]:
+            raise UserError(f"{file.path}: --n_augmentations_per_example 0 needs rows of '{TRAIN}' with '{TARGET}'")
+    else:
+        training = _rotation(file, seen, merge)
+    others = {split: seen.others[split] for split in OTHER_SPLITS if split in seen.others}
+    if FT not in others:
+        first = training[f"{TRAIN}_0"]
+        others[FT] = [number for number in first if number in seen.labeled] or first
+    numbers = {split: {GENERATED: rows} for split, rows in (training | others).items()}
+    if debug:
+        numbers = debug_rows(numbers, seed=seed)
+    return _as_plan(numbers, seen, uses_references=uses_references)
+
+
+def _rotation(file: ApiFile, seen: _Seen, merge: Merge) -> dict[str, list[int]]:
+    """The completions of each `train_i`, as merging would have it."""
+    rows = concatenate(list(seen.training.values()), [TEXT])
+    if not rows[GENERATED]:
+        raise UserError(f"{file.path}: no completions of {merge.splits()}: nothing to train on")
+    inputs = group_by_input(rows)
+    splits = rotate(inputs, targets_per_input(inputs, merge), None)
+    return {split: columns[TARGET] for split, columns in splits.items()}
+
+
+def _as_plan(numbers: Datasets, seen: _Seen, *, uses_references: bool) -> Plan:
+    borrowed = frozenset(numbers[FT][GENERATED]) if FT not in seen.others else frozenset()
+    split_of = {
+        number: split
+        for split, rows in numbers.items()
+        if split != FT or FT in seen.others
+        for number in rows[GENERATED]
+    }
+    return Plan(tuple(numbers), split_of, borrowed, uses_references)
+
+
+def _completions(file: ApiFile, merge: Merge) -> _Seen:
+    """Number all completions: what trains by its text, and the first of every other row."""
+    seen = _Seen()
+    rows, missing = Counter[str](), dict[str, list[str]]()
+    for number, row in _numbered(file, "count completions"):
+        rows[row.split] += 1
+        if row.split == TEST:
+            seen.others.setdefault(TEST, []).append(number)
+        elif not row.completions:
+            missing.setdefault(row.split, []).append(row.place)
+        elif row.split in OTHER_SPLITS:
+            seen.others.setdefault(row.split, []).append(number)
+        elif row.split in merge.splits():
+            _add_completions(seen, row, number)
+    for split, places in missing.items():
+        if split in OTHER_SPLITS or split in merge.splits():
+            _refuse_missing(file.path, split, places, rows[split])
+    if seen.left_out:
+        logger.warning("%s: %d empty completions that were cut off are left out", file.path, seen.left_out)
+    return seen
+
+
+def _add_completions(seen: _Seen, row: ApiRow, number: int) -> None:
+    columns = seen.training.setdefault(row.split, {TEXT: [], GENERATED: []})
+    for i, completion in enumerate(row.completions, start=number):
+        if completion.is_cut_off and not completion.prediction.strip():
+            seen.left_out += 1  # neither a text nor its end is known
+            continue
+        columns[TEXT].append(row.text)
+        columns[GENERATED].append(i)
+        if row.split == TRAIN:
+            seen.labeled.add(i)
+
+
+def _refuse_missing(path: str, split: str, places: list[str], n_rows: int) -> None:
+    if len(places) == n_rows:
+        raise UserError(
+            f"{path}: split '{split}': no row has the teacher's prediction, which is its target; let the teacher "
+            "complete it too, or leave the split out"
+        )
+    raise UserError(f"{places[0]}: no prediction of the teacher; {len(places)} of {n_rows} rows of '{split}' have none")
+
+
+def _references(file: ApiFile, merge: Merge) -> _Seen:
+    """Number the rows that have a reference; each pair of a labeled text and its reference once."""
+    seen = _Seen()
+    pairs: dict[tuple[str, str], int] = {}
+    for number, row in _numbered(file, "count rows"):
+        if row.split in OTHER_SPLITS:
+            if row.reference is None:
+                raise UserError(
+                    f"{row.place}: '{TARGET}': no reference; --n_augmentations_per_example 0 uses references"
+                )
+            seen.others.setdefault(row.split, []).append(number)
+        elif row.split == TRAIN and merge.use_labeled and row.reference is not None:
+            pairs.setdefault((row.text, row.reference), number)
+    seen.training[TRAIN] = {GENERATED: list(pairs.values())}
+    return seen
+
+
+def _numbered(file: ApiFile, description: str) -> Iterator[tuple[int, ApiRow]]:
+    """All rows with the number of their first completion; a row without any takes one number."""
+    number = 0
+    for row in file.rows(description):
+        yield number, row
+        number += max(1, len(row.completions))
+
+
+# --------------------------------------------------------------------------------------------------------- second pass
+
+
+@dataclass(frozen=True)
+class _Waiting:
+    """A row to be trained on whose target is not tokenised yet; `completion` is None where labels are hard."""
+
+    split: str
+    columns: dict[str, Any]
+    completion: Completion | None
+
+
+def stored_rows(
+    file: ApiFile, plan: Plan, tokenization: Tokenization, aligner: Aligner
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The rows of the data set with their splits, aligned on the way, each split's in the order of the file.
+
+    Columns: `text`, `target`, `reference` (None if there is none), and in training splits `tokens` and `logits`.
+    `tokenization` must not cut labels. Raises UserError, naming the row, for tokens that cannot be used.
+    """
+    waiting: list[_Waiting] = []
+    n_tokens = 0
+    for number, row in _numbered(file, "align tokens"):
+        for i, completion in enumerate(row.completions or (None,), start=number):
+            split = plan.split_of.get(i)
+            if split is None and i not in plan.also_ft:
+                continue
+            if plan.uses_references or split == TEST:
+                completion = None
+            target = row.reference if completion is None else completion.prediction
+            columns = {TEXT: row.text, TARGET: target, REFERENCE: row.reference}
+            if i in plan.also_ft:
+                yield FT, columns
+            if split is None:
+                continue
+            if not is_training_split(split):
+                yield split, columns
+                continue
+            waiting.append(_Waiting(split, columns, completion))
+            n_tokens += len(target or "") // 4  # about
+        if n_tokens >= TOKENS_PER_CALL:
+            yield from _aligned(waiting, tokenization, aligner)
+            waiting, n_tokens = [], 0
+    yield from _aligned(waiting, tokenization, aligner)
+
+
+def _aligned(
+    waiting: list[_Waiting], tokenization: Tokenization, aligner: Aligner
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    if not waiting:
+        return
+    located = tokenization.locate_labels([row.columns[TARGET] for row in waiting])
+    for row, (labels, characters) in zip(waiting, located, strict=True):
+        if row.completion is None:
+            tokens, logs = [[label] for label in labels], [[0.0] for _ in labels]
+        else:
+            tokens, logs = aligner.stored(row.completion, labels, characters)
+        yield row.split, {**row.columns, TOKENS: tokens, LOGITS: logs}

@@ -1,0 +1,61 @@
+"""Stage: distil a teacher of whom log-probabilities are stored with the data (an API's, for example)."""
+
+import json
+from dataclasses import asdict
+
+from src.config.arguments import DistillStoredArguments
+from src.config.errors import UserError
+from src.config.experiments import Experiment, LossEntry
+from src.data.files import Datasets, training_splits
+from src.data.stored import LOGITS, TOKENS
+from src.distillation.teachers import StoredTeacher
+from src.training.phases import check_schedule, distillation_phases
+from src.training.session import Task, train
+
+
+def train_kd(config: DistillStoredArguments, datasets: Datasets, experiment: Experiment) -> dict[str, float]:
+    """Distil what is stored in the training splits into `config.student_name`, then fine-tune on `ft`.
+
+    Returns the test scores of the best weights; writes into `config.output_dir` what SPEC §1 lists. Raises UserError
+    for what is wrong with flags and data, and for an experiment that needs more than stored log-probabilities.
+    """
+
+    def check() -> None:
+        if config.do_train:
+            check_schedule(config, datasets, experiment)
+            _check_stored(config, datasets, experiment)
+
+    task = Task(
+        config.student_name,
+        lambda _accelerator, _tokenizer, splits: distillation_phases(config, experiment, splits, StoredTeacher()),
+        state_dict_path=config.student_state_dict_path,
+        check=check,
+        inputs={"experiment_config_key": json.loads(json.dumps(asdict(experiment)))},
+    )
+    return train(config, datasets, task)
+
+
+def _check_stored(config: DistillStoredArguments, datasets: Datasets, experiment: Experiment) -> None:
+    """Refuse what no stored teacher can say, and splits without log-probabilities."""
+    for loss in experiment.losses:
+        needs_model = _needs_model(loss)
+        if needs_model:
+            raise UserError(
+                f"experiment '{experiment.key}': '{loss.name}' has {', '.join(needs_model)}, which needs the teacher's "
+                "model (kd_main.py); stored log-probabilities serve forward_weight and logits_weight"
+            )
+    if not experiment.needs_teacher:
+        return
+    for split in training_splits(datasets):
+        missing = [name for name in (TOKENS, LOGITS) if name not in datasets[split]]
+        if missing:
+            raise UserError(
+                f"{config.dataset_path}: split '{split}' has no column '{missing[0]}'; prepare the data with "
+                "prepare_datasets_main.py --logits_dataset_path"
+            )
+
+
+def _needs_model(loss: LossEntry) -> list[str]:
+    """The keys of a loss entry that only a live teacher can serve."""
+    relations = [f"{name}_weight" for name in ("hidden", "attention_relation") if name in loss.weights]
+    return relations + [key for key in ("dropout", "generate_labels_weight") if getattr(loss, key)]

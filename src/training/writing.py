@@ -1,0 +1,141 @@
+"""Writing with a model for every row of some splits, in durable pieces: a killed run ends with the same results."""
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from src.config.arguments import WritingArguments
+from src.config.console import progress_bar, say
+from src.config.constants import TEXT
+from src.config.errors import UserError
+from src.config.values import nearest
+from src.data.batches import Batch, Tokenization, TokenizedDatasets, chunks, longest_first
+from src.data.files import Datasets, append_json_line, check_datasets, read_json_lines
+from src.models.decoding import Decoding, write_tokens
+from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer, write_known_tokens_only
+from src.training.interrupts import Interrupted, StopRequests
+from src.training.session import make_accelerator
+from src.training.tracking import PARTIAL, UNFINISHED, RunFolder
+
+
+@dataclass(frozen=True)
+class Writer:
+    """A model in eval mode on its device, and all that it needs to write K targets of an input."""
+
+    accelerator: Accelerator
+    tokenization: Tokenization
+    model: PreTrainedModel
+    decoding: Decoding
+
+    @classmethod
+    def of(cls, config: WritingArguments, decoding: Decoding) -> "Writer":
+        accelerator = make_accelerator(config)
+        tokenizer = load_tokenizer(config.model_name)
+        kind = is_encoder_decoder(load_config(config.model_name))
+        tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
+        model = load_model(config.model_name, state_dict_path=config.checkpoint_path).to(accelerator.device)
+        write_known_tokens_only(model, tokenizer)
+        return cls(accelerator, tokenization, model, decoding)
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.tokenization.tokenizer
+
+    def write(self, batch: Batch, k: int) -> Tensor:
+        """(B * K, L) as `write_tokens`; the batch must be on the device."""
+        with self.accelerator.autocast():
+            return write_tokens(self.model, batch, replace(self.decoding, targets_per_input=k))
+
+
+def chosen_splits(config: WritingArguments, datasets: Datasets, *, left_out: Iterable[str]) -> Datasets:
+    """The splits of --split_for_generation, or all but `left_out`, checked; UserError for one that is not there."""
+    for split in config.split_for_generation or ():
+        if split not in datasets:
+            raise UserError(
+                f"--split_for_generation: {config.dataset_path} has no split {split!r}; nearest: "
+                f"{nearest(split, datasets)!r}"
+            )
+    names = config.split_for_generation or tuple(split for split in datasets if split not in left_out)
+    chosen = {split: datasets[split] for split in names}
+    check_datasets(chosen, config.dataset_path, need_target=False)
+    return chosen
+
+
+def written_rows(
+    config: WritingArguments,
+    run: RunFolder,
+    datasets: Datasets,
+    writer: Writer,
+    write: Callable[[Batch, int], list],
+    k_of: Mapping[str, int],
+) -> Iterator[tuple[str, int, list]]:
+    """(split, row, its K results) for every row once, in any order; those of earlier, interrupted runs come first.
+
+    k_of: K by split. write(batch, K): the results of a batch on the device, JSON values, the K of one row adjacent.
+    Longest inputs go first. Each batch is seeded by (seed, split, number): a continued run has the same results.
+    """
+    data = TokenizedDatasets({split: {TEXT: columns[TEXT]} for split, columns in datasets.items()}, writer.tokenization)
+    pieces = list(_pieces(data, datasets, config.batch_size))
+    progress = run.path / PARTIAL
+    run.begin(anew=run.status != UNFINISHED)
+    done = set()
+    for line in read_json_lines(progress):
+        done.add((line["split"], line["batch"]))
+        yield from _by_row(line["split"], line["rows"], line["targets"])
+    total = sum(k_of[piece.split] * len(piece.rows) for piece in pieces)
+    pieces = [piece for piece in pieces if (piece.split, piece.number) not in done]
+    left = sum(k_of[piece.split] * len(piece.rows) for piece in pieces)
+    if left < total:
+        say(f"continuing: {total - left} of {total} targets are there")
+    with StopRequests() as stop, progress_bar(total, "generate", "targets", initial=total - left) as bar:
+        for piece in pieces:
+            _check_stop(stop, progress)
+            torch.manual_seed(_seed(config.seed, piece))
+            batch = writer.tokenization.collate(data.split(piece.split), piece.rows).to(writer.accelerator.device)
+            targets = write(batch, k_of[piece.split])
+            rows = [int(row) for row in piece.rows]
+            append_json_line(progress, {"split": piece.split, "batch": piece.number, "rows": rows, "targets": targets})
+            yield from _by_row(piece.split, rows, targets)
+            bar.update(len(targets))
+
+
+@dataclass(frozen=True)
+class Piece:
+    """A batch of one split: its number in the split (for the seed and the progress file) and its rows."""
+
+    split: str
+    number: int
+    rows: np.ndarray
+
+
+def _pieces(data: TokenizedDatasets, splits: Iterable[str], batch_size: int) -> Iterator[Piece]:
+    """Batches of every split, longest inputs first."""
+    for split in splits:
+        order = longest_first(data.split(split).input_lengths)
+        for number, rows in enumerate(chunks(order, batch_size)):
+            yield Piece(split, number, np.asarray(rows))
+
+
+def _by_row(split: str, rows: list[int], targets: list[Any]) -> Iterator[tuple[str, int, list]]:
+    k = len(targets) // len(rows)
+    return ((split, row, targets[k * i : k * (i + 1)]) for i, row in enumerate(rows))
+
+
+def _seed(seed: int, piece: Piece) -> int:
+    entropy = [seed, piece.number, *piece.split.encode()]
+    return int(np.random.SeedSequence(entropy).generate_state(1, np.uint64)[0])
+
+
+def _check_stop(stop: StopRequests, progress: Path) -> None:
+    try:
+        stop.check()
+    except Interrupted:
+        say(f"stopped; the same command continues from {progress}")
+        raise

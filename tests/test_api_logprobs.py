@@ -1,0 +1,365 @@
+"""A teacher's files: each form, and each oddity handled or refused by its row."""
+
+import json
+import sys
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from src.config.errors import UserError
+from src.data import files
+from src.data.api_logprobs import ApiFile, Completion, TeacherBytes, locate_pieces, placed_text, read_tokens
+
+TOP = [{"The": -0.1, "A": -2.0}, {" cat": -0.5, " dog": None}]
+PUBLISHED = {"tokens": ["The", " cat"], "logprobs": TOP}
+COMPLETION = {"tokens": ["The", " cat"], "token_logprobs": [-0.1, -0.5], "top_logprobs": TOP}
+CHAT = [
+    {"token": "The", "logprob": -0.1, "bytes": [84, 104, 101], "top_logprobs": [
+        {"token": "The", "logprob": -0.1, "bytes": [84, 104, 101]}, {"token": "A", "logprob": -2.0, "bytes": None}]},
+    {"token": " cat", "logprob": -0.5, "bytes": None, "top_logprobs": [{"token": " dog", "logprob": None}]},
+]  # fmt: skip
+
+
+def completion(text: str, logprobs: object, tokens: object = None) -> Completion:
+    return Completion("f: row 3", text, False, tokens, logprobs)
+
+
+def read(text: str, logprobs: object, tokens: object = None):
+    return read_tokens(completion(text, logprobs, tokens), TeacherBytes())
+
+
+def refused(text: str, logprobs: object, tokens: object = None) -> str:
+    with pytest.raises(UserError) as error:
+        read(text, logprobs, tokens)
+    assert str(error.value).startswith("f: row 3")
+    assert "\n" not in str(error.value)
+    return str(error.value)
+
+
+def spelled(text: str, spans: list[tuple[int, int]]) -> list[bytes]:
+    return [placed_text(text)[start:end] for start, end in spans]
+
+
+# ---------------------------------------------------------------------------------------------------- log-probabilities
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "tokens"),
+    [(TOP, ["The", " cat"]), (COMPLETION, None), (CHAT, None), ({"content": CHAT}, None), ({"content": CHAT}, [])],
+)
+def test_all_forms_say_the_same(logprobs, tokens):
+    found = read("The cat", logprobs, tokens)
+    assert found.names == ["The", " cat"]
+    assert found.top == [{"The": -0.1, "A": -2.0}, {" cat": -0.5}]
+    assert spelled("The cat", found.spans) == [b"The", b" cat"]
+
+
+def test_the_tokens_written_are_among_the_known_ones():
+    """A sampled token need not be one of the most likely."""
+    found = read(
+        "The cat", {"tokens": ["The", " cat"], "token_logprobs": [-7.0, None], "top_logprobs": [{"A": -1.0}, None]}
+    )
+    assert found.top == [{"A": -1.0, "The": -7.0}, {}]
+    found = read("The cat", {"tokens": ["The", " cat"], "token_logprobs": [-7.0, -1.0], "top_logprobs": None})
+    assert found.top == [{"The": -7.0}, {" cat": -1.0}]
+    assert read("a", [{"token": "a", "logprob": -5.0, "top_logprobs": [{"token": "b", "logprob": -1.0}]}]).top == [
+        {"b": -1.0, "a": -5.0}
+    ]
+
+
+@pytest.mark.parametrize(
+    ("value", "kept"), [(1e-7, 0.0), (1e-3, 0.0), (0, 0.0), (-0.0, 0.0), (-3, -3.0), (-9999.0, -9999.0)]
+)
+def test_numbers_that_are_log_probabilities(value, kept):
+    assert read("a", [{"a": value}], ["a"]).top == [{"a": kept}]
+    assert read("a", [{"token": "a", "logprob": value, "top_logprobs": [{"token": "a", "logprob": value}]}]).top == [
+        {"a": kept}
+    ]
+
+
+@pytest.mark.parametrize("value", [0.2, float("nan"), float("inf"), -float("inf"), "-1", True, [-1.0]])
+def test_numbers_that_are_none(value):
+    said = "the log-probability of 'b'"
+    assert said in refused("a", [{"a": -1.0, "b": value}], ["a"])
+    assert said in refused("a", [{"token": "a", "logprob": -1.0, "top_logprobs": [{"token": "b", "logprob": value}]}])
+    assert "the log-probability of 'a'" in refused(
+        "a", {"tokens": ["a"], "token_logprobs": [value], "top_logprobs": None}
+    )
+    assert "token 0" in refused("a", [{"token": "a", "logprob": value}])
+
+
+@pytest.mark.parametrize("top", [{}, {"a": None}, None])
+def test_a_position_of_which_nothing_is_known(top):
+    assert read("a", [top], ["a"]).top == [{}]
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "tokens", "said"),
+    [
+        (None, None, "no log-probabilities of its tokens"),
+        ([], [], "no log-probabilities of its tokens"),
+        ({}, None, "no log-probabilities of its tokens"),
+        (None, ["a"], "1 tokens need a list of as many log-probabilities, found 0"),
+        ([{"a": -1.0}, {}], ["a"], "1 tokens need a list of as many log-probabilities, found 2"),
+        ([[-1.0]], ["a"], "token 0: expected an object of log-probabilities, found a list"),
+        ("a", ["a"], "'logprobs': expected a list or an object, found text"),
+        ([{"a": -1.0}], "a", "'tokens': expected a list, found text"),
+        ([{"a": -1.0}], [1], "'tokens': expected texts, found a number"),
+        ({"tokens": ["a"], "token_logprobs": [], "top_logprobs": [{}, {}]}, None, "found 2"),
+        ({"tokens": ["a"], "token_logprobs": [-1.0, -1.0]}, None, "'token_logprobs' must be a list of 1 numbers"),
+        (["a"], None, "token 0: expected an object with 'token' and 'logprob', found text"),
+        ([{"token": "a", "logprob": -1.0, "top_logprobs": {"a": -1.0}}], None, "token 0: expected an object with"),
+        ([{"token": "\ufffd", "logprob": -1.0, "bytes": [300]}], None, "'bytes': expected a list of numbers"),
+        ([{"token": "\ufffd", "logprob": -1.0, "bytes": "x"}], None, "'bytes': expected a list of numbers"),
+    ],
+)  # fmt: skip
+def test_log_probabilities_that_cannot_be_read(logprobs, tokens, said):
+    assert said in refused("a", logprobs, tokens)
+
+
+def test_an_empty_completion_needs_no_tokens():
+    for logprobs in (None, [], {"content": []}, {"tokens": [], "token_logprobs": [], "top_logprobs": []}):
+        assert read("", logprobs).names == []
+
+
+# ------------------------------------------------------------------------------------------------------------- spelling
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "pieces"),
+    [
+        ("The cat", ["The", " cat"], [b"The", b" cat"]),
+        ("The cat", [" The", " cat"], [b" The", b" cat"]),  # a completion begins with a space
+        (" The cat", ["The", " cat", "\n"], [b"The", b" cat", b""]),
+        ("The cat\n", ["The", " cat"], [b"The", b" cat"]),
+        ("The cat", ["\n", "The", " cat", "<|endoftext|>"], [b" ", b"The", b" cat", b""]),
+        ("The", ["The", "</s>"], [b"The", b""]),
+        ("", ["</s>"], [b""]),
+        ("a<b>", ["a", "<b>"], [b"a", b"<b>"]),
+        ("é", ["bytes:\\xc3", "bytes:\\xa9"], [b"\xc3", b"\xa9"]),
+        ("a é", ["a", "bytes: \\xc3", "bytes:\\xa9"], [b"a", b" \xc3", b"\xa9"]),
+        ("bytes: x", ["bytes:", " x"], [b"bytes:", b" x"]),
+        ("bytes:x", ["bytes:x"], [b"bytes:x"]),
+        # parts of characters that the API does not tell: the first has all of it
+        ("a 🙂 b", ["a", " ", "\ufffd", "\ufffd", " b"], [b"a", b" ", "🙂".encode(), b"", b" b"]),
+        ("🙂 b 🙂", ["\ufffd", "\ufffd", " b", " \ufffd"], ["🙂".encode(), b"", b" b", " 🙂".encode()]),
+        ("\ufffd b", ["\ufffd", " b"], ["\ufffd".encode(), b" b"]),
+    ],
+)
+def test_what_tokens_spell(text, tokens, pieces):
+    found = read(text, [{}] * len(tokens), tokens)
+    assert spelled(text, found.spans) == pieces
+
+
+@pytest.mark.parametrize(
+    ("text", "tokens", "said"),
+    [
+        ("The cat", ["The", " dog"], "token 1 is ' dog', where the text goes on with 'cat'"),
+        ("The cat", ["The"], "after the last token the text goes on with ' cat'"),
+        ("The", ["The", " cat"], "token 1 is ' cat', where the text goes on with ''"),
+        ("The cat", [" The", "cat"], "token 1 is 'cat', where the text goes on with ' cat'"),
+        ("cat", ["ca", "<b>", "t"], "token 1 is '<b>', where the text goes on with 't'"),
+        ("a b", ["a", "\ufffd", " c"], "token 1 is '\ufffd', where the text goes on with ' b'"),
+        ("", ["a"], "token 0 is 'a', where the text goes on with ''"),
+    ],
+)
+def test_tokens_that_do_not_spell_the_text(text, tokens, said):
+    assert f"its tokens do not spell its text; {said}" in refused(text, [{}] * len(tokens), tokens)
+
+
+def test_bytes_of_a_chat_api():
+    """Its strings for parts of characters are not to be read; `\\x` may also be what the text says."""
+    positions = [
+        {"token": "\\xc3", "logprob": -1.0, "bytes": [0xC3], "top_logprobs": [
+            {"token": "\\xc3", "logprob": -1.0, "bytes": [0xC3]},
+            {"token": "\ufffd", "logprob": -2.0, "bytes": [0xC4]}]},
+        {"token": "\ufffd", "logprob": -1.0, "bytes": [0xA9]},
+        {"token": "\\x", "logprob": -1.0, "bytes": [92, 120]},
+    ]  # fmt: skip
+    found = read("é\\x", positions)
+    assert spelled("é\\x", found.spans) == [b"\xc3", b"\xa9", b"\\x"]
+    assert [TeacherBytes()[name] for name in found.top[0]] == [b"\xc3", b"\xc4"]
+
+
+def test_tokens_of_one_string_are_added():
+    others = [{"token": "\ufffd", "logprob": -1.0, "bytes": None}] * 2 + [{"token": "a", "logprob": -1.5}]
+    (top,) = read("a", [{"token": "a", "logprob": -1.5, "top_logprobs": others}]).top
+    assert top == {"\ufffd": pytest.approx(-1 + 0.6931472), "a": -1.5}
+
+
+@given(st.lists(st.text(max_size=5), max_size=8))
+def test_tokens_reproduce_the_text(tokens):
+    text = "".join(tokens)
+    placed = placed_text(text)
+    spans = locate_pieces([token.encode() for token in tokens], placed)
+    assert spans is not None
+    assert b"".join(placed[start:end] for start, end in spans).strip() == text.encode().strip()
+
+
+def test_teachers_strings_as_bytes():
+    assert TeacherBytes()["▁a"] == "▁a".encode()
+    assert [TeacherBytes("▁")[name] for name in ("▁a", "a", "<0xC3>", "▁▁")] == [b" a", b"a", b"\xc3", b"  "]
+    assert [TeacherBytes("Ġ")[name] for name in ("Ġa", "a", "Ã", "一")] == [b" a", b"a", b"\xc3", "一".encode()]
+
+
+# ---------------------------------------------------------------------------------------------------------------- files
+
+
+def lines(tmp_path, *values: object) -> ApiFile:
+    path = tmp_path / "api.jsonl"
+    path.write_text("".join(f"{json.dumps(value)}\n" for value in values))
+    return ApiFile(path)
+
+
+def one_row(tmp_path, value: object):
+    (row,) = lines(tmp_path, value).rows("rows")
+    return row
+
+
+def completion_response(text: str = "The cat", **fields: object) -> dict:
+    return {"choices": [{"text": text, "index": 0, "logprobs": COMPLETION, **fields}]}
+
+
+def chat_response(text: str | None = "The cat", **fields: object) -> dict:
+    return {"choices": [{"message": {"role": "assistant", "content": text}, "logprobs": {"content": CHAT}, **fields}]}
+
+
+@pytest.mark.parametrize(
+    "response",
+    [
+        completion_response(),
+        completion_response(" The cat\n"),
+        chat_response(),
+        {"status_code": 200, "request_id": "r", "body": chat_response()},
+        {"body": completion_response()},
+    ],
+)
+def test_raw_responses(tmp_path, response):
+    row = one_row(tmp_path, {"text": "x", "target": "y", "response": response, "custom_id": "7"})
+    assert (row.split, row.text, row.reference) == ("train", "x", "y")
+    (found,) = row.completions
+    assert (found.prediction, found.is_cut_off) == ("The cat", False)
+    assert read_tokens(found, TeacherBytes()).top == [{"The": -0.1, "A": -2.0}, {" cat": -0.5}]
+
+
+def test_several_choices_and_their_places(tmp_path):
+    response = {"choices": [*completion_response()["choices"], *chat_response()["choices"]]}
+    row = one_row(tmp_path, {"text": "x", "split": "unlabeled", "response": response})
+    assert (row.split, row.reference) == ("unlabeled", None)
+    assert [found.place for found in row.completions] == [f"{tmp_path}/api.jsonl: line 1, choice {i}" for i in (0, 1)]
+
+
+@pytest.mark.parametrize(
+    ("reason", "is_cut_off"),
+    [("stop", False), (None, False), ("length", True), ("max_tokens", True), ("content_filter", True), ("eos", False)],
+)
+def test_completions_that_are_cut_off(tmp_path, reason, is_cut_off):
+    response = chat_response(finish_reason=reason)
+    assert one_row(tmp_path, {"text": "x", "response": response}).completions[0].is_cut_off is is_cut_off
+    row = {"text": "x", "prediction": "The cat", **PUBLISHED, "finish_reason": reason}
+    assert one_row(tmp_path, row).completions[0].is_cut_off is is_cut_off
+
+
+def test_a_refusal_is_an_empty_completion(tmp_path):
+    assert one_row(tmp_path, {"text": "x", "response": chat_response(None)}).completions[0].prediction == ""
+
+
+def test_blank_lines_and_rows_without_a_completion(tmp_path):
+    path = tmp_path / "api.jsonl"
+    path.write_text(
+        '\n{"text": "x", "target": "y", "split": "test"}\n\n{"text": "z", "split": "validation", "prediction": "p"}'
+    )
+    test, dev = ApiFile(path).rows("rows")
+    assert (test.split, test.completions, test.place) == ("test", (), f"{path}: line 2")
+    assert (dev.split, dev.completions[0].prediction, dev.place) == ("dev", "p", f"{path}: line 4")
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ([], "expected an object with 'text' and 'response', found a list"),
+        ({"response": completion_response()}, "'text': expected text, found nothing"),
+        ({"text": 3, "response": completion_response()}, "'text': expected text, found a number"),
+        ({"text": "x", "target": 3, "response": completion_response()}, "'target': expected text, found a number"),
+        ({"text": "x", "split": "test"}, "'target': expected text, found nothing"),
+        ({"text": "x", "split": "training", "response": completion_response()}, "split 'training' is none of"),
+        ({"text": "x", "split": "train_0", "response": completion_response()}, "of one input are rows of equal"),
+        ({"text": "x", "split": 1, "response": completion_response()}, "split 1 is none of"),
+        ({"text": "x", "response": None}, "its 'response' has no 'choices'"),
+        ({"text": "x", "response": {"error": {"message": "no"}}}, "its 'response' has no 'choices'"),
+        ({"text": "x", "response": {"body": None}}, "its 'response' has no 'choices'"),
+        ({"text": "x", "response": {"choices": []}}, "its 'response' has no 'choices'"),
+        ({"text": "x", "response": {"choices": ["a"]}}, "expected a choice with 'text' or 'message', found text"),
+        ({"text": "x", "response": {"choices": [{"delta": {}}]}}, "expected a choice with 'text' or 'message'"),
+        ({"text": "x", "response": chat_response([{"type": "text"}])}, "'content': expected text, found a list"),
+        ({"text": "x", "response": completion_response(None)}, "'text': expected text, found null"),
+        ({"text": "x", "response": completion_response(finish_reason=3)}, "'finish_reason': expected text or null"),
+        ({"text": "x", "prediction": 3}, "'prediction': expected text, found a number"),
+    ],
+)  # fmt: skip
+def test_lines_that_are_refused(tmp_path, value, said):
+    file = lines(tmp_path, {"text": "x", "response": completion_response()}, value)
+    with pytest.raises(UserError) as error:
+        list(file.rows("rows"))
+    assert str(error.value).startswith(f"{tmp_path}/api.jsonl: line 2")
+    assert said in str(error.value)
+
+
+@pytest.mark.parametrize("reader", ["orjson", "json"])
+@pytest.mark.parametrize(
+    "line", ["{", '{"text": "x", "response": NaN}', '{"text": "x", "response": [-Infinity]}', "\xff"]
+)
+def test_lines_that_are_not_json(tmp_path, monkeypatch, reader, line):
+    if reader == "json":
+        monkeypatch.setattr(files, "orjson", None)
+    path = tmp_path / "api.jsonl"
+    path.write_bytes(b'{"text": "x", "prediction": "p"}\n\n' + line.encode("latin-1"))
+    with pytest.raises(UserError, match="api.jsonl: line 3: not JSON"):
+        list(ApiFile(path).rows("rows"))
+
+
+def dataset(tmp_path, **splits: dict) -> ApiFile:
+    (tmp_path / "api.json").write_text(json.dumps(splits))
+    return ApiFile(tmp_path / "api.json")
+
+
+@pytest.mark.parametrize(
+    "form", [PUBLISHED, {"logprobs": CHAT}, {"logprobs": {"content": CHAT}}, {"logprobs": COMPLETION}]
+)
+def test_dataset_files(tmp_path, form):
+    columns = {name: [None, value] for name, value in form.items()}
+    train = {"text": ["a", "b"], "target": ["c", "d"], "prediction": ["", "The cat"], **columns}
+    file = dataset(tmp_path, train=train, valid={"text": ["e"], "prediction": ["f"]})
+    for _ in range(2):  # it can be read again
+        first, second, dev = file.rows("rows")
+        assert (first.place, second.reference) == (f"{tmp_path}/api.json: split 'train', row 0", "d")
+        assert read_tokens(first.completions[0], TeacherBytes()).names == []
+        assert read_tokens(second.completions[0], TeacherBytes()).top[1] == {" cat": -0.5}
+        assert (dev.split, dev.reference, dev.completions[0].prediction) == ("dev", None, "f")
+
+
+@pytest.mark.parametrize(
+    ("splits", "said"),
+    [
+        ({"train": {"target": ["a"]}}, "split 'train': column 'text' is missing"),
+        ({"test": {"text": ["a"]}}, "split 'test': column 'target' is missing"),
+        ({"train_0": {"text": ["a"]}}, "split 'train_0' is none of .*completions of one input are rows of equal"),
+        ({"train": {"text": ["a"], "prediction": []}}, "split 'train': columns must be equally long"),
+        ({"train": {"text": ["a", None], "prediction": ["b", "c"]}}, "split 'train', row 1: 'text': expected text"),
+        ({"train": {"text": ["a"], "prediction": [2]}}, "split 'train', row 0: 'prediction': expected text"),
+    ],
+)  # fmt: skip
+def test_dataset_files_that_are_refused(tmp_path, splits, said):
+    with pytest.raises(UserError, match=f"api.json: {said}"):
+        list(dataset(tmp_path, **splits).rows("rows"))
+
+
+def test_nothing_in_a_file_is_executed(tmp_path):
+    """The published suite read such columns with `eval`."""
+    code = f"__import__('pathlib').Path({str(tmp_path / 'executed')!r}).touch()"
+    for row in ({"prediction": "a", "tokens": code, "logprobs": code}, {"response": code}):
+        with pytest.raises(UserError):
+            read_tokens(one_row(tmp_path, {"text": "x", **row}).completions[0], TeacherBytes())
+    assert not (tmp_path / "executed").exists()
+    assert "eval" not in sys.modules["src.data.api_logprobs"].__dict__
