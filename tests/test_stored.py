@@ -23,6 +23,7 @@ from src.distillation.losses import kl_rows, stored_kl_rows
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher, StoredTeacher
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
+from src.training import session
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-5}
 
@@ -250,7 +251,7 @@ def test_a_live_and_a_stored_teacher_give_the_same_trajectory(tiny_models, rotat
         data.mkdir()
         for name, columns in stored.items():
             arrow(data / f"{name}.arrow", **columns)
-    # Adam divides by the gradient's size: a larger epsilon keeps rounding errors of tiny gradients as small as they are.
+    # Adam divides by the gradient's size: a larger epsilon keeps rounding errors of tiny gradients small.
     flags = {"epochs": 6, "stop_training_after_n_epochs": 4, "ft_steps_at_end": 1, "optimizer_eps": 1e-4}
     kd_main.main(kd_flags(tiny_models[family], rotation_path, tmp_path / "live", **flags))
     kd_dataset_with_logits_main.main(stored_flags(tiny_models[family]["student"], data, tmp_path / "kd", **flags))
@@ -315,7 +316,8 @@ def test_shares_of_a_window_add_up(tiny_models):
     torch.testing.assert_close(loss([0, 1, 2, 3]), loss([0]) + loss([1, 2]) + loss([3]))
 
 
-def test_data_for_another_tokenizer_are_refused_by_row(tiny_models, tmp_path):
+def test_data_for_another_tokenizer_are_refused_by_row_before_weights_are_read(tiny_models, tmp_path, monkeypatch):
+    monkeypatch.setattr(session, "load_model", None)
     texts = ["The cat sees.", "A dog."]
     stored = store(tiny_models["t5"]["teacher"], {"train": {"text": texts, "target": texts}}, 2)
     for column in ("tokens", "logits"):

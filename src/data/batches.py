@@ -347,6 +347,12 @@ class TokenizedDatasets:
             self._splits[name] = self._tokenize(name, self.datasets[name])
         return self._splits[name]
 
+    def check_stored(self, names: Iterable[str]) -> None:
+        """Raise UserError for a split whose stored log-probabilities are not for this tokenizer."""
+        for name in names:
+            if TOKENS in self.datasets[name] and LOGITS in self.datasets[name]:
+                self.split(name)
+
     def _tokenize(self, name: str, columns: Columns) -> TokenizedSplit:
         texts = columns[TEXT]
         new = list(dict.fromkeys(text for text in texts if text not in self._input_of_text))

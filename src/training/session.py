@@ -76,10 +76,11 @@ def train(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str
     tokenizer = load_tokenizer(task.model_name)
     kind = is_encoder_decoder(load_config(task.model_name))
     tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
+    data = TokenizedDatasets(datasets, tokenization)
+    data.check_stored(splits)
     model = load_model(task.model_name, state_dict_path=weights)
     write_known_tokens_only(model, tokenizer)
     phases = task.phases(accelerator, tokenizer, splits) if config.do_train else ()
-    data = TokenizedDatasets(datasets, tokenization)
     with StopRequests() as stop:
         decoding = decoding_of(
             "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
