@@ -124,7 +124,7 @@ def refused(script: str, command: list[str], place: Path, capsys) -> str:
         ("stored", {"teacher_name": "@/t5_teacher"}, "unknown flag '--teacher_name'"),
         ("stored", {}, "split 'train' has no column 'tokens'; prepare the data with prepare_datasets_main.py"),
         ("stored", {"experiment_config_key": "noisy_kd"}, "dropout, which needs the teacher's model"),
-        ("stored", {"student_name": "@/none"}, "none: no such model folder"),
+        ("stored", {"student_name": "@/none", "experiment_config_key": "finetuning"}, "none: no such model folder"),
         # merging
         ("prepare", {"original_dataset_path": "@/data.json", "generation_dataset_path": "@/generated.json",
                      "n_augmentations_per_example": 3}, "3 is more than any input has: at most 2"),
