@@ -1,6 +1,7 @@
 """Every experiment of the YAML, learnt on the demo corpus: one teacher, one student each, one table over seeds.
 
-The teacher and its data are those of `make demo` with the same seed. All students start from one that has been
+The teacher and its data are those of `make demo` with the same seed; its config gets a dropout of 0.1, which only
+noisy teachers use. All students start from one that has been
 fine-tuned for a few epochs (in place of pre-training: what a random student writes teaches nothing), and go on for
 equally many epochs on the labeled pairs. Finished steps are skipped and killed ones continue.
 """
@@ -8,6 +9,7 @@ equally many epochs on the labeled pairs. Finished steps are skipped and killed 
 import argparse
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +19,7 @@ from demo import REPOSITORY, STUDENT_RATE, TRAIN, Job, run, study, write_table
 
 START_EPOCHS, NOMINAL_EPOCHS, EPOCHS = 12, 8, 6
 SETUP = ("data demo", "data teacher", "new teacher", "new student", "teacher", "teacher_test")  # jobs of the demo
-BASELINE = "finetuning"
+BASELINE, DROPOUT = "finetuning", 0.1
 COLUMNS = ("experiment", "BLEU by seed", "mean", "NLL by seed", "mean", "better than fine-tuning in")
 
 
@@ -36,7 +38,7 @@ def students(out: Path, seed: int) -> Iterator[list[Job]]:
     start = f"{common} --model_name {out}/new_student --epochs {START_EPOCHS} --output_dir {out}/start"
     yield [Job("start", "ft_main.py", start, "start/model")]
     for key in experiments():
-        models = f"--student_name {out}/start/model --teacher_name {out}/teacher/model"
+        models = f"--student_name {out}/start/model --teacher_name {out}/teacher_dropout"
         epochs = f"--epochs {NOMINAL_EPOCHS} --stop_training_after_n_epochs {EPOCHS}"
         flags = f"--experiment_config_key {key} {models} {epochs} {common} --output_dir {out}/{key}"
         yield [Job(key, "kd_main.py", flags, f"{key}/model")]
@@ -44,10 +46,21 @@ def students(out: Path, seed: int) -> Iterator[list[Job]]:
 
 def learn(out: Path, seed: int) -> None:
     """Everything of a seed, on one processor thread."""
-    groups = ([job for job in group if job.name in SETUP] for group in study(out, seed))
-    for group in [*groups, *students(out, seed)]:
+    for group in study(out, seed):
+        for job in group:
+            if job.name in SETUP:
+                run(job, out, 1)
+    add_dropout(out / "teacher" / "model", out / "teacher_dropout")
+    for group in students(out, seed):
         for job in group:
             run(job, out, 1)
+
+
+def add_dropout(model: Path, copy: Path) -> None:
+    """Copy a model folder, with dropout in its config."""
+    shutil.copytree(model, copy, dirs_exist_ok=True)
+    config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+    (copy / "config.json").write_text(json.dumps(config | {"dropout_rate": DROPOUT}, indent=2), encoding="utf-8")
 
 
 def rows(folders: list[Path]) -> Iterator[tuple[str, ...]]:
