@@ -26,10 +26,10 @@ COLUMNS = ("experiment", "BLEU by seed", "mean", "NLL by seed", "mean", "better 
 def experiments() -> tuple[str, ...]:
     """The keys of the shipped YAML."""
     sys.path.insert(0, str(REPOSITORY))
-    from src.config.arguments import experiment_file
+    from src.config.arguments import EXPERIMENTS
     from src.config.experiments import load_experiments
 
-    return tuple(load_experiments(experiment_file()))
+    return tuple(load_experiments(REPOSITORY / EXPERIMENTS))
 
 
 def students(out: Path, seed: int) -> Iterator[list[Job]]:

@@ -3,14 +3,12 @@
 from pathlib import Path
 
 from src.config.arguments import GenerateArguments
-from src.config.console import say
 from src.config.constants import DEV_PPL, FT, GENERATED, TEXT
 from src.data.batches import Batch
 from src.data.files import Columns, Datasets, write_datasets
 from src.models.decoding import decoding_of, to_texts
-from src.models.loading import check_lengths, check_model_files
-from src.training.tracking import FINISHED, RunFolder, data_fingerprint, open_run
-from src.training.writing import Writer, chosen_splits, written_rows
+from src.training.tracking import RunFolder
+from src.training.writing import Writer, write_file, written_rows
 
 RESULT = "generated_datasets.json"
 
@@ -21,21 +19,13 @@ def generate(config: GenerateArguments, datasets: Datasets) -> Path:
     The K targets of a row are adjacent, rows keep their order, whatever the order in which batches are generated.
     Raises UserError for what is wrong with flags, data or model.
     """
-    chosen = chosen_splits(config, datasets, left_out=(FT, DEV_PPL))
-    run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets)})
-    path = run.path / RESULT
-    if run.status == FINISHED and path.is_file():
-        run.tidy()
-        say(f"already generated: {path}")
-        return path
-    check_model_files(config.model_name, state_dict_path=config.checkpoint_path)
-    check_lengths(config.model_name, config.max_input_length, config.max_labels_length)
-    generated = _generate_all(config, run, chosen)
-    write_datasets(path, {split: _columns(config, columns, generated[split]) for split, columns in chosen.items()})
-    run.finish({})
-    run.tidy()
-    say(f"{sum(map(len, generated.values()))} pseudo-targets: {path}")
-    return path
+
+    def make(run: RunFolder, chosen: Datasets, path: Path) -> str:
+        generated = _generate_all(config, run, chosen)
+        write_datasets(path, {split: _columns(config, columns, generated[split]) for split, columns in chosen.items()})
+        return f"{sum(map(len, generated.values()))} pseudo-targets"
+
+    return write_file(config, datasets, RESULT, left_out=(FT, DEV_PPL), make=make)
 
 
 def _generate_all(config: GenerateArguments, run: RunFolder, datasets: Datasets) -> dict[str, list[str]]:

@@ -52,6 +52,12 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
     if not config.do_train:
         return
     check_schedule(config, datasets, experiment)
+    for loss in experiment.losses:
+        if loss.missing_mass != "drop":
+            raise UserError(
+                f"experiment '{experiment.key}': '{loss.name}' has missing_mass, but a live teacher's "
+                "log-probabilities are all there; it is for kd_dataset_with_logits_main.py"
+            )
     if not experiment.needs_teacher:
         return
     check_model_files(config.teacher_name, state_dict_path=config.teacher_state_dict_path)

@@ -16,17 +16,15 @@ import torch
 from torch import Tensor
 
 from src.config.arguments import SimulateApiArguments
-from src.config.console import say
 from src.config.constants import DEV_PPL, IGNORE_INDEX, TARGET, TEXT, UNLABELED
 from src.config.errors import UserError
 from src.data.batches import Batch, pad_sequences
 from src.data.files import Columns, Datasets, atomic_write, is_training_split, write_datasets
 from src.data.token_bytes import TokenBytes, n_whole
-from src.models.decoding import Decoding, decoding_of
+from src.models.decoding import Decoding, behind_eos, decoding_of
 from src.models.forward import target_labels, target_logits
-from src.models.loading import check_lengths, check_model_files
-from src.training.tracking import FINISHED, RunFolder, data_fingerprint, open_run
-from src.training.writing import Writer, chosen_splits, written_rows
+from src.training.tracking import RunFolder
+from src.training.writing import Writer, write_file, written_rows
 
 RESULTS = {"published": "api_completions.json", "chat": "api_completions.json", "jsonl": "api_completions.jsonl"}
 STOP, LENGTH = "stop", "length"  # why a completion ended, in an API's words
@@ -54,28 +52,20 @@ def simulate(config: SimulateApiArguments, datasets: Datasets) -> Path:
 
     Raises UserError for what is wrong with flags, data or model.
     """
-    chosen = chosen_splits(config, datasets, left_out=(DEV_PPL,))
-    run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets)})
-    path = run.path / RESULTS[config.form]
-    if run.status == FINISHED and path.is_file():
-        run.tidy()
-        say(f"already written: {path}")
-        return path
-    check_model_files(config.model_name, state_dict_path=config.checkpoint_path)
-    check_lengths(config.model_name, config.max_input_length, config.max_labels_length)
-    writer = Writer.of(config, _decoding(config))
-    writer.model.generation_config.forced_eos_token_id = None  # an API's completion that is cut has no EOS
-    completions = _complete_all(config, run, chosen, writer)
-    token_bytes = TokenBytes(writer.tokenizer)
-    if config.form == "jsonl":
-        with atomic_write(path) as file:
-            file.writelines(_response_lines(chosen, completions, token_bytes))
-    else:
-        write_datasets(path, _dataset_form(config.form, chosen, completions, token_bytes))
-    run.finish({})
-    run.tidy()
-    say(f"{sum(len(row) for rows in completions.values() for row in rows)} completions: {path}")
-    return path
+
+    def make(run: RunFolder, chosen: Datasets, path: Path) -> str:
+        writer = Writer.of(config, _decoding(config))
+        writer.model.generation_config.forced_eos_token_id = None  # an API's completion that is cut has no EOS
+        completions = _complete_all(config, run, chosen, writer)
+        token_bytes = TokenBytes(writer.tokenizer)
+        if config.form == "jsonl":
+            with atomic_write(path) as file:
+                file.writelines(_response_lines(chosen, completions, token_bytes))
+        else:
+            write_datasets(path, _dataset_form(config.form, chosen, completions, token_bytes))
+        return f"{sum(len(row) for rows in completions.values() for row in rows)} completions"
+
+    return write_file(config, datasets, RESULTS[config.form], left_out=(DEV_PPL,), make=make)
 
 
 def _decoding(config: SimulateApiArguments) -> Decoding:
@@ -96,7 +86,9 @@ def _complete_all(config: SimulateApiArguments, run: RunFolder, datasets: Datase
     known = torch.tensor(sorted(writer.tokenizer.get_vocab().values()))
 
     def write(batch: Batch, k: int) -> list[dict[str, Any]]:
-        written = _cut_at_eos(writer.write(batch, k).tolist(), _eos_ids(writer))
+        tokens = writer.write(batch, k)
+        lengths = (~behind_eos(tokens, writer.model.generation_config)).sum(dim=1).tolist()
+        written = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
         sources = [i // k for i in range(len(written))]
         size = config.batch_size
         parts = [slice(start, start + size) for start in range(0, len(written), size)]
@@ -117,12 +109,6 @@ def n_completions(config: SimulateApiArguments, splits: Iterable[str]) -> dict[s
 def _eos_ids(writer: Writer) -> set[int]:
     """The tokens with which the model ends a text: one, or several in a list."""
     return set(np.atleast_1d(writer.model.generation_config.eos_token_id).tolist())
-
-
-def _cut_at_eos(rows: list[list[int]], eos: set[int]) -> list[list[int]]:
-    """Rows of tokens up to their first EOS, EOS included."""
-    ends = [next((i + 1 for i, token in enumerate(row) if token in eos), len(row)) for row in rows]
-    return [row[:end] for row, end in zip(rows, ends, strict=True)]
 
 
 def _with_labels(batch: Batch, sources: list[int], written: list[list[int]]) -> Batch:

@@ -1,9 +1,11 @@
 """The demo study: its commands parse and fit together, and its table is right."""
 
 import importlib.util
+import json
 import shlex
 import sys
 from pathlib import Path
+from types import ModuleType
 
 import pytest
 from conftest import ARGUMENTS
@@ -11,10 +13,17 @@ from conftest import ARGUMENTS
 from src.config.arguments import REPOSITORY
 from src.config.cli import parse
 
-spec = importlib.util.spec_from_file_location("demo", REPOSITORY / "benchmarks" / "demo.py")
-demo = importlib.util.module_from_spec(spec)
-sys.modules["demo"] = demo
-spec.loader.exec_module(demo)
+
+def benchmark(name: str) -> ModuleType:
+    """A script of benchmarks/, which is a folder of scripts and no package."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / "benchmarks" / f"{name}.py")
+    sys.modules[name] = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(sys.modules[name])
+    return sys.modules[name]
+
+
+demo = benchmark("demo")
+experiments = benchmark("experiments")
 
 OUT = Path("out")
 ROWS = [
@@ -83,3 +92,29 @@ def test_a_finished_command_is_not_run_again(tmp_path, capsys):
     (tmp_path / "result").mkdir()
     demo.run(demo.Job("done", "no_such_script.py", "", "result"), tmp_path, threads=1)
     assert "done already" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("job", [job for group in experiments.students(OUT, 7) for job in group], ids=lambda j: j.name)
+def test_every_student_of_the_nine_experiments_parses(job):
+    config = parse(ARGUMENTS[job.script], shlex.split(job.flags))
+    assert config.seed == 7
+    assert (OUT / job.result).is_relative_to(config.output_dir)
+    assert job.name in ("start", config.__dict__.get("experiment_config_key"))
+
+
+def test_the_start_of_the_nine_experiments_is_jobs_of_the_demo():
+    assert set(experiments.SETUP) <= {job.name for job in jobs()}
+
+
+def test_a_line_of_the_nine_experiments(tmp_path):
+    """Two seeds: means, and how often a student beats fine-tuning by each score."""
+    scores = dict.fromkeys(("teacher_test", *experiments.experiments()), (50.0, 1.0))
+    for seed, kd in enumerate([(60.0, 1.5), (40.0, 0.5)]):
+        for name, (bleu, nll) in (scores | {"logits_kd": kd}).items():
+            (tmp_path / str(seed) / name).mkdir(parents=True)
+            (tmp_path / str(seed) / name / "run.json").write_text(
+                json.dumps({"scores": {"sacrebleu": bleu, "nll": nll}})
+            )
+    lines = {line[0]: line[1:] for line in experiments.rows([tmp_path / "0", tmp_path / "1"])}
+    assert lines["logits_kd"] == ("60.0  40.0", "50.0", "1.500  0.500", "1.000", "BLEU 1/2, NLL 1/2")
+    assert lines["teacher"][-1] == lines["finetuning"][-1] == "-"

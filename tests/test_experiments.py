@@ -305,7 +305,9 @@ def test_a_line_on_a_schedule(schedule, said):
 @pytest.mark.parametrize("script", [kd_main, kd_dataset_with_logits_main])
 def test_list_experiments(script, capsys):
     """No other flag is needed, and there is a line for each."""
-    assert script.main(["--list_experiments", "True"]) == {}
+    with pytest.raises(SystemExit) as ended:
+        script.main(["--list_experiments", "True"])
+    assert ended.value.code == 0
     lines = capsys.readouterr().out.splitlines()
     assert [line.split()[0] for line in lines] == list(load_experiments(SHIPPED))
     assert all(len(line.split()) > 1 for line in lines)
@@ -317,7 +319,8 @@ PARTS = {"l": {"student_dec_sa_layer": -1}, "s": {"keep_last": True}, "n": {"for
 def test_list_experiments_of_another_file(tmp_path, capsys):
     path = tmp_path / "mine.yaml"
     path.write_text(json.dumps({"a_b": {"name": "x", "layer": "l", "scheduling": "s", "losses": ["n"]}} | PARTS))
-    kd_main.main(["--list_experiments", "True", "--experiment_config_path", str(path)])
+    with pytest.raises(SystemExit):
+        kd_main.main(["--list_experiments", "True", "--experiment_config_path", str(path)])
     assert capsys.readouterr().out == "a_b  NLL\n"
     path.write_text("a_b: {nam: x}")
     with pytest.raises(UserError, match="mine.yaml: a_b"):

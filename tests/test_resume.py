@@ -434,7 +434,7 @@ def test_a_finished_generation_is_not_repeated(tmp_path, commands, capsys):
     assert names(tmp_path / "out") == {"generated_datasets.json", "run.json"}
     capsys.readouterr()
     assert gen_main.main(flags) == path
-    assert "already generated" in capsys.readouterr().out
+    assert "written already" in capsys.readouterr().out
     assert snapshot(tmp_path / "out") == hashes
     with pytest.raises(UserError, match="--num_return_sequences was 2, is 3"):
         gen_main.main(commands["gen"](tmp_path / "out", num_return_sequences=3))

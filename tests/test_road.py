@@ -247,6 +247,22 @@ def test_a_teacher_with_another_tokenizer_is_refused_before_weights_are_read(
     assert not (tmp_path / "out").exists()
 
 
+def test_missing_mass_is_refused_of_a_live_teacher_before_weights_are_read(
+    dropout_models, rotation_path, tmp_path, no_weights
+):
+    """None of its mass is missing; a line that would do nothing is a mistake of its writer."""
+    experiments = tmp_path / "mine.yaml"
+    experiments.write_text(
+        "my_kd: {name: my, layer: no_layer, losses: [tail], scheduling: no_schedule}\n"
+        "tail: {logits_weight: 1, missing_mass: bucket}\n"
+        "no_layer: {student_dec_sa_layer: -1}\nno_schedule: {keep_last: True}\n"
+    )
+    flags = {"experiment_config_path": experiments, "experiment_config_key": "my_kd"}
+    with pytest.raises(UserError, match="^experiment 'my_kd': 'tail' has missing_mass, but a live teacher's"):
+        kd_main.main(kd_flags(dropout_models["t5"], rotation_path, tmp_path / "out", **flags))
+    assert not (tmp_path / "out").exists()
+
+
 def test_an_experiment_without_teacher_does_not_even_look_for_one(dropout_models, rotation_path, tmp_path):
     models = {**dropout_models["t5"], "teacher": "/no/such/teacher"}
     flags = {"experiment_config_key": "finetuning", "epochs": 1}

@@ -275,7 +275,7 @@ def test_a_finished_run_is_not_repeated(tiny_models, data, tmp_path, capsys):
     before = path.read_bytes()
     assert list(read(path)) == ["dev_ppl"]
     assert simulate_api_main.main(flags) == path
-    assert "already written" in capsys.readouterr().out
+    assert "written already" in capsys.readouterr().out
     assert path.read_bytes() == before
 
 

@@ -69,6 +69,11 @@ class Arguments:
     def check(self) -> None:
         """Raise a UserError if flags contradict each other; subclasses add to it."""
 
+    @classmethod
+    def answered(cls, given: dict[str, Any]) -> bool:
+        """Whether the flags given only ask something, which has then been printed: no other flag is needed."""
+        return False
+
 
 @dataclass(frozen=True, kw_only=True)
 class SharedArguments(Arguments):
@@ -203,7 +208,7 @@ class FineTuneArguments(TrainingArguments):
     model_name: str = flag("t5-large", "Hub name or folder of the model, NAME_prune... for fewer layers.", MODEL)
 
 
-def experiment_file(written: str = EXPERIMENTS) -> Path:
+def _experiment_file(written: str) -> Path:
     """The experiments' YAML; the default lies in the repository wherever the script is started."""
     return REPOSITORY / written if written == EXPERIMENTS else Path(written)
 
@@ -252,7 +257,16 @@ class DistillStoredArguments(TrainingArguments):
 
     @property
     def experiment_file(self) -> Path:
-        return experiment_file(self.experiment_config_path)
+        return _experiment_file(self.experiment_config_path)
+
+    @classmethod
+    def answered(cls, given: dict[str, Any]) -> bool:
+        if not given.get("list_experiments"):
+            return False
+        from src.config.experiments import print_experiments  # here, because it would slow every script's --help
+
+        print_experiments(_experiment_file(given.get("experiment_config_path", EXPERIMENTS)))
+        return True
 
 
 @dataclass(frozen=True, kw_only=True)

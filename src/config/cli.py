@@ -17,9 +17,12 @@ Parsed = TypeVar("Parsed", bound=Arguments)
 def parse(arguments_class: type[Parsed], argv: Sequence[str] | None = None) -> Parsed:
     """The script's arguments: defaults, overridden by --config FILE.yaml, overridden by the command line.
 
-    `argv` is sys.argv[1:] if None. Raises UserError, one line, for whatever is wrong; --help prints and exits with 0.
+    `argv` is sys.argv[1:] if None. Raises UserError, one line, for whatever is wrong; --help, and a flag that only asks
+    (`Arguments.answered`), print and exit with 0.
     """
     given = explicit_flags(arguments_class, argv)
+    if arguments_class.answered(given):
+        raise SystemExit(0)
     missing = [f"--{each.name}" for each in fields(arguments_class) if _is_required(each) and each.name not in given]
     if missing:
         raise UserError(f"{', '.join(missing)}: required, but not given")

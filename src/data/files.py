@@ -452,7 +452,7 @@ def open_dataset(path: str | Path, splits: Sequence[str]) -> Iterator[RowWriter]
         write_datasets(path, collected.datasets)
         return
     _check_replaceable(path)
-    with _new_folder(path) as folder, contextlib.ExitStack() as stack:
+    with whole_folder(path) as folder, contextlib.ExitStack() as stack:
         yield _ArrowFiles({split: stack.enter_context(_ArrowFile(folder / f"{split}{ARROW}")) for split in splits})
 
 
@@ -553,9 +553,12 @@ def _check_replaceable(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def _new_folder(path: Path) -> Iterator[Path]:
-    """A folder under a temporary name that replaces `path` once the block has ended well; its files are synced."""
-    there = next(parent for parent in path.absolute().parents if parent.is_dir())  # other parents are made at the end
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder under a temporary name, which takes the name `path` once the block has ended well.
+
+    A former folder is replaced, missing parents are made at the end. Raises UserError if nothing can be written there.
+    """
+    there = next(parent for parent in path.absolute().parents if parent.is_dir())
     building = there / f".{path.name}.{secrets.token_hex(4)}.tmp"
     try:
         building.mkdir()
@@ -563,14 +566,14 @@ def _new_folder(path: Path) -> Iterator[Path]:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     try:
         yield building
-        for file in building.iterdir():
+        for file in filter(Path.is_file, building.rglob("*")):
             with file.open("rb") as written:
                 os.fsync(written.fileno())
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.is_dir():
-            replaced = path.rename(building.with_suffix(".old"))
+            former = path.rename(building.with_suffix(".former"))
             building.rename(path)
-            shutil.rmtree(replaced)
+            shutil.rmtree(former)
         else:
             building.rename(path)
     finally:

@@ -6,13 +6,11 @@ Shapes: B batch, T target tokens.
 from dataclasses import replace
 
 import numpy as np
-import torch
-from torch import Tensor
 from transformers import PreTrainedModel
 
 from src.config.constants import IGNORE_INDEX
 from src.data.batches import Batch
-from src.models.decoding import decoding_of, write_tokens
+from src.models.decoding import behind_eos, decoding_of, write_tokens
 
 
 def student_writes(share: float, *, seed: int, epoch: int, step: int) -> bool:
@@ -33,14 +31,6 @@ def relabelled(student: PreTrainedModel, batch: Batch, max_labels_length: int) -
     student.eval()
     tokens = write_tokens(student, batch, decoding)
     student.train(was_training)
-    return replace(batch, labels=_labels_of(tokens, student.generation_config.eos_token_id))
-
-
-def _labels_of(tokens: Tensor, eos: int | list[int] | None) -> Tensor:
-    """Tokens (B, T) with −100 after the first EOS, whatever the padding is, cut to the longest."""
-    if eos is None:
-        return tokens
-    ends = torch.isin(tokens, torch.tensor(eos, device=tokens.device)).long()
-    after = ends.cumsum(dim=1) - ends > 0
-    labels = tokens.masked_fill(after, IGNORE_INDEX)
-    return labels[:, : int((~after).sum(dim=1).max())]
+    behind = behind_eos(tokens, student.generation_config)
+    labels = tokens.masked_fill(behind, IGNORE_INDEX)
+    return replace(batch, labels=labels[:, : int((~behind).sum(dim=1).max())])

@@ -65,10 +65,15 @@ def write_tokens(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Te
 
 def _padded_after_eos(tokens: Tensor, ids: GenerationConfig) -> Tensor:
     """Tokens (B, L) with the pad token after the first EOS; `generate` fills up with EOS where the pad token is 0."""
+    return tokens.masked_fill(behind_eos(tokens, ids), ids.pad_token_id or 0)
+
+
+def behind_eos(tokens: Tensor, ids: GenerationConfig) -> Tensor:
+    """(B, L) where tokens (B, L) are behind the first EOS, whatever fills them up; nowhere if the model has no EOS."""
     if ids.eos_token_id is None:
-        return tokens
-    ended = torch.isin(tokens, torch.tensor(ids.eos_token_id, device=tokens.device)).long()
-    return tokens.masked_fill(ended.cumsum(dim=1) - ended > 0, ids.pad_token_id)
+        return torch.zeros_like(tokens, dtype=torch.bool)
+    ends = torch.isin(tokens, torch.tensor(ids.eos_token_id, device=tokens.device)).long()
+    return ends.cumsum(dim=1) - ends > 0
 
 
 def to_texts(tokenizer: PreTrainedTokenizerBase, tokens: Tensor | Sequence[Sequence[int]]) -> list[str]:

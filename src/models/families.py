@@ -14,6 +14,10 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
     from transformers import PreTrainedConfig, PreTrainedModel
 
+LLAMA_LIKE = (
+    "llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "smollm3", "olmo",
+    "olmo2", "granite", "starcoder2", "stablelm", "cohere", "cohere2", "glm", "helium",
+)  # fmt: skip
 PER_LAYER_KEYS = ("layer_types", "no_rope_layers", "mlp_layer_types")  # config lists with one entry per decoder layer
 
 
@@ -350,27 +354,7 @@ FAMILIES = (
     ),
     Family(
         name="llama",
-        model_types=(
-            "llama",
-            "mistral",
-            "ministral",
-            "qwen2",
-            "qwen3",
-            "gemma",
-            "gemma2",
-            "gemma3_text",
-            "phi",
-            "smollm3",
-            "olmo",
-            "olmo2",
-            "granite",
-            "starcoder2",
-            "stablelm",
-            "cohere",
-            "cohere2",
-            "glm",
-            "helium",
-        ),  # fmt: skip
+        model_types=LLAMA_LIKE,
         decoder_layers="model.layers",
         n_decoder_layers="num_hidden_layers",
         attention={"dec_sa": "self_attn"},

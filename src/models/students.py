@@ -5,8 +5,6 @@ Shapes: N layers of a model, n ≤ N layers kept.
 
 import copy
 import json
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -15,6 +13,7 @@ from typing import TYPE_CHECKING
 import torch
 
 from src.config.errors import UserError
+from src.data.files import whole_folder
 from src.models.families import PER_LAYER_KEYS, Sizes, family_of, family_to_build, layer_counts, set_layer_counts
 
 if TYPE_CHECKING:
@@ -228,24 +227,14 @@ def write_model_folder(
 ) -> Path:
     """Write a portable model folder: safetensors, config, generation config, tokenizer, README.md.
 
-    Built beside its place and renamed, so that nobody sees half of one; replaces a folder that is there.
+    Whole or not at all; replaces a folder that is there.
     """
     folder = Path(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    building = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}")
-    try:
+    with whole_folder(folder) as building:
         with quiet():
             model.save_pretrained(building)
         tokenizer.save_pretrained(building)
         (building / "README.md").write_text(card, encoding="utf-8")
-        if folder.is_dir():
-            replaced = folder.rename(building.with_suffix(".old"))
-            building.rename(folder)
-            shutil.rmtree(replaced)
-        else:
-            building.rename(folder)
-    finally:
-        shutil.rmtree(building, ignore_errors=True)
     return folder
 
 

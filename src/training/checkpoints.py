@@ -2,8 +2,7 @@
 
 import secrets
 import shutil
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -14,7 +13,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.errors import UserError
-from src.data.files import read_json, write_json
+from src.data.files import read_json, whole_folder, write_json
 from src.distillation.loss_scheduler import Stage
 from src.models.forward import unwrapped
 from src.models.loading import READ_ERRORS, read_state_dict
@@ -211,21 +210,3 @@ class StateFolder:
     def clear(self) -> None:
         if self.root.is_dir():
             remove(self.root)
-
-
-@contextmanager
-def whole_folder(folder: Path) -> Iterator[Path]:
-    """Write a folder under a temporary name and rename it when it is complete; a former one is replaced."""
-    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.tmp")
-    temporary.mkdir(parents=True)
-    try:
-        yield temporary
-        if folder.exists():
-            former = temporary.with_suffix(".former")
-            folder.rename(former)
-            temporary.rename(folder)
-            shutil.rmtree(former)
-        else:
-            temporary.rename(folder)
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)

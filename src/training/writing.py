@@ -19,10 +19,18 @@ from src.config.values import nearest
 from src.data.batches import Batch, Tokenization, TokenizedDatasets, chunks, longest_first
 from src.data.files import Datasets, append_json_line, check_datasets, read_json_lines
 from src.models.decoding import Decoding, write_tokens
-from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer, write_known_tokens_only
+from src.models.loading import (
+    check_lengths,
+    check_model_files,
+    is_encoder_decoder,
+    load_config,
+    load_model,
+    load_tokenizer,
+    write_known_tokens_only,
+)
 from src.training.interrupts import Interrupted, StopRequests
 from src.training.session import make_accelerator
-from src.training.tracking import PARTIAL, UNFINISHED, RunFolder
+from src.training.tracking import FINISHED, PARTIAL, UNFINISHED, RunFolder, data_fingerprint, open_run
 
 
 @dataclass(frozen=True)
@@ -52,6 +60,35 @@ class Writer:
         """(B * K, L) as `write_tokens`; the batch must be on the device."""
         with self.accelerator.autocast():
             return write_tokens(self.model, batch, replace(self.decoding, targets_per_input=k))
+
+
+def write_file(
+    config: WritingArguments,
+    datasets: Datasets,
+    name: str,
+    *,
+    left_out: Iterable[str],
+    make: Callable[[RunFolder, Datasets, Path], str],
+) -> Path:
+    """The run around a file that a model's writing goes to: checked first, made once, its path returned.
+
+    make(run, the chosen splits, path) writes the file and returns a line on it; a finished run is not repeated.
+    Raises UserError for what is wrong with flags, data or model.
+    """
+    chosen = chosen_splits(config, datasets, left_out=left_out)
+    run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets)})
+    path = run.path / name
+    if run.status == FINISHED and path.is_file():
+        run.tidy()
+        say(f"written already: {path}")
+        return path
+    check_model_files(config.model_name, state_dict_path=config.checkpoint_path)
+    check_lengths(config.model_name, config.max_input_length, config.max_labels_length)
+    line = make(run, chosen, path)
+    run.finish({})
+    run.tidy()
+    say(f"{line}: {path}")
+    return path
 
 
 def chosen_splits(config: WritingArguments, datasets: Datasets, *, left_out: Iterable[str]) -> Datasets:
