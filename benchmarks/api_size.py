@@ -1,13 +1,15 @@
-"""Does a large API file fit? Writes synthetic completions as JSON Lines, prepares them, prints seconds and peak memory.
+"""Does a large API file fit? Writes synthetic completions as JSON Lines, prepares them and learns from them a while;
+prints seconds and peak memory of each.
 
     python benchmarks/api_size.py --rows 35000 --output_dir outputs/api_size
 
-The student is a new model with a tokenizer trained on the text; the teacher's tokens are made up: half of the words
-are one token, half are two. Every completion ends by itself.
+The student is a new model whose tokens are the words; the teacher spells every eighth word with two tokens. Every
+completion ends by itself.
 """
 
 import argparse
 import json
+import multiprocessing
 import random
 import resource
 import subprocess
@@ -18,6 +20,7 @@ from pathlib import Path
 REPOSITORY = Path(__file__).resolve().parents[1]
 N_WORDS = 4_000
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+BATCH, STEPS = 96, 30  # targets of a step, and steps that are timed
 
 
 def main() -> None:
@@ -40,10 +43,7 @@ def main() -> None:
     print(f"{source.name}: {source.stat().st_size / 1e9:.2f} GB")
     student = flags.output_dir / "student"
     if not student.exists():
-        text = {"train": {"text": [" ".join(words)] * 2, "target": [" ".join(reversed(words))] * 2}}
-        (flags.output_dir / "words.json").write_text(json.dumps(text), encoding="utf-8")
-        run("create_student_main.py", f"--dataset_path {flags.output_dir}/words.json --d_model 16 --n_heads 2"
-            f" --output_dir {student}")  # fmt: skip
+        write_student(student, words)
     started = time.time()
     run("prepare_datasets_main.py", f"--logits_dataset_path {source} --student_name {student}"
         f" --output_dir {flags.output_dir} --file_name {flags.file_name}")  # fmt: skip
@@ -54,6 +54,53 @@ def main() -> None:
         f"prepared in {time.time() - started:.0f} s, peak memory {peak / 1e9:.2f} GB, "
         f"{sum(file.stat().st_size for file in files) / 1e9:.2f} GB written"
     )
+    learning = multiprocessing.get_context("spawn").Process(target=time_training, args=(written, student))
+    learning.start()
+    learning.join()
+
+
+def time_training(prepared: Path, student: Path) -> None:
+    """What a step waits for its data and takes itself, for the tiny student and one of 5 million parameters."""
+    sys.path.insert(0, str(REPOSITORY))
+    import numpy as np
+    import torch
+    from transformers import AutoConfig, AutoModelForSeq2SeqLM
+
+    from src.config.experiments import LossEntry
+    from src.data.batches import Tokenization, TokenizedDatasets, chunks, epoch_order
+    from src.data.files import read_datasets
+    from src.distillation.capture import run
+    from src.distillation.objectives import Window, distillation_loss
+    from src.distillation.teachers import StoredTeacher
+    from src.models.loading import load_tokenizer
+
+    started = time.time()
+    tokenization = Tokenization(load_tokenizer(str(student)), True, max_input_length=256, max_labels_length=128)
+    split = TokenizedDatasets(read_datasets(prepared), tokenization).split("train_0")
+    opened = time.time() - started
+    rows = list(chunks(epoch_order(split.lengths, BATCH, seed=0, epoch=0), BATCH))[:STEPS]
+    entry = LossEntry(name="logits", logits_weight=1.0)
+    wide = {"d_model": 256, "d_kv": 64, "num_heads": 4, "d_ff": 1024, "num_layers": 2, "num_decoder_layers": 2}
+    for name, changes in (("tiny", {}), ("5M", wide)):
+        model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(student, **changes))
+        optimizer = torch.optim.AdamW(model.parameters(), fused=True)
+        waited, learnt = [], []
+        for chosen in rows:
+            began = time.perf_counter()
+            batch = tokenization.collate(split, chosen)
+            there = time.perf_counter()
+            states, taught = run(model, batch, entry, {}), StoredTeacher()(batch, entry)
+            distillation_loss(states, taught, batch, entry, Window(len(chosen), 1))[0].backward()
+            optimizer.step()
+            waited.append(there - began)
+            learnt.append(time.perf_counter() - there)
+        n = sum(each.numel() for each in model.parameters())
+        print(
+            f"student of {n:,} parameters ({name}), {BATCH} targets a step: {1e3 * np.median(waited):.0f} ms for the "
+            f"data, {1e3 * np.median(learnt):.0f} ms for the step"
+        )
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    print(f"opened and tokenised train_0 of {len(split)} rows in {opened:.1f} s; peak memory {peak / 1e9:.2f} GB")
 
 
 def run(script: str, flags: str) -> None:
@@ -62,16 +109,33 @@ def run(script: str, flags: str) -> None:
     subprocess.run([sys.executable, str(REPOSITORY / script), *flags.split()], check=True, cwd=Path.cwd())
 
 
+def write_student(folder: Path, words: list[str]) -> None:
+    """A T5 that has a token for every word, and for every letter."""
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
+    from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
+
+    special = [(token, 0.0) for token in ("<pad>", "</s>", "<unk>")]
+    pieces = [(f"▁{word}", -8.0) for word in words] + [(letter, -12.0) for letter in f"▁{LETTERS}"]
+    backend = Tokenizer(models.Unigram(special + pieces, unk_id=2))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+    backend.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    names = {"pad_token": "<pad>", "eos_token": "</s>", "unk_token": "<unk>"}
+    PreTrainedTokenizerFast(tokenizer_object=backend, **names).save_pretrained(folder)
+    sizes = {"d_model": 16, "d_kv": 8, "num_heads": 2, "d_ff": 32, "num_layers": 1, "vocab_size": len(special + pieces)}
+    ids = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": 0}
+    T5ForConditionalGeneration(T5Config(**sizes, **ids)).save_pretrained(folder)
+
+
 def made_up_words() -> list[str]:
     rng = random.Random(0)
-    words = {"".join(rng.choices(LETTERS, k=rng.randint(2, 9))) for _ in range(2 * N_WORDS)}
-    return sorted(words)[:N_WORDS]
+    words = {"".join(rng.choices(LETTERS, k=rng.randint(2, 9))) for _ in range(8 * N_WORDS)}
+    return sorted(words)[::8][:N_WORDS]
 
 
 def write(path: Path, flags: argparse.Namespace, words: list[str]) -> None:
     """Rows of responses, each with `completions` choices."""
     rng = random.Random(1)
-    tokens = [[f" {word}"] if i % 2 else [f" {word[:2]}", word[2:]] for i, word in enumerate(words)]
+    tokens = [[f" {word}"] if i % 8 else [f" {word[:2]}", word[2:]] for i, word in enumerate(words)]
     tokens = [[part for part in parts if part] for parts in tokens]
     strings = [f" {word}" for word in words]
     choice_of = completion_choice if flags.form == "completion" else chat_choice
