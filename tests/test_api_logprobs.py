@@ -46,7 +46,14 @@ def spelled(text: str, spans: list[tuple[int, int]]) -> list[bytes]:
 
 @pytest.mark.parametrize(
     ("logprobs", "tokens"),
-    [(TOP, ["The", " cat"]), (COMPLETION, None), (CHAT, None), ({"content": CHAT}, None), ({"content": CHAT}, [])],
+    [
+        (TOP, ["The", " cat"]),
+        (COMPLETION, None),
+        (CHAT, None),
+        (CHAT, ["The", " cat"]),  # a column of tokens beside it
+        ({"content": CHAT}, None),
+        ({"content": CHAT}, []),
+    ],
 )
 def test_all_forms_say_the_same(logprobs, tokens):
     found = read("The cat", logprobs, tokens)

@@ -135,8 +135,8 @@ def layers(number: int) -> dict[str, int]:
 
 def dense_logits(model, batch: Batch) -> torch.Tensor:
     """(N, V) of a plain forward pass over every position of the padded batch."""
-    inputs, positions = teacher_forcing_inputs(model, batch)
-    return model(**inputs, use_cache=False).logits[positions]
+    inputs, places = teacher_forcing_inputs(model, batch)
+    return model(**inputs, use_cache=False).logits.flatten(0, 1)[places]
 
 
 def gradients(model, loss: torch.Tensor) -> dict[str, torch.Tensor]:

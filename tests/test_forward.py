@@ -13,8 +13,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from src.config.constants import IGNORE_INDEX
 from src.data.batches import Batch, Ragged, pad_sequences
+from src.distillation.losses import nll_rows
+from src.distillation.vocabulary import RowTerm, weighed_sum
+from src.models import scores
 from src.models.families import Sizes
-from src.models.forward import target_labels, target_logits, unwrapped
+from src.models.forward import target_labels, target_logits, teacher_forced, unwrapped
 from src.models.loading import load_model
 from src.models.students import build_from_scratch
 
@@ -204,17 +207,57 @@ class LargestOfVocabulary(TorchDispatchMode):
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_nothing_of_all_positions_times_vocabulary_is_made(family):
-    """Neither forward nor backward: 49 of 4 × 40 target positions are valid."""
-    sizes = Sizes(vocab_size=101, pad_token_id=0, eos_token_id=EOS, d_model=32, d_ff=64, dropout=0.0)
+def test_nothing_of_all_positions_times_vocabulary_is_made(family, monkeypatch):
+    """Neither forward nor backward: 49 of 4 × 40 target positions are valid, and 10 of them are computed at once."""
+    monkeypatch.setattr(scores, "CPU_CHUNK", 10 * 101)
+    sizes = Sizes(vocab_size=101, pad_token_id=0, eos_token_id=EOS, d_model=8, d_ff=16, dropout=0.0)
     model = build_from_scratch(family, sizes, seed=0)
     batch = batch_for(model, (CONTEXTS[0], *CONTEXTS), ([*range(20, 59), EOS], *TARGETS))
+    target_logits(model, batch)  # the first time a few rows are compared
     received = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: received.append(output.shape))
+    nll = RowTerm(lambda student, _, labels: nll_rows(student, labels), torch.ones(49), fused="nll")
     with LargestOfVocabulary(101) as made:
-        F.cross_entropy(target_logits(model, batch), target_labels(batch)).backward()
-    assert received == [(49, 101)]
-    assert made.rows == 49
+        weighed_sum(teacher_forced(model, batch).scores, None, target_labels(batch), [nll])[0].backward()
+    assert received == [(0, 101)]
+    assert made.rows == 10
+
+
+# ----------------------------------------------------------------------------------------------------------- projection
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_projection_is_understood(family):
+    sizes = Sizes(vocab_size=101, pad_token_id=0, eos_token_id=EOS, d_model=32, d_ff=64, dropout=0.1)
+    model = build_from_scratch(family, sizes, seed=0)
+    if hasattr(model, "final_logits_bias"):
+        model.final_logits_bias.normal_()
+    batch = batch_for(model)
+    torch.manual_seed(3)
+    first = target_logits(model.train(), batch)
+    torch.manual_seed(3)
+    assert torch.equal(target_logits(model, batch), first), "looking into a model draws no random numbers"
+    assert teacher_forced(model, batch).scores.projection is not None
+    torch.testing.assert_close(target_logits(model.eval(), batch), dense(model, batch), **CLOSE)
+
+
+def test_a_model_that_does_more_gives_its_own_logits(monkeypatch):
+    """A factor on the logits that is not known here: the model's own logits are taken, at every call."""
+    sizes = Sizes(vocab_size=101, pad_token_id=0, eos_token_id=EOS, d_model=32, d_ff=64, dropout=0.0)
+    model = build_from_scratch("gpt2", sizes, seed=0)
+    plain = model.forward
+
+    def sharpened(**inputs):
+        output = plain(**inputs)
+        output.logits = output.logits * 3
+        return output
+
+    monkeypatch.setattr(model, "forward", sharpened)
+    batch = batch_for(model)
+    for _ in range(2):
+        output = teacher_forced(model, batch)
+        assert output.scores.projection is None
+        torch.testing.assert_close(output.scores.logits, dense(model, batch), **CLOSE)
 
 
 # ---------------------------------------------------------------------------------------------------------------- hooks

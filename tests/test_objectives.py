@@ -14,11 +14,22 @@ from src.config.experiments import Experiment, LayerMap, LossEntry, Schedule
 from src.data.batches import Batch
 from src.distillation.capture import HeadStates, States, check_comparable, run
 from src.distillation.losses import kl_rows
-from src.distillation.objectives import OBJECTIVES, Targets, Window, distillation_loss, objective, term_names
+from src.distillation.objectives import (
+    OBJECTIVES,
+    ROW_OBJECTIVES,
+    Targets,
+    Window,
+    distillation_loss,
+    objective,
+    row_objective,
+    term_names,
+)
 from src.distillation.teachers import LiveTeacher
+from src.distillation.vocabulary import RowTerm
 from src.models.families import Sizes, family_to_build
 from src.models.forward import target_labels, target_logits
 from src.models.loading import load_model
+from src.models.scores import Scores
 from src.models.students import build_from_scratch
 
 FORWARD = LossEntry(name="forward", forward_weight=1.0)
@@ -56,7 +67,7 @@ def window_of(batch: Batch) -> Window:
 
 def two_states(n_rows: int, vocabulary: int = 7) -> tuple[States, States]:
     student, teacher = torch.randn(2, n_rows, vocabulary, generator=torch.Generator().manual_seed(0)).double()
-    return States(student.requires_grad_()), States(teacher)
+    return States(Scores(student.requires_grad_())), States(Scores(teacher))
 
 
 # ---------------------------------------------------------------------------------------------------------------- means
@@ -65,7 +76,7 @@ def two_states(n_rows: int, vocabulary: int = 7) -> tuple[States, States]:
 def test_kl_is_the_mean_over_a_targets_tokens_and_then_over_targets():
     batch = batch_with(labels_of(LENGTHS))
     student, teacher = two_states(sum(LENGTHS))
-    rows = kl_rows(student.logits, teacher.logits).detach().split(LENGTHS)
+    rows = kl_rows(student.scores.logits, teacher.scores.logits).detach().split(LENGTHS)
     expected = sum(row.mean() for row in rows) / 3
     loss, _ = distillation_loss(student, teacher, batch, LOGITS, window_of(batch))
     torch.testing.assert_close(loss.detach(), expected)
@@ -76,7 +87,7 @@ def test_nll_is_the_mean_over_all_tokens():
     batch = batch_with(labels_of(LENGTHS))
     student, _ = two_states(sum(LENGTHS))
     loss, _ = distillation_loss(student, None, batch, FORWARD, window_of(batch))
-    torch.testing.assert_close(loss, F.cross_entropy(student.logits, target_labels(batch)))
+    torch.testing.assert_close(loss, F.cross_entropy(student.scores.logits, target_labels(batch)))
 
 
 def test_targets_know_the_target_of_every_position():
@@ -84,7 +95,6 @@ def test_targets_know_the_target_of_every_position():
     assert targets.lengths.tolist() == [2, 0, 3]
     assert targets.target_of_position.tolist() == [0, 0, 2, 2, 2]
     assert targets.labels.tolist() == [0, 1, 8 % 7, 9 % 7, 10 % 7]
-    assert targets.sum_of_means(torch.tensor([1.0, 3.0, 4.0, 5.0, 9.0])).item() == 2 + 6
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
@@ -98,7 +108,7 @@ def test_padded_columns_change_nothing_and_a_padded_row_adds_zero(entry):
     beside, _ = distillation_loss(student, teacher, with_empty, entry, window_of(plain))
     torch.testing.assert_close(beside, expected)
     torch.testing.assert_close(
-        *(torch.autograd.grad(loss, student.logits, retain_graph=True)[0] for loss in (beside, expected))
+        *(torch.autograd.grad(loss, student.scores.logits, retain_graph=True)[0] for loss in (beside, expected))
     )
 
 
@@ -110,7 +120,7 @@ def test_a_batch_of_padding_alone_is_zero_not_nan(entry):
     loss.backward()
     assert loss.item() == 0
     assert all(term.item() == 0 for term in terms.values())
-    assert student.logits.grad.shape == (0, 7)
+    assert student.scores.logits.grad.shape == (0, 7)
 
 
 # -------------------------------------------------------------------------------------------------------------- weights
@@ -147,11 +157,11 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(temperature):
     batch = batch_with(labels_of(LENGTHS))
     student, _ = two_states(sum(LENGTHS))
     entry = dataclasses.replace(LOGITS, temperature=temperature)
-    loss, _ = distillation_loss(student, States(student.logits.detach()), batch, entry, window_of(batch))
+    loss, _ = distillation_loss(student, States(Scores(student.scores.logits.detach())), batch, entry, window_of(batch))
     loss.backward()
     if temperature > 0:
         assert abs(loss.item()) < 1e-12
-        assert student.logits.grad.abs().max() < 1e-12
+        assert student.scores.logits.grad.abs().max() < 1e-12
     else:
         assert 0 < loss.item() <= -torch.tensor(0.9).log().item() + 1e-9
 
@@ -294,7 +304,7 @@ def test_the_keys_of_a_cross_attention_are_positions_of_the_encoder():
     def states(width: int, n_heads: int) -> States:
         heads = {name: torch.randn(1, length, width, generator=generator).double() for name, length in lengths.items()}
         logits = torch.zeros(3, 7, dtype=torch.float64)
-        return States(logits, {}, {name: HeadStates(each, n_heads) for name, each in heads.items()}, positions)
+        return States(Scores(logits), {}, {name: HeadStates(each, n_heads) for name, each in heads.items()}, positions)
 
     student, teacher = states(4, 1), states(6, 2)
     _, terms = distillation_loss(student, teacher, batch, ATTENTION, window_of(batch))
@@ -309,17 +319,38 @@ def test_the_keys_of_a_cross_attention_are_positions_of_the_encoder():
 
 def test_a_new_objective_is_one_function(monkeypatch):
     """Registered under the name of its weight, it is weighed, scaled and noted as any other."""
-    monkeypatch.setitem(OBJECTIVES, "logits", OBJECTIVES["logits"])  # put back afterwards
+    monkeypatch.setitem(OBJECTIVES, "hidden", None)  # put back afterwards
 
-    @objective("logits")
+    @objective("hidden")
     def two_terms(student, teacher, targets, entry, window):
-        return {"one": student.logits.sum(), "two": student.logits.sum() * 3}
+        return {"one": student.scores.logits.sum(), "two": student.scores.logits.sum() * 3}
 
     batch = batch_with(labels_of(LENGTHS))
     student, _ = two_states(sum(LENGTHS))
-    loss, terms = distillation_loss(student, None, batch, LOGITS, window_of(batch), {"two": 5.0})
+    entry = LossEntry(name="mine", hidden_weight=1.0)
+    loss, terms = distillation_loss(student, None, batch, entry, window_of(batch), {"two": 5.0})
     assert list(terms) == ["one", "two"]
-    torch.testing.assert_close(loss, student.logits.sum() * (1 + 3 * 5) / 2)
+    torch.testing.assert_close(loss, student.scores.logits.sum() * (1 + 3 * 5) / 2)
+
+
+def test_a_new_objective_over_the_vocabulary_is_one_function(monkeypatch):
+    """Reverse KL (Gu et al., 2024), in no fused form, beside the NLL."""
+    monkeypatch.setitem(ROW_OBJECTIVES, "logits", None)  # put back afterwards
+
+    @row_objective("logits")
+    def reverse_kl(targets, entry, window):
+        return RowTerm(lambda student, teacher, _: kl_rows(teacher, student), torch.ones_like(targets.labels).double())
+
+    batch = batch_with(labels_of(LENGTHS))
+    student, teacher = two_states(sum(LENGTHS))
+    loss, terms = distillation_loss(student, teacher, batch, BOTH, window_of(batch), {"logits": 3.0})
+    labels = target_labels(batch)
+    expected_kl = kl_rows(teacher.scores.logits, student.scores.logits).sum()
+    expected_nll = F.cross_entropy(student.scores.logits, labels)
+    torch.testing.assert_close(terms, {"forward": expected_nll.detach(), "logits": expected_kl.detach()})
+    expected = BOTH.forward_weight * expected_nll + BOTH.logits_weight * 3 * expected_kl
+    torch.testing.assert_close(loss, expected)
+    torch.testing.assert_close(*(torch.autograd.grad(each, student.scores.rows)[0] for each in (loss, expected)))
 
 
 # -------------------------------------------------------------------------------------------------------------- teacher
@@ -336,28 +367,28 @@ def test_a_live_teacher_gives_its_states_without_gradient_and_without_dropout(fo
     batch = batch_for(forgetful)
     teacher = LiveTeacher(forgetful, LAST.of("teacher"))
     states = teacher(batch, ALL)
-    given = [states.logits, *states.hidden.values(), *(each.states for each in states.heads.values())]
+    given = [states.scores.logits, *states.hidden.values(), *(each.states for each in states.heads.values())]
     assert not any(each.requires_grad for each in given)
     assert not any(parameter.requires_grad for parameter in forgetful.parameters())
     assert not forgetful.training
-    assert torch.equal(teacher(batch, ALL).logits, states.logits)
-    torch.testing.assert_close(states.logits, target_logits(forgetful.eval(), batch))
+    assert torch.equal(teacher(batch, ALL).scores.logits, states.scores.logits)
+    torch.testing.assert_close(states.scores.logits, target_logits(forgetful.eval(), batch))
 
 
 def test_a_noisy_teacher_has_dropout_on_for_the_entries_that_want_it(forgetful):
     batch = batch_for(forgetful)
     teacher = LiveTeacher(forgetful, LAST.of("teacher"))
     noisy = dataclasses.replace(LOGITS, dropout=True)
-    plain = teacher(batch, LOGITS).logits
+    plain = teacher(batch, LOGITS).scores.logits
     torch.manual_seed(0)
-    first, second = teacher(batch, noisy).logits, teacher(batch, noisy).logits
+    first, second = teacher(batch, noisy).scores.logits, teacher(batch, noisy).scores.logits
     torch.manual_seed(0)
-    again = teacher(batch, noisy).logits
+    again = teacher(batch, noisy).scores.logits
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
     assert not torch.equal(first, plain)
     assert not first.requires_grad
-    assert torch.equal(teacher(batch, LOGITS).logits, plain), "the noise ends with the entry"
+    assert torch.equal(teacher(batch, LOGITS).scores.logits, plain), "the noise ends with the entry"
 
 
 def test_the_layers_are_each_models_own(pairs):
@@ -380,8 +411,8 @@ def test_the_teachers_vocabulary_may_be_larger(pairs):
     student, teacher = pairs["gpt2"]
     batch = batch_for(student)
     window = window_of(batch)
-    ours, theirs = States(target_logits(student, batch).detach()), teacher(batch, LOGITS)
-    padded = States(F.pad(theirs.logits, (0, 32), value=-3.0))
+    ours, theirs = States(Scores(target_logits(student, batch).detach())), teacher(batch, LOGITS)
+    padded = States(Scores(F.pad(theirs.scores.logits, (0, 32), value=-3.0)))
     plain, _ = distillation_loss(ours, theirs, batch, LOGITS, window)
     torch.testing.assert_close(distillation_loss(ours, padded, batch, LOGITS, window)[0], plain)
 
@@ -429,7 +460,7 @@ def test_a_layer_that_a_model_lacks_is_refused_by_name(entry, family, layers, sa
 )
 def test_what_can_be_compared_is_not_refused(entry, family, layers):
     compare(entry, family, LayerMap(**layers))
-    assert set(entry.weights) <= set(OBJECTIVES)
+    assert set(entry.weights) <= set(OBJECTIVES) | set(ROW_OBJECTIVES)
 
 
 def test_heads_that_cannot_be_regrouped_are_refused():

@@ -20,6 +20,7 @@ from src.data.batches import Batch
 from src.distillation.capture import HeadStates, States, attention_kinds, hidden_stacks
 from src.distillation.losses import nucleus
 from src.distillation.objectives import NO_SCALES, Window, distillation_loss, term_names
+from src.models.scores import Scores
 
 PROPERTY = settings(
     max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]
@@ -148,7 +149,7 @@ def states_of(case: Case, dense: Dense, entry: LossEntry, n_heads: int) -> State
     terms = term_names(entry, is_encoder_decoder=case.is_encoder_decoder)
     hidden = {term.removeprefix("hidden_"): dense[term] for term in terms if term.startswith("hidden")}
     heads = {term: HeadStates(dense[term], n_heads) for term in terms if term[:6] in ("enc_sa", "dec_sa", "dec_ca")}
-    return States(dense["logits"][case.valid], hidden, heads, case.positions)
+    return States(Scores(dense["logits"][case.valid]), hidden, heads, case.positions)
 
 
 def learn(case: Case, entry: LossEntry, *, window: Window | None = None, scales: Mapping[str, float] = NO_SCALES):

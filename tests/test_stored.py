@@ -225,7 +225,7 @@ def store(teacher: str, datasets: dict, k: int | None, max_labels_length: int = 
         stored[name]["tokens"], stored[name]["logits"] = [], []
         for row in range(len(columns["text"])):
             batch = tokenization.collate(tokenized.split(name), [row])
-            logs = LiveTeacher(model, {})(batch, entry).logits.log_softmax(-1)
+            logs = LiveTeacher(model, {})(batch, entry).scores.logits.log_softmax(-1)
             best, ids = logs.topk(k or logs.shape[1])
             stored[name]["tokens"].append(ids.tolist())
             stored[name]["logits"].append(best.tolist())

@@ -10,6 +10,7 @@ with -100). Generation, teacher forcing and student-written targets therefore ne
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -71,7 +72,7 @@ class TopK:
     logs: Tensor
 
     def to(self, device: torch.device) -> "TopK":
-        return TopK(self.ids.to(device, non_blocking=True), self.logs.to(device, non_blocking=True))
+        return TopK(_moved(self.ids, device), _moved(self.logs, device))
 
 
 @dataclass(frozen=True)
@@ -88,14 +89,26 @@ class Batch:
     rows: tuple[int, ...]
     teacher: TopK | None = None
 
+    @cached_property
+    def valid(self) -> Tensor:
+        """(N,) the places, among B · T, of the labels that are not padding, row by row.
+
+        Looked for once, where the batch is made: on an accelerator every such search would wait for it.
+        """
+        assert self.labels is not None, "only rows with targets are learned from"
+        return (self.labels.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+
     def to(self, device: torch.device) -> "Batch":
-        return replace(
+        moved = replace(
             self,
-            input_ids=self.input_ids.to(device, non_blocking=True),
-            attention_mask=self.attention_mask.to(device, non_blocking=True),
-            labels=None if self.labels is None else self.labels.to(device, non_blocking=True),
+            input_ids=_moved(self.input_ids, device),
+            attention_mask=_moved(self.attention_mask, device),
+            labels=None if self.labels is None else _moved(self.labels, device),
             teacher=None if self.teacher is None else self.teacher.to(device),
         )
+        if self.labels is not None:
+            moved.__dict__["valid"] = _moved(self.valid, device)
+        return moved
 
 
 @dataclass(frozen=True)
@@ -380,6 +393,12 @@ class TokenizedDatasets:
                 f"tokenizer makes {labels.lengths[row]} labels of the target; prepare the data for this student"
             )
         return stored
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on the device; a GPU takes it from pinned memory while other work goes on."""
+    source = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+    return source.to(device, non_blocking=True)
 
 
 def pad_sequences(sequences: Sequence[np.ndarray], value: int, *, on_the_left: bool) -> tuple[Tensor, Tensor]:

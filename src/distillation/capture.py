@@ -1,4 +1,4 @@
-"""What a forward pass leaves for the objectives: logits, hidden states, and queries, keys and values by hooks.
+"""What a forward pass leaves for the objectives: scores, hidden states, and queries, keys and values by hooks.
 
 Hooks sit on stock models while one pass runs. Shapes: N valid target positions, V vocabulary, B targets, L positions of
 a stack, D its width, W = heads × head size.
@@ -18,6 +18,7 @@ from src.config.experiments import Experiment, LossEntry
 from src.data.batches import Batch
 from src.models.families import HeadShape, attention_projections, head_shape, layer_counts
 from src.models.forward import read_positions, teacher_forced, unwrapped
+from src.models.scores import Scores
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
@@ -38,12 +39,12 @@ class HeadStates:
 class States:
     """What a forward pass leaves for the objectives.
 
-    logits: (N, V) at the valid target positions. hidden: (B, L, D) by stack ("enc", "dec"). heads: by attention kind
+    scores: (N, V) at the valid target positions. hidden: (B, L, D) by stack ("enc", "dec"). heads: by attention kind
     and part ("enc_sa_q", "dec_ca_v", …). positions: (B, L) by stack, where a token is and not padding.
     Only what the loss entry asks for is there.
     """
 
-    logits: Tensor
+    scores: Scores
     hidden: Mapping[str, Tensor] = field(default_factory=dict)
     heads: Mapping[str, HeadStates] = field(default_factory=dict)
     positions: Mapping[str, Tensor] = field(default_factory=dict)
@@ -104,7 +105,7 @@ def run(model: nn.Module, batch: Batch, entry: LossEntry, layers: Layers) -> Sta
     with _captured_heads(unwrapped(model), layers if wants_heads else {}) as heads:
         output = teacher_forced(model, batch, with_hidden_states=wants_hidden)
     hidden = {stack: states[layers[f"{stack}_hidden"]] for stack, states in output.hidden.items()}
-    return States(output.logits, hidden, heads, read_positions(model, batch) if wants_hidden or wants_heads else {})
+    return States(output.scores, hidden, heads, read_positions(model, batch) if wants_hidden or wants_heads else {})
 
 
 @contextmanager

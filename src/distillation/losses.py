@@ -1,19 +1,24 @@
-"""Losses on rows of the vocabulary: pure functions of tensors.
+"""Losses on rows of the vocabulary: functions of tensors.
 
 Shapes: N valid target positions, V vocabulary, K stored tokens. Every loss returns (N,) in nats and is computed in
 float32 at least.
 """
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 
+from src.models.scores import at_least_float32
+
+READS_ARE_FREE = ("cpu",)  # devices whose results the host need not wait for
 NEGLIGIBLE, NEGLIGIBLE_LOG = 1e-6, -13.815511  # a probability that float32 cannot tell from 0 beside 1, and its log
 
 
 def nll_rows(logits: Tensor, labels: Tensor) -> Tensor:
     """(N,) negative log-likelihood of labels (N,) under logits (N, V)."""
-    return F.cross_entropy(_at_least_float32(logits), labels, reduction="none")
+    return F.cross_entropy(at_least_float32(logits), labels, reduction="none")
 
 
 def kl_rows(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
@@ -23,7 +28,7 @@ def kl_rows(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tenso
     Padded vocabularies may differ in size: both sides are renormalised over the shared first entries.
     """
     shared = min(student.shape[-1], teacher.shape[-1])
-    student, teacher = _at_least_float32(student[:, :shared]), _at_least_float32(teacher[:, :shared])
+    student, teacher = at_least_float32(student[:, :shared]), at_least_float32(teacher[:, :shared])
     if temperature < 0:
         return _kl_of_logs(F.log_softmax(student, -1), F.log_softmax(nucleus(teacher, -temperature), -1))
     student, teacher = student / temperature, teacher / temperature
@@ -40,7 +45,7 @@ def stored_kl_rows(
     one event that stands for all other tokens (`bucket`). No tensor of the teacher has the vocabulary's size.
     `temperature` as in `kl_rows`; other than 1 it has a meaning for `drop` alone.
     """
-    student, logs = _at_least_float32(student), _at_least_float32(logs)
+    student, logs = at_least_float32(student), at_least_float32(logs)
     factor = 1.0
     if temperature < 0:
         logs = nucleus(logs, -temperature)
@@ -80,5 +85,62 @@ def _kl_of_logs(student_logs: Tensor, teacher_logs: Tensor) -> Tensor:
     return (teacher * (teacher_logs - student_logs).masked_fill(teacher == 0, 0.0)).sum(-1)
 
 
-def _at_least_float32(logits: Tensor) -> Tensor:
-    return logits if logits.dtype == torch.float64 else logits.float()
+def nll_and_kl_(
+    student: Tensor,
+    teacher: Tensor | None,
+    labels: Tensor,
+    weights: Mapping[str, Tensor],
+    temperature: float = 1.0,
+    *,
+    with_gradient: bool = True,
+) -> tuple[dict[str, Tensor], Tensor | None]:
+    """What `nll_rows` and `kl_rows` give, and the gradient of their weighed sum, in one pass over the vocabulary.
+
+    student, teacher: logits (N, V), OVERWRITTEN. weights: (N,) by "nll" and "kl", whichever are wanted; the gradient
+    (N, V) is that of Σ weights · losses to the student's logits: (softmax − one-hot) · w for NLL, (softmax(s / T) −
+    softmax(t / T)) · T · w for KL at temperature T > 0.
+    """
+    losses: dict[str, Tensor] = {}
+    gradient: Tensor | None = None
+    shares_pass = temperature == 1 and "kl" in weights
+    if "nll" in weights:
+        of_labels = student.gather(-1, labels[:, None])[:, 0]
+        if not shares_pass:
+            probabilities, log_sum = softmax_and_log_sum(student)
+            losses["nll"] = log_sum - of_labels
+            gradient = probabilities.mul_(weights["nll"][:, None])
+    if "kl" in weights:
+        assert teacher is not None
+        if temperature != 1:
+            student, teacher = student.div_(temperature), teacher.div_(temperature)
+        ours, log_sum = softmax_and_log_sum(student)
+        theirs, their_log_sum = softmax_and_log_sum(teacher)
+        cross = _cross(theirs, teacher.sub_(student))
+        losses["kl"] = (cross - their_log_sum + log_sum) * temperature**2
+        if "nll" in weights and shares_pass:
+            losses["nll"] = log_sum - of_labels
+        if with_gradient:
+            of_kl = weights["kl"] * temperature
+            both = of_kl + weights["nll"] if "nll" in weights and shares_pass else of_kl
+            part = ours.mul_(both[:, None]).sub_(theirs.mul_(of_kl[:, None]))
+            gradient = part if gradient is None else gradient.add_(part)
+    if not with_gradient:
+        return losses, None
+    assert gradient is not None
+    if "nll" in weights:
+        gradient.scatter_add_(-1, labels[:, None], -weights["nll"][:, None])
+    return losses, gradient
+
+
+def softmax_and_log_sum(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """Softmax (N, V) of logits (N, V), and the logarithms (N,) of what it divides by."""
+    probabilities = logits.softmax(-1)
+    return probabilities, logits.amax(-1) - probabilities.amax(-1).log()
+
+
+def _cross(teacher: Tensor, difference: Tensor) -> Tensor:
+    """(N,) Σ teacher · difference; a term of zero teacher probability is zero, also where a logit is −inf."""
+    cross = torch.linalg.vecdot(teacher, difference)
+    if cross.device.type in READS_ARE_FREE and torch.isfinite(cross).all():
+        return cross
+    return torch.linalg.vecdot(teacher, difference.masked_fill_(teacher == 0, 0.0))

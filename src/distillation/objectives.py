@@ -4,7 +4,7 @@ Shapes: B targets of a micro-batch, N valid target positions, V vocabulary.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import MappingProxyType
 
 import torch
@@ -16,27 +16,29 @@ from src.data.batches import Batch, TopK
 from src.distillation.capture import States, attention_kinds, hidden_stacks
 from src.distillation.losses import kl_rows, nll_rows, stored_kl_rows
 from src.distillation.relations import regrouped, related_positions, relation_kl, relation_rmse
+from src.distillation.vocabulary import RowTerm, weighed_sum
+from src.models.forward import target_labels
 
 NO_SCALES: Mapping[str, float] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
 class Targets:
-    """Labels (N,), the target each position belongs to (N,), and each target's number of tokens (B,)."""
+    """Labels (N,), the target each position belongs to (N,), and each target's number of tokens (B,).
+
+    dtype: the format that means are taken in.
+    """
 
     labels: Tensor
     target_of_position: Tensor
     lengths: Tensor
+    dtype: torch.dtype = torch.float32
 
     @classmethod
-    def of(cls, batch: Batch) -> "Targets":
+    def of(cls, batch: Batch, dtype: torch.dtype = torch.float32) -> "Targets":
         assert batch.labels is not None, "only rows with targets are learned from"
-        valid = batch.labels != IGNORE_INDEX
-        return cls(batch.labels[valid], valid.nonzero()[:, 0], valid.sum(dim=1))
-
-    def sum_of_means(self, values: Tensor) -> Tensor:
-        """The sum over targets of the mean of values (N,) over each target's positions; an empty target adds zero."""
-        return (values / self.lengths[self.target_of_position]).sum()
+        target_of_position = batch.valid // max(1, batch.labels.shape[1])
+        return cls(target_labels(batch), target_of_position, (batch.labels != IGNORE_INDEX).sum(dim=1), dtype)
 
 
 @dataclass(frozen=True)
@@ -49,8 +51,23 @@ class Window:
 
 Terms = dict[str, Tensor]
 Taught = States | TopK  # of a live teacher, or what is stored of one at the valid target positions, (N, K)
+RowObjective = Callable[[Targets, LossEntry, Window], RowTerm]
 Objective = Callable[[States, Taught | None, Targets, LossEntry, Window], Terms]
-OBJECTIVES: dict[str, Objective] = {}  # by the YAML's name: `logits` is weighed by `logits_weight`
+ROW_OBJECTIVES: dict[str, RowObjective] = {}  # by the YAML's name: `logits` is weighed by `logits_weight`
+OBJECTIVES: dict[str, Objective] = {}
+
+
+def row_objective(name: str) -> Callable[[RowObjective], RowObjective]:
+    """Register the objective of a weight that is a sum over positions of a loss of their rows of the vocabulary.
+
+    The function says the loss and what each position counts for; all of them share one pass over the vocabulary.
+    """
+
+    def register(describe: RowObjective) -> RowObjective:
+        ROW_OBJECTIVES[name] = describe
+        return describe
+
+    return register
 
 
 def objective(name: str) -> Callable[[Objective], Objective]:
@@ -66,22 +83,27 @@ def objective(name: str) -> Callable[[Objective], Objective]:
     return register
 
 
-@objective("forward")
-def nll(student: States, teacher: Taught | None, targets: Targets, entry: LossEntry, window: Window) -> Terms:
+@row_objective("forward")
+def nll(targets: Targets, entry: LossEntry, window: Window) -> RowTerm:
     """Negative log-likelihood of the labels, mean over the update's tokens (SPEC §4, forward)."""
-    return {"forward": nll_rows(student.logits, targets.labels).sum() / max(1, window.tokens)}
+    per_row = torch.ones_like(targets.labels, dtype=targets.dtype) / max(1, window.tokens)
+    return RowTerm(lambda student, _, labels: nll_rows(student, labels), per_row, fused="nll")
 
 
-@objective("logits")
-def logits_kl(student: States, teacher: Taught | None, targets: Targets, entry: LossEntry, window: Window) -> Terms:
+@row_objective("logits")
+def logits_kl(targets: Targets, entry: LossEntry, window: Window) -> RowTerm:
     """KL(teacher ‖ student), mean over a target's tokens, then over the update's targets (SPEC §4, logits)."""
-    assert teacher is not None
-    if isinstance(teacher, TopK):
-        temperature, missing = entry.temperature, entry.missing_mass
-        rows = stored_kl_rows(student.logits, teacher.ids, teacher.logs, temperature=temperature, missing_mass=missing)
-    else:
-        rows = kl_rows(student.logits, teacher.logits, entry.temperature)
-    return {"logits": targets.sum_of_means(rows) / window.targets}
+    temperature = entry.temperature
+
+    def rows(student: Tensor, teacher: Tensor | TopK | None, _labels: Tensor) -> Tensor:
+        assert teacher is not None
+        if isinstance(teacher, Tensor):
+            return kl_rows(student, teacher, temperature)
+        missing = entry.missing_mass
+        return stored_kl_rows(student, teacher.ids, teacher.logs, temperature=temperature, missing_mass=missing)
+
+    per_row = 1 / (targets.lengths[targets.target_of_position].to(targets.dtype) * window.targets)
+    return RowTerm(rows, per_row, fused="kl" if temperature > 0 else None, temperature=temperature)
 
 
 @objective("hidden")
@@ -148,12 +170,35 @@ def distillation_loss(
     one large batch, so that 8 × 1 accumulation gives the gradients of 4 × 2. A term is multiplied by its scale, if it
     has one, before it is weighed.
     """
-    targets = Targets.of(batch)
-    total: Tensor = torch.zeros((), device=student.logits.device)
-    noted: Terms = {}
+    exact = torch.promote_types(student.scores.rows.dtype, torch.float32)
+    targets = Targets.of(batch, exact)
+    total, noted = _over_vocabulary(student, teacher, targets, entry, window, scales)
     for name, weight in entry.weights.items():
+        if name in ROW_OBJECTIVES:
+            continue
         terms = OBJECTIVES[name](student, teacher, targets, entry, window)
         scaled = [value * scales.get(term, 1.0) for term, value in terms.items()]
         total = total + weight * torch.stack(scaled).mean()
         noted |= {term: value.detach() for term, value in terms.items()}
     return total, noted
+
+
+def _over_vocabulary(
+    student: States,
+    teacher: Taught | None,
+    targets: Targets,
+    entry: LossEntry,
+    window: Window,
+    scales: Mapping[str, float],
+) -> tuple[Tensor, Terms]:
+    """What the entry's row objectives add to the loss, and their terms, whose names are the objectives'."""
+    terms = {
+        name: replace(ROW_OBJECTIVES[name](targets, entry, window), factor=weight * scales.get(name, 1.0))
+        for name, weight in entry.weights.items()
+        if name in ROW_OBJECTIVES
+    }
+    if not terms:
+        return torch.zeros((), device=targets.labels.device), {}
+    taught = teacher.scores if isinstance(teacher, States) else teacher
+    total, values = weighed_sum(student.scores, taught, targets.labels, tuple(terms.values()))
+    return total, dict(zip(terms, values, strict=True))

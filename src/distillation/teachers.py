@@ -6,7 +6,6 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
-from src.config.constants import IGNORE_INDEX
 from src.config.experiments import LossEntry
 from src.data.batches import Batch, TopK
 from src.distillation.capture import Layers, States, run
@@ -41,5 +40,5 @@ class StoredTeacher:
 
     def __call__(self, batch: Batch, entry: LossEntry) -> TopK:
         assert batch.teacher is not None and batch.labels is not None, "a split prepared with log-probabilities"
-        valid = batch.labels != IGNORE_INDEX
-        return TopK(batch.teacher.ids[valid], batch.teacher.logs[valid])
+        ids, logs = batch.teacher.ids.flatten(0, 1), batch.teacher.logs.flatten(0, 1)
+        return TopK(ids[batch.valid], logs[batch.valid])

@@ -16,7 +16,7 @@ from src.config.console import progress_bar
 from src.data.batches import Tokenization, TokenizedSplit, chunks, longest_first
 from src.evaluation.metrics import LIKELIHOOD_SCORES, score_columns, score_texts
 from src.models.decoding import Decoding, to_texts, write_tokens
-from src.models.forward import target_labels, target_logits, unwrapped
+from src.models.forward import target_labels, teacher_forced, unwrapped
 
 Check = Callable[[], None]  # called between batches; raises to stop
 
@@ -92,8 +92,10 @@ class Evaluator:
                 self.check()
                 batch = self.tokenization.collate(split, rows).to(self.device)
                 labels = target_labels(batch)
-                losses = F.cross_entropy(target_logits(model, batch).float(), labels, reduction="none")
-                total += losses.double().sum().cpu()
+                scores = teacher_forced(model, batch).scores.cast()
+                for part in scores.chunks():
+                    losses = F.cross_entropy(scores.some(part), labels[part], reduction="none")
+                    total += losses.double().sum().cpu()
                 tokens += len(labels)
                 bar.update(len(rows))
         return float(total) / tokens

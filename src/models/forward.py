@@ -1,4 +1,4 @@
-"""One teacher-forced pass: logits of the valid target positions and of nothing else.
+"""One teacher-forced pass: scores of the valid target positions and of nothing else.
 
 Shapes: B batch, S source, T target, L length of the sequence that reaches the output projection, N valid target
 positions of the batch (row by row, left to right), V vocabulary, D width.
@@ -6,7 +6,8 @@ positions of the batch (row by row, left to right), V vocabulary, D width.
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -14,41 +15,53 @@ from transformers import PreTrainedModel
 
 from src.config.constants import IGNORE_INDEX
 from src.data.batches import Batch
+from src.models.scores import OutputProjection, Scores, output_projection
+
+TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.01}  # of the largest logit; 1e-4 in float32
+
+_is_understood: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
 
 def target_logits(model: nn.Module, batch: Batch) -> Tensor:
     """(N, V) logits at the positions that predict a label, in the order of `target_labels(batch)`."""
-    return teacher_forced(model, batch).logits
+    return teacher_forced(model, batch).scores.logits
 
 
 @dataclass(frozen=True)
 class Output:
-    """Of one forward pass: logits (N, V) at the positions that predict a label; hidden states (B, L, D) by stack.
+    """Of one forward pass: scores (N, V) at the positions that predict a label; hidden states (B, L, D) by stack.
 
     The hidden states of a stack ("enc", "dec") are those before its first layer, then after each, the last one with the
     stack's final norm; empty if not asked for. A decoder-only model has one stack, "dec".
     """
 
-    logits: Tensor
+    scores: Scores
     hidden: dict[str, tuple[Tensor, ...]]
 
 
 def teacher_forced(model: nn.Module, batch: Batch, *, with_hidden_states: bool = False) -> Output:
     """One forward pass on a batch with labels.
 
-    Padding never reaches the output projection: a hook hands it the N valid rows, so that no (B, T, V) tensor exists.
-    `model` may be wrapped (data parallel); the hook sits on the stock model inside.
+    A hook takes the N valid rows from the output projection, so that neither a (B, T, V) tensor nor, where the
+    projection is understood, a (N, V) one exists. `model` may be wrapped (data parallel); the hook sits on the stock
+    model inside.
     """
     core = unwrapped(model)
-    inputs, positions = teacher_forcing_inputs(core, batch)
-    with _only_rows(core, positions) as selected:
+    inputs, places = teacher_forcing_inputs(core, batch)
+    is_understood = _understands_projection(core, batch)
+    with _before_projection(core, places, n_passed=0 if is_understood else len(places)) as seen:
         output = model(**inputs, use_cache=False, output_hidden_states=with_hidden_states)
-    logits = output.logits if selected else output.logits[positions]
+    if seen.rows is None:  # a model that names no projection
+        scores = Scores(output.logits.flatten(0, 1)[places])
+    elif is_understood:
+        scores = Scores(seen.rows, output_projection(core), seen.dtype)
+    else:
+        scores = Scores(output.logits)
     if not with_hidden_states:
-        return Output(logits, {})
+        return Output(scores, {})
     if core.config.is_encoder_decoder:
-        return Output(logits, {"enc": output.encoder_hidden_states, "dec": output.decoder_hidden_states})
-    return Output(logits, {"dec": output.hidden_states})
+        return Output(scores, {"enc": output.encoder_hidden_states, "dec": output.decoder_hidden_states})
+    return Output(scores, {"dec": output.hidden_states})
 
 
 def read_positions(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -66,19 +79,18 @@ def read_positions(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 def target_labels(batch: Batch) -> Tensor:
     """(N,) the labels that are not padding, row by row."""
-    return batch.labels[batch.labels != IGNORE_INDEX]
+    return batch.labels.flatten()[batch.valid]
 
 
 def teacher_forcing_inputs(core: PreTrainedModel, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """The forward arguments for `batch`, and the (B, L) mask of positions whose output predicts a valid label."""
-    valid = batch.labels != IGNORE_INDEX
+    """The forward arguments for `batch`, and the places (N,), among B · L, whose output predicts a valid label."""
     if core.config.is_encoder_decoder:
         inputs = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,
             "decoder_input_ids": _shifted_labels(core, batch.labels),
         }
-        return inputs, valid
+        return inputs, batch.valid
     # The last context token predicts the first label; the last label predicts nothing and is not read.
     written = batch.labels[:, :-1].clamp_min(0)
     attention_mask = read_positions(core, batch)["dec"].long()
@@ -87,8 +99,9 @@ def teacher_forcing_inputs(core: PreTrainedModel, batch: Batch) -> tuple[dict[st
         "attention_mask": attention_mask,
         "position_ids": (attention_mask.cumsum(dim=1) - 1).clamp_min(0),
     }
-    before = valid.new_zeros(len(valid), batch.input_ids.shape[1] - 1)
-    return inputs, torch.cat([before, valid], dim=1)
+    n_before = batch.input_ids.shape[1] - 1
+    n_labels = batch.labels.shape[1]
+    return inputs, batch.valid + n_before * (batch.valid // n_labels + 1)
 
 
 def _shifted_labels(core: PreTrainedModel, labels: Tensor) -> Tensor:
@@ -105,15 +118,56 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
+@dataclass
+class _Seen:
+    """What reached the output projection: the valid rows (N, D), and autocast's format if it multiplies in that."""
+
+    rows: Tensor | None = None
+    dtype: torch.dtype | None = None
+
+
 @contextmanager
-def _only_rows(core: PreTrainedModel, positions: Tensor) -> Iterator[bool]:
-    """Within: the output projection sees the rows of `positions`. Yields False for a model that names no projection."""
+def _before_projection(core: PreTrainedModel, places: Tensor, *, n_passed: int) -> Iterator[_Seen]:
+    """Within: the output projection gets the first `n_passed` valid rows; all are kept.
+
+    Nothing is seen of a model that names no projection.
+    """
+    seen = _Seen()
+
+    def select(_module: nn.Module, args: tuple) -> tuple:
+        seen.rows = args[0].flatten(0, 1)[places]
+        device = seen.rows.device.type
+        seen.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
+        return (seen.rows[:n_passed], *args[1:])
+
     head = core.get_output_embeddings()
-    if head is None:
-        yield False
-        return
-    handle = head.register_forward_pre_hook(lambda _, args: (args[0][positions], *args[1:]))
+    handle = None if head is None else head.register_forward_pre_hook(select)
     try:
-        yield True
+        yield seen
     finally:
-        handle.remove()
+        if handle is not None:
+            handle.remove()
+
+
+def _understands_projection(core: PreTrainedModel, batch: Batch) -> bool:
+    """Whether `output_projection` says all that happens between a model's last rows and its logits.
+
+    Found out once per model, on one row of a batch; random numbers of the caller are not touched.
+    """
+    if core not in _is_understood:
+        projection = output_projection(core)
+        devices = [batch.labels.device] if batch.labels.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices):
+            _is_understood[core] = projection is not None and _agrees(core, projection, batch)
+    return _is_understood[core]
+
+
+def _agrees(core: PreTrainedModel, projection: OutputProjection, batch: Batch) -> bool:
+    one = replace(batch, input_ids=batch.input_ids[:1], attention_mask=batch.attention_mask[:1])
+    one = replace(one, labels=batch.labels[:1].clamp_min(0))
+    inputs, places = teacher_forcing_inputs(core, one)
+    with _before_projection(core, places, n_passed=len(places)) as seen:
+        expected = core(**inputs, use_cache=False).logits
+    ours = Scores(seen.rows, projection, seen.dtype).cast().some(slice(None))
+    largest = max(1.0, float(expected.abs().max()))
+    return bool((ours - expected).abs().max() <= TOLERANCE.get(seen.dtype or expected.dtype, 1e-4) * largest)

@@ -26,14 +26,16 @@ from src.distillation.objectives import Window, distillation_loss, term_names
 from src.distillation.student_targets import relabelled, student_writes
 from src.distillation.teachers import Teacher
 from src.evaluation.evaluate import Evaluation, Evaluator
-from src.models.forward import target_labels, unwrapped
+from src.models.forward import unwrapped
 from src.training import checkpoints, rhythm
 from src.training.checkpoints import LAST, Best, RunState, StateFolder, Training
 from src.training.interrupts import Interrupted, StopRequests
+from src.training.ledger import LOSS, Ledger
 from src.training.tracking import LOSSES, SCORES, RunFolder
 
 FORWARD = LossEntry(name="forward", forward_weight=1.0)  # plain fine-tuning: NLL of the labels
 NEVER_CHANGES = Schedule(name="no_scheduling")
+UPDATES = "updates"  # among the sums of losses
 FINAL = -1  # epoch and step of the closing test of the best checkpoint
 WRITING, MEASURING = 1, 2  # purposes that random numbers are drawn for
 SCALE_BATCHES, SCALE_FLOOR = 100, 0.025  # micro-batches that a scale is measured on, and the least mean it assumes
@@ -84,6 +86,7 @@ class Trainer:
         self.state = RunState()
         self.resumed: Path | None = None
         self.states = StateFolder(run.path)
+        self.ledger = Ledger(accelerator.device, self._last_good_checkpoint)
         self.state_saved_at = time.monotonic()
 
     # -------------------------------------------------------------------------------------------------------- begin
@@ -236,23 +239,22 @@ class Trainer:
         window = _window(batches)
         for batch in batches:
             loss, terms = self._loss(phase, entry, batch, window)
+            self.ledger.note({LOSS: loss.detach(), **terms}, self._place(phase, batch))
+            self.ledger.add_to(self.state.losses, leave=len(batches))
             self.accelerator.backward(loss)
-            self._add_losses({"loss": loss.detach(), **terms})
         training.optimizer.step()
         training.optimizer.zero_grad()
         if not self.accelerator.optimizer_step_was_skipped:
             training.scheduler.step()
-        self._add_losses({"updates": 1})
+        self.state.losses[UPDATES] = self.state.losses.get(UPDATES, 0) + 1
         self.state.updates += 1
 
     def _loss(self, phase: Phase, entry: LossEntry, batch: Batch, window: Window) -> tuple[Tensor, dict[str, Tensor]]:
-        """The micro-batch's share of the window's loss, and of its terms; refused if it is not finite."""
+        """The micro-batch's share of the window's loss, and of its terms."""
         student = run(self.training.model, batch, entry, phase.layers)
         with self.accelerator.autocast():
             teacher = phase.teacher(batch, entry) if phase.teacher and entry.needs_teacher else None
-        loss, terms = distillation_loss(student, teacher, batch, entry, window, self.state.scales)
-        self._check_finite(loss, batch, phase)
-        return loss, terms
+        return distillation_loss(student, teacher, batch, entry, window, self.state.scales)
 
     def _relabelled(self, entry: LossEntry, batch: Batch, offset: int) -> Batch:
         """The window's micro-batch number `offset`, its labels written by the student if it is its turn."""
@@ -284,28 +286,23 @@ class Trainer:
             for chosen in rows:
                 self.stop.check()
                 batch = self._batch(split, chosen)
-                _, terms = self._loss(phase, entry, batch, _window([batch]))
-                for term, value in terms.items():
-                    sums[term] = sums.get(term, 0.0) + float(value)
+                loss, terms = self._loss(phase, entry, batch, _window([batch]))
+                self.ledger.note({LOSS: loss, **terms}, self._place(phase, batch))
+                self.ledger.add_to(sums, leave=1)
                 bar.update()
-        means = {term: total / len(rows) for term, total in sums.items()}
+        self.ledger.add_to(sums)
+        means = {term: total / len(rows) for term, total in sums.items() if term != LOSS}
         say(f"{entry.name}: divided by " + "  ".join(f"{term} {max(m, SCALE_FLOOR):.4g}" for term, m in means.items()))
         return {term: 1 / max(mean, SCALE_FLOOR) for term, mean in means.items()}
 
-    def _check_finite(self, loss: Tensor, batch: Batch, phase: Phase) -> None:
-        if torch.isfinite(loss):
-            return
+    def _place(self, phase: Phase, batch: Batch) -> str:
         state = self.state
-        best = state.best and self.run.path / state.best.folder
         split = rhythm.rotated(phase.splits, state.epoch - state.phase_start)
-        raise UserError(
-            f"non-finite loss at epoch {state.epoch}, step {state.steps_done}, rows {list(batch.rows)} of '{split}'; "
-            f"last good checkpoint: {best or self.states.newest() or 'none yet'}"
-        )
+        return f"epoch {state.epoch}, step {state.steps_done}, rows {list(batch.rows)} of '{split}'"
 
-    def _add_losses(self, shares: dict[str, Any]) -> None:
-        for name, share in shares.items():
-            self.state.losses[name] = self.state.losses.get(name, 0.0) + float(share)
+    def _last_good_checkpoint(self) -> str:
+        best = self.state.best and self.run.path / self.state.best.folder
+        return f"last good checkpoint: {best or self.states.newest() or 'none yet'}"
 
     # --------------------------------------------------------------------------------------------------- evaluation
 
@@ -363,7 +360,8 @@ class Trainer:
     def _write_losses(self, phase: Phase) -> None:
         """A row of training losses: means over the updates since the last row."""
         state = self.state
-        updates = state.losses.pop("updates", 0)
+        self.ledger.add_to(state.losses)
+        updates = state.losses.pop(UPDATES, 0)
         means = {name: total / updates for name, total in state.losses.items()}
         rate = self.training.scheduler.get_last_lr()[0]
         learnt = phase.losses[state.stage.index].name
@@ -383,9 +381,10 @@ class Trainer:
             self._save_state()
 
     def _save_state(self) -> None:
+        self.ledger.add_to(self.state.losses)
         self.states.save(self.training, self.state)
         self.state_saved_at = time.monotonic()
 
 
 def _window(batches: Sequence[Batch]) -> Window:
-    return Window(sum(len(batch.rows) for batch in batches), sum(len(target_labels(batch)) for batch in batches))
+    return Window(sum(len(batch.rows) for batch in batches), sum(len(batch.valid) for batch in batches))

@@ -1,0 +1,163 @@
+"""Losses over the vocabulary, a few rows at a time, each with its gradient in the same pass.
+
+Neither logits nor gradients of them exist for all positions at once: a chunk's gradient goes on to the hidden rows and
+the projection's weight before the next chunk is computed.
+Shapes: N valid target positions, C of them at once, V vocabulary, D width, K stored tokens.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from src.data.batches import TopK
+from src.distillation.losses import nll_and_kl_
+from src.models.scores import OutputProjection, Scores
+
+Taught = Scores | TopK | None  # a live teacher's scores, what is stored of one, (N, K), or no teacher
+RowLoss = Callable[[Tensor, Tensor | TopK | None, Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class RowTerm:
+    """A term that is a weighed sum over the valid target positions of a loss of their rows of the vocabulary.
+
+    loss: (student's logits (C, V), the teacher's or what is stored of it, labels (C,)) → (C,). per_row: (N,) what each
+    position counts for in the term. factor: what the term counts for in the total. fused: the part of `nll_and_kl_`
+    that it is, "nll" or "kl", at `temperature`; None for any other.
+    """
+
+    loss: RowLoss
+    per_row: Tensor
+    factor: float = 1.0
+    fused: str | None = None
+    temperature: float = 1.0
+
+
+def weighed_sum(student: Scores, teacher: Taught, labels: Tensor, terms: Sequence[RowTerm]) -> tuple[Tensor, Tensor]:
+    """Σ factor · term, which can be differentiated once, and the terms (n,) themselves.
+
+    Equal to what the terms' losses give on all rows at once, and so are its gradients. labels: (N,).
+    """
+    projection = student.projection or OutputProjection(student.rows.new_empty(0))
+    pass_ = _Pass(student.detached().cast(), _of_size(teacher, student.vocab_size), labels, tuple(terms))
+    return _WeighedSum.apply(  # type: ignore[no-untyped-call]
+        student.rows, projection.weight, projection.bias, pass_, torch.is_grad_enabled()
+    )
+
+
+class _WeighedSum(torch.autograd.Function):
+    """The gradients of rows (N, D), weight (V, D) and bias (V,) are known when the forward pass ends."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, pass_: "_Pass", wanted: bool) -> Any:
+        exact = torch.promote_types(rows.dtype, torch.float32)
+        gradients = [
+            None if each is None or not (needed and wanted) else torch.zeros_like(each, dtype=exact)
+            for each, needed in zip((rows, weight, bias), ctx.needs_input_grad, strict=False)
+        ]
+        sums = pass_.run(gradients, rows.new_zeros(len(pass_.terms), dtype=exact))
+        total = sum((term.factor * value for term, value in zip(pass_.terms, sums, strict=True)), sums.new_zeros(()))
+        ctx.gradients = gradients
+        ctx.mark_non_differentiable(sums)
+        return total, sums
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, upstream: Tensor, _sums: Tensor) -> tuple[Tensor | None, ...]:
+        return (*(each if each is None else each * upstream for each in ctx.gradients), None, None)
+
+
+@dataclass(frozen=True)
+class _Pass:
+    """One pass over the vocabulary, without gradient: see `weighed_sum`; the student's scores are cast."""
+
+    student: Scores
+    teacher: Taught
+    labels: Tensor
+    terms: tuple[RowTerm, ...]
+
+    def run(self, gradients: list[Tensor | None], sums: Tensor) -> Tensor:
+        """Add to `gradients` of rows, weight and bias, and to `sums` (n,) of the terms."""
+        student = self.student
+        factors = torch.stack([term.factor * term.per_row for term in self.terms])  # (n, N)
+        # Half precision has no numbers as small as a mean's gradient: the largest is made 1 until the end.
+        unit = factors.max().clamp_min(1e-30) if student.dtype == torch.float16 and len(student) else None
+        if unit is not None:
+            factors = factors / unit
+        for part in student.chunks():
+            losses, gradient = self._chunk(part, factors[:, part], any(g is not None for g in gradients))
+            means = [(row * term.per_row[part]).sum() for row, term in zip(losses, self.terms, strict=True)]
+            sums += torch.stack(means)
+            if gradient is not None:
+                self._add(part, gradient, *gradients)
+        if unit is not None:
+            for each in (known for known in gradients if known is not None):
+                each *= unit
+        return sums
+
+    def _chunk(self, part: slice, factors: Tensor, with_gradient: bool) -> tuple[Sequence[Tensor], Tensor | None]:
+        """Each term's losses (C,), and the gradient (C, V) of their sum, weighed by factors (n, C), to the logits
+        before any cap."""
+        teacher, labels, projection = self._taught(part), self.labels[part], self.student.projection
+        logits = self.student.some_before_cap(part)
+        if self._can_fuse():
+            return self._fused(logits, teacher, factors, labels, with_gradient=with_gradient)
+        with torch.set_grad_enabled(with_gradient):
+            logits.requires_grad_(with_gradient)
+            capped = logits if projection is None else projection.capped(logits)
+            losses = [term.loss(capped, teacher, labels) for term in self.terms]
+            if not with_gradient:
+                return losses, None
+            total = torch.stack([(row * factor).sum() for row, factor in zip(losses, factors, strict=True)]).sum()
+        return [row.detach() for row in losses], torch.autograd.grad(total, logits)[0]
+
+    def _fused(
+        self, logits: Tensor, teacher: Any, factors: Tensor, labels: Tensor, *, with_gradient: bool
+    ) -> tuple[list[Tensor], Tensor | None]:
+        weights = {str(term.fused): factor for term, factor in zip(self.terms, factors, strict=True)}
+        temperature = next((term.temperature for term in self.terms if term.fused == "kl"), 1.0)
+        losses, gradient = nll_and_kl_(logits, teacher, labels, weights, temperature, with_gradient=with_gradient)
+        return [losses[str(term.fused)] for term in self.terms], gradient
+
+    def _taught(self, part: slice) -> Tensor | TopK | None:
+        if isinstance(self.teacher, TopK):
+            return TopK(self.teacher.ids[part], self.teacher.logs[part])
+        return None if self.teacher is None else self.teacher.some(part)
+
+    def _can_fuse(self) -> bool:
+        """Whether all terms have a fused form; with a teacher of a smaller vocabulary the KL has none."""
+        if self.student.projection is not None and self.student.projection.soft_cap is not None:
+            return False
+        is_live = isinstance(self.teacher, Scores) and self.teacher.vocab_size == self.student.vocab_size
+        return all(term.fused == "nll" or (term.fused == "kl" and is_live) for term in self.terms)
+
+    def _add(
+        self, part: slice, gradient: Tensor, rows: Tensor | None, weight: Tensor | None, bias: Tensor | None
+    ) -> None:
+        """Hand the gradient (C, V) of a chunk's logits on to the rows and to the projection."""
+        projection = self.student.projection
+        if projection is None:
+            if rows is not None:
+                rows[part] = gradient
+            return
+        cast = gradient.to(self.student.rows.dtype)
+        if rows is not None:
+            rows[part] = cast @ projection.weight
+        if weight is not None:
+            if cast.dtype == weight.dtype:
+                weight.addmm_(cast.T, self.student.rows[part])
+            else:
+                weight += cast.T @ self.student.rows[part]
+        if bias is not None:
+            bias += gradient.sum(dim=0)
+
+
+def _of_size(teacher: Taught, vocab_size: int) -> Taught:
+    """A live teacher's scores without gradient, cast, of the student's vocabulary where its own is larger."""
+    if not isinstance(teacher, Scores):
+        return teacher
+    return (teacher.first_tokens(vocab_size) if teacher.vocab_size > vocab_size else teacher).detached().cast()

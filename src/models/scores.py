@@ -1,0 +1,112 @@
+"""Logits that need not exist all at once: the rows that the output projection reads, and the projection.
+
+Shapes: N rows, C of them at once, D width, V vocabulary.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor, nn
+from transformers import PreTrainedModel
+
+CPU_CHUNK, ACCELERATOR_CHUNK = 2**23, 2**27  # logits at once: 33 MB, near the caches of a CPU; 537 MB
+
+
+@dataclass(frozen=True)
+class OutputProjection:
+    """What makes logits (·, V) of hidden rows (·, D): weight (V, D), bias (V,), a soft cap c · tanh(logits / c)."""
+
+    weight: Tensor
+    bias: Tensor | None = None
+    soft_cap: float | None = None
+
+    def before_cap(self, rows: Tensor) -> Tensor:
+        """(·, V) the matrix product in the rows' own format, bias added in float32 at least."""
+        product = at_least_float32(rows @ self.weight.T)
+        return product if self.bias is None else product + self.bias
+
+    def capped(self, logits: Tensor) -> Tensor:
+        return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Logits (N, V): rows (N, D) and their projection, or the logits themselves where there is none.
+
+    dtype: the format that the model multiplies in.
+    """
+
+    rows: Tensor
+    projection: OutputProjection | None = None
+    dtype: torch.dtype | None = None
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    @property
+    def vocab_size(self) -> int:
+        return self.rows.shape[1] if self.projection is None else len(self.projection.weight)
+
+    @property
+    def logits(self) -> Tensor:
+        """All logits (N, V), with their gradient."""
+        ready = self.cast()
+        if ready.projection is None:
+            return ready.rows
+        return ready.projection.capped(ready.projection.before_cap(ready.rows))
+
+    def cast(self) -> "Scores":
+        """The same scores with rows and weight in the format of the product, done once for many chunks."""
+        if self.projection is None:
+            return self
+        dtype = self.dtype or self.projection.weight.dtype
+        projection = replace(self.projection, weight=self.projection.weight.to(dtype))
+        return Scores(self.rows.to(dtype), projection, dtype)
+
+    def detached(self) -> "Scores":
+        if self.projection is None:
+            return Scores(self.rows.detach())
+        bias = None if self.projection.bias is None else self.projection.bias.detach()
+        projection = replace(self.projection, weight=self.projection.weight.detach(), bias=bias)
+        return Scores(self.rows.detach(), projection, self.dtype)
+
+    def first_tokens(self, n: int) -> "Scores":
+        """Scores of the first n tokens of the vocabulary alone."""
+        if self.projection is None:
+            return replace(self, rows=self.rows[:, :n])
+        bias = None if self.projection.bias is None else self.projection.bias[:n]
+        return replace(self, projection=replace(self.projection, weight=self.projection.weight[:n], bias=bias))
+
+    def some(self, rows: slice) -> Tensor:
+        """(C, V) logits of some rows in float32 at least, in memory of their own; cast() first."""
+        logits = self.some_before_cap(rows)
+        return logits if self.projection is None else self.projection.capped(logits)
+
+    def some_before_cap(self, rows: slice) -> Tensor:
+        """As `some`, without the soft cap that the projection may have."""
+        if self.projection is None:
+            return at_least_float32(self.rows[rows]).clone()
+        return self.projection.before_cap(self.rows[rows])
+
+    def chunks(self) -> Iterator[slice]:
+        """All rows, as many at once as is fast and small."""
+        at_once = CPU_CHUNK if self.rows.device.type == "cpu" else ACCELERATOR_CHUNK
+        size = max(1, at_once // max(1, self.vocab_size))
+        return (slice(start, min(start + size, len(self))) for start in range(0, len(self), size))
+
+
+def output_projection(model: PreTrainedModel) -> OutputProjection | None:
+    """A model's output projection, as far as it can be told by its parts; `teacher_forced` checks that it is all."""
+    head = model.get_output_embeddings()
+    if not isinstance(head, nn.Linear):
+        return None
+    bias, extra = head.bias, getattr(model, "final_logits_bias", None)
+    if extra is not None:
+        bias = extra[0] if bias is None else bias + extra[0]
+    cap = getattr(model.config.get_text_config(), "final_logit_softcapping", None)
+    return OutputProjection(head.weight, bias, cap)
+
+
+def at_least_float32(logits: Tensor) -> Tensor:
+    return logits if logits.dtype == torch.float64 else logits.float()

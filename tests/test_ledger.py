@@ -1,0 +1,126 @@
+"""Losses on their way to the log, and a training step that waits for no accelerator."""
+
+import traceback
+from pathlib import Path
+
+import pytest
+import torch
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from src.config.errors import UserError
+from src.config.experiments import LossEntry
+from src.data.batches import Batch
+from src.distillation import losses
+from src.distillation.capture import run
+from src.distillation.objectives import Window, distillation_loss
+from src.distillation.teachers import LiveTeacher
+from src.models.loading import load_model
+from src.training.ledger import Ledger
+
+CPU = torch.device("cpu")
+ALL = LossEntry(name="all", forward_weight=0.2, logits_weight=0.5, hidden_weight=0.2, attention_relation_weight=0.1)
+LAYERS = dict.fromkeys(("enc_hidden", "dec_hidden", "enc_sa", "dec_sa", "dec_ca"), -1)
+READS = ("_local_scalar_dense", "nonzero", "masked_select", "item", "unique")  # a number that the host must know
+
+
+class Moment:
+    """Stands for an accelerator's event."""
+
+    waited = 0
+
+    def record(self):
+        pass
+
+    def synchronize(self):
+        Moment.waited += 1
+
+
+def ledger(*, accelerator: bool) -> Ledger:
+    made = Ledger(CPU, lambda: "last good checkpoint: none yet")
+    if accelerator:
+        made._event = Moment
+    return made
+
+
+def note(book: Ledger, *losses: float) -> None:
+    for step, loss in enumerate(losses):
+        book.note({"loss": torch.tensor(loss), "forward": torch.tensor(2 * loss)}, f"epoch 0, step {step}")
+
+
+def test_on_a_cpu_nothing_is_left():
+    book, sums = ledger(accelerator=False), {"forward": 1.0}
+    note(book, 0.5, 1.5)
+    book.add_to(sums, leave=1)
+    assert sums == {"loss": 2.0, "forward": 5.0}
+
+
+def test_on_an_accelerator_the_latest_are_read_later():
+    book, sums = ledger(accelerator=True), {}
+    note(book, 0.5, 1.5, 4.0)
+    Moment.waited = 0
+    book.add_to(sums, leave=2)
+    assert (sums, Moment.waited) == ({"loss": 0.5, "forward": 1.0}, 1)
+    book.add_to(sums)
+    assert (sums, Moment.waited) == ({"loss": 6.0, "forward": 12.0}, 3)
+
+
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf"), float("-inf")])
+def test_a_loss_that_is_not_finite_names_its_own_place(wrong):
+    book, sums = ledger(accelerator=True), {}
+    note(book, 0.5, wrong, 1.0)
+    with pytest.raises(UserError, match="^non-finite loss at epoch 0, step 1; last good checkpoint: none yet$"):
+        book.add_to(sums)
+
+
+def test_an_infinite_term_that_counts_nothing_is_no_mistake():
+    book, sums = ledger(accelerator=False), {}
+    book.note({"loss": torch.tensor(1.0), "logits": torch.tensor(torch.inf)}, "here")
+    book.add_to(sums)
+    assert sums == {"loss": 1.0, "logits": float("inf")}
+
+
+class Reads(TorchDispatchMode):
+    """Notes every operation of ours whose result or shape depends on what is in a tensor.
+
+    transformers looks once per mask whether there is padding at all; that is not ours to change.
+    """
+
+    def __init__(self):
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        name = func.overloadpacket.__name__
+        indices = args[1] if name.startswith("index") and len(args) > 1 else ()
+        by_mask = any(isinstance(i, torch.Tensor) and i.dtype == torch.bool for i in indices or ())
+        callers = {Path(frame.filename).name for frame in traceback.extract_stack()}
+        if (name in READS or by_mask) and "masking_utils.py" not in callers:
+            self.found.append(name)
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "gpt2", "llama"])
+def test_a_step_waits_for_nothing(family, tiny_models, monkeypatch):
+    """Padded rows of all kinds; where the rows are was found when the batch was made, on the host."""
+    monkeypatch.setattr(losses, "READS_ARE_FREE", ())
+    student, teacher = (load_model(tiny_models[family][role]) for role in ("student", "teacher"))
+    teach = LiveTeacher(teacher, LAYERS)
+    mask = (
+        torch.tensor([[1, 1, 1, 1], [0, 0, 1, 1]])
+        if family in ("gpt2", "llama")
+        else torch.tensor([[1] * 4, [1, 1, 0, 0]])
+    )
+    labels = torch.tensor([[5, 6, 7], [8, 1, -100]])
+    batch = Batch(torch.full((2, 4), 9), mask, labels, (0, 1)).to(CPU)
+    book = ledger(accelerator=True)
+
+    def step() -> None:
+        states = run(student, batch, ALL, LAYERS)
+        loss, terms = distillation_loss(states, teach(batch, ALL), batch, ALL, Window(2, 5))
+        book.note({"loss": loss.detach(), **terms}, "here")
+        loss.backward()
+
+    step()  # the first looks into the models
+    with Reads() as reads:
+        step()
+    assert reads.found == []

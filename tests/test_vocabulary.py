@@ -1,0 +1,211 @@
+"""Losses over the vocabulary in chunks: equal, with all gradients, to the plain losses on all rows at once."""
+
+import math
+
+import pytest
+import torch
+
+from src.data.batches import TopK
+from src.distillation.losses import kl_rows, nll_and_kl_, nll_rows, softmax_and_log_sum, stored_kl_rows
+from src.distillation.vocabulary import RowTerm, weighed_sum
+from src.models import scores
+from src.models.scores import OutputProjection, Scores
+
+N, V, D, K = 23, 41, 6, 5
+CLOSE = {"rtol": 1e-9, "atol": 1e-12}
+
+
+def random(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+LABELS = torch.arange(N) * 7 % V
+NLL = RowTerm(lambda student, _, labels: nll_rows(student, labels), random(N, seed=1).abs(), 0.7, fused="nll")
+
+
+def kl(temperature: float = 1.0) -> RowTerm:
+    fused = "kl" if temperature > 0 else None
+    per_row = random(N, seed=2).abs()
+    return RowTerm(lambda s, t, _: kl_rows(s, t, temperature), per_row, 1.3, fused, temperature)
+
+
+def stored(**how) -> RowTerm:
+    return RowTerm(lambda s, t, _: stored_kl_rows(s, t.ids, t.logs, **how), random(N, seed=2).abs(), 1.3)
+
+
+LIVE = Scores(random(N, 4, seed=5), OutputProjection(random(V, 4, seed=6), random(V, seed=7)))
+LARGER = Scores(random(N, 4, seed=5), OutputProjection(random(V + 3, 4, seed=6), random(V + 3, seed=7)))
+SMALLER = Scores(random(N, 4, seed=5), OutputProjection(random(V - 3, 4, seed=6)))
+STORED = TopK(random(N, V, seed=8).topk(K).indices, random(N, K, seed=9).log_softmax(-1) - 0.1)
+CASES = {
+    "nll": (None, [NLL]),
+    "kl": (LIVE, [kl()]),
+    "both": (LIVE, [NLL, kl()]),
+    "both the other way round": (LIVE, [kl(), NLL]),
+    "both at temperature 2": (LIVE, [NLL, kl(2.0)]),
+    "kl at temperature 0.5": (LIVE, [kl(0.5)]),
+    "nucleus": (LIVE, [NLL, kl(-0.8)]),
+    "teacher's vocabulary larger": (LARGER, [NLL, kl()]),
+    "teacher's vocabulary smaller": (SMALLER, [NLL, kl()]),
+    "teacher as logits": (Scores(random(N, V, seed=10)), [NLL, kl()]),
+    "stored": (STORED, [NLL, stored()]),
+    "stored, bucket": (STORED, [stored(missing_mass="bucket")]),
+}
+PROJECTIONS = {
+    "no projection": None,
+    "plain": {},
+    "bias": {"bias": True},
+    "soft cap": {"soft_cap": 2.0},
+    "bias and soft cap": {"bias": True, "soft_cap": 2.0},
+}
+
+
+def student_of(kind: str) -> tuple[Scores, list[torch.Tensor]]:
+    """Scores whose parts want gradients, and these parts."""
+    how = PROJECTIONS[kind]
+    if how is None:
+        rows = random(N, V, seed=3).requires_grad_()
+        return Scores(rows), [rows]
+    rows, weight = random(N, D, seed=3).requires_grad_(), random(V, D, seed=4).requires_grad_()
+    bias = random(V, seed=11).requires_grad_() if how.get("bias") else None
+    parts = [rows, weight] if bias is None else [rows, weight, bias]
+    return Scores(rows, OutputProjection(weight, bias, how.get("soft_cap"))), parts
+
+
+def plain_sum(student: Scores, teacher, terms) -> tuple[torch.Tensor, torch.Tensor]:
+    """The definition, on all rows at once, by autograd."""
+    taught = teacher.logits.detach() if isinstance(teacher, Scores) else teacher
+    values = torch.stack([(term.loss(student.logits, taught, LABELS) * term.per_row).sum() for term in terms])
+    return sum(term.factor * value for term, value in zip(terms, values, strict=True)), values
+
+
+@pytest.fixture(params=[1, 4, 1000], ids=lambda rows: f"{rows} rows at once")
+def chunk(request, monkeypatch):
+    monkeypatch.setattr(scores, "CPU_CHUNK", request.param * V)
+
+
+@pytest.mark.parametrize("kind", PROJECTIONS)
+@pytest.mark.parametrize("case", CASES)
+def test_values_and_gradients_are_those_of_the_definition(case, kind, chunk):
+    teacher, terms = CASES[case]
+    (student, parts), (same, same_parts) = student_of(kind), student_of(kind)
+    total, values = weighed_sum(student, teacher, LABELS, terms)
+    expected, expected_values = plain_sum(same, teacher, terms)
+    torch.testing.assert_close(total, expected, **CLOSE)
+    torch.testing.assert_close(values, expected_values.detach(), **CLOSE)
+    (3 * total).backward()
+    (3 * expected).backward()
+    for ours, theirs in zip(parts, same_parts, strict=True):
+        torch.testing.assert_close(ours.grad, theirs.grad, **CLOSE)
+
+
+def test_gradients_by_differences():
+    """Not by autograd: against finite differences."""
+
+    def loss(rows, weight):
+        return weighed_sum(Scores(rows, OutputProjection(weight)), LIVE, LABELS, [NLL, kl(2.0)])[0]
+
+    given = random(N, D, seed=3).requires_grad_(), random(V, D, seed=4).requires_grad_()
+    torch.autograd.gradcheck(loss, given)
+
+
+@pytest.mark.parametrize("case", ["both", "stored"])
+def test_without_gradient_the_values_are_the_same(case):
+    teacher, terms = CASES[case]
+    student, _ = student_of("bias")
+    expected = weighed_sum(student, teacher, LABELS, terms)
+    with torch.no_grad():
+        total, values = weighed_sum(student, teacher, LABELS, terms)
+    assert not total.requires_grad
+    torch.testing.assert_close((total, values), (expected[0].detach(), expected[1]))
+
+
+def test_nothing_given_is_changed():
+    """The fused form writes into its chunks, which must not be the caller's memory."""
+    teacher, student = Scores(random(N, V, seed=10)), Scores(random(N, V, seed=3).requires_grad_())
+    before = teacher.rows.clone(), student.rows.detach().clone()
+    weighed_sum(student, teacher, LABELS, [NLL, kl(2.0)])[0].backward()
+    assert torch.equal(teacher.rows, before[0])
+    assert torch.equal(student.rows, before[1])
+
+
+@pytest.mark.parametrize("kind", ["no projection", "plain", "bias"])
+def test_no_rows(kind):
+    student, parts = student_of(kind)
+    empty = Scores(student.rows[:0], student.projection)
+    none = [RowTerm(term.loss, term.per_row[:0], term.factor, term.fused) for term in (NLL, kl())]
+    total, values = weighed_sum(empty, Scores(LIVE.rows[:0], LIVE.projection), LABELS[:0], none)
+    total.backward()
+    assert total.item() == 0
+    assert values.tolist() == [0, 0]
+    assert all(not part.grad.any() for part in parts)
+
+
+def test_logits_of_minus_infinity():
+    """A token that the teacher cannot write adds nothing; one that only the student cannot is infinitely wrong."""
+    student, teacher = random(3, V, seed=1), random(3, V, seed=2)
+    teacher[0, 5] = student[1, 6] = teacher[1, 6] = student[2, 7] = -torch.inf
+    weights = {"kl": torch.ones(3, dtype=torch.float64)}
+    expected = kl_rows(student, teacher)
+    losses, gradient = nll_and_kl_(student.clone(), teacher.clone(), LABELS[:3], weights)
+    torch.testing.assert_close(losses["kl"], expected)
+    assert torch.isfinite(expected).tolist() == [True, True, False]
+    assert torch.isfinite(gradient).all()
+
+
+def test_not_a_number_stays_one():
+    student = random(2, V)
+    student[0, 3] = torch.nan
+    losses, _ = nll_and_kl_(student, random(2, V, seed=2), LABELS[:2], {"kl": torch.ones(2, dtype=torch.float64)})
+    assert torch.isnan(losses["kl"]).tolist() == [True, False]
+
+
+def test_softmax_and_log_sum():
+    logits = random(4, V) * 30
+    probabilities, log_sum = softmax_and_log_sum(logits)
+    torch.testing.assert_close(probabilities, logits.softmax(-1))
+    torch.testing.assert_close(log_sum, logits.logsumexp(-1))
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision(dtype):
+    """As near the float32 gradients as the format allows, also where a mean's gradients are tiny in it."""
+    tiny = [RowTerm(term.loss, 1e-9 * term.per_row.float(), term.factor, term.fused) for term in (NLL, kl())]
+    rows, weight = random(N, D, seed=3).float().requires_grad_(), random(V, D, seed=4).float().requires_grad_()
+    live = Scores(LIVE.rows.float(), OutputProjection(LIVE.projection.weight.float()))
+    made = {}
+    for each in (torch.float32, dtype):
+        total, _ = weighed_sum(Scores(rows, OutputProjection(weight), each), live, LABELS, tiny)
+        made[each] = (total.detach(), *torch.autograd.grad(total, [rows, weight]))
+    for half, full in zip(made[dtype], made[torch.float32], strict=True):
+        assert half.dtype == torch.float32
+        assert full.abs().max() < 1e-6
+        assert (half - full).abs().max() < 0.03 * full.abs().max()
+
+
+def test_the_largest_tensor_is_a_chunk():
+    """As many rows as the vocabulary allows, at least one."""
+    many = Scores(torch.zeros(10, 2), OutputProjection(torch.zeros(scores.CPU_CHUNK // 3, 2)))
+    assert [(part.start, part.stop) for part in many.chunks()] == [(0, 3), (3, 6), (6, 9), (9, 10)]
+    huge = Scores(torch.zeros(2, 1), OutputProjection(torch.zeros(1, 1).expand(10**9, 1)))
+    assert len(list(huge.chunks())) == 2
+
+
+def test_kl_of_equal_models_is_zero():
+    student = Scores(LIVE.rows.clone().requires_grad_(), LIVE.projection)
+    total, values = weighed_sum(student, LIVE, LABELS, [kl()])
+    total.backward()
+    assert math.isclose(values.item(), 0, abs_tol=1e-12)
+    assert student.rows.grad.abs().max() < 1e-12
+
+
+def test_stored_tokens_stay_sparse():
+    """A chunk's stored tokens are (C, K), never (C, V)."""
+    seen = []
+
+    def loss(student, teacher, labels):
+        seen.append(tuple(teacher.ids.shape))
+        return stored_kl_rows(student, teacher.ids, teacher.logs)
+
+    weighed_sum(student_of("plain")[0], STORED, LABELS, [RowTerm(loss, torch.ones(N).double())])
+    assert seen == [(N, K)]
