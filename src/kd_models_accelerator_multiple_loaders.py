@@ -3,6 +3,7 @@
 import json
 from dataclasses import asdict
 
+import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
@@ -74,5 +75,6 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
 
 
 def _teacher(config: DistillArguments, accelerator: Accelerator, experiment: Experiment) -> LiveTeacher:
-    model = load_model(config.teacher_name, state_dict_path=config.teacher_state_dict_path)
+    dtype = torch.bfloat16 if config.teacher_dtype == "bf16" else torch.float32
+    model = load_model(config.teacher_name, state_dict_path=config.teacher_state_dict_path, dtype=dtype)
     return LiveTeacher(model.to(accelerator.device), experiment.layers.of("teacher"))

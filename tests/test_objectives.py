@@ -234,6 +234,20 @@ def test_padded_inputs_have_no_influence_on_loss_and_gradient(pairs, family, ent
     torch.testing.assert_close(results[1], results[0], **CLOSE)
 
 
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_a_teacher_in_bfloat16_teaches_nearly_the_same(pairs, tiny_models, family):
+    """--teacher_dtype bf16: every term within 3 % of the float32 teacher's, or 0.002; the student's part is float32."""
+    student, _ = pairs[family]
+    half = LiveTeacher(load_model(tiny_models[family]["teacher"], dtype=torch.bfloat16), LAST.of("teacher"))
+    batch = batch_for(student)
+    _, plain = learn(pairs[family], batch, ALL, window_of(batch))
+    _, of_half = learn((student, half), batch, ALL, window_of(batch))
+    assert of_half == pytest.approx(plain, rel=0.03, abs=0.002)
+    assert of_half != plain
+    assert of_half["forward"] == plain["forward"]
+    student.zero_grad()
+
+
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
 def test_a_row_without_labels_teaches_no_words(pairs, family):
     """Beside the same rows: neither likelihood nor logits see it, however long its input is."""

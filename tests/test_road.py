@@ -271,6 +271,16 @@ def test_an_experiment_without_teacher_does_not_even_look_for_one(dropout_models
         kd_main.main(kd_flags(models, rotation_path, tmp_path / "other"))
 
 
+def test_a_teacher_in_bfloat16(dropout_models, rotation_path, tmp_path):
+    """Its scores are near those of the float32 teacher, and not the same."""
+    scores = {}
+    for dtype in ("fp32", "bf16"):
+        flags = kd_flags(dropout_models["t5"], rotation_path, tmp_path / dtype, epochs=1, teacher_dtype=dtype)
+        scores[dtype] = kd_main.main(flags)["nll"]
+    assert scores["bf16"] == pytest.approx(scores["fp32"], rel=1e-3)
+    assert scores["bf16"] != scores["fp32"]
+
+
 def test_a_student_that_is_the_teacher_has_nothing_to_learn(tiny_models, rotation_path, tmp_path):
     models = {"student": tiny_models["gpt2"]["teacher"], "teacher": tiny_models["gpt2"]["teacher"]}
     kd_main.main(kd_flags(models, rotation_path, tmp_path / "out", epochs=1, weight_decay=0, learning_rate=1e-12))
