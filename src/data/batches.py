@@ -9,6 +9,7 @@ with -100). Generation, teacher forcing and student-written targets therefore ne
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import TYPE_CHECKING
@@ -337,7 +338,7 @@ def _encodings(encoded: "BatchEncoding") -> "Sequence[Encoding | None]":
 
 
 class TokenizedDatasets:
-    """The splits of a dataset file as tokens: each split is tokenised at its first use and kept for every epoch.
+    """The splits of a dataset file as tokens: each split is tokenised once, at its first use or ahead of it.
 
     The splits `train_0 … train_{K-1}` hold the same inputs K times; equal texts are tokenised once over all splits.
     """
@@ -348,6 +349,8 @@ class TokenizedDatasets:
         self._splits: dict[str, TokenizedSplit] = {}
         self._input_of_text: dict[str, int] = {}
         self._inputs = Ragged.of([])
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenise")
+        self._coming: tuple[str, Future[TokenizedSplit]] | None = None
 
     def __contains__(self, name: str) -> bool:
         return name in self.datasets
@@ -356,9 +359,21 @@ class TokenizedDatasets:
         return len(self.datasets[name][TEXT])
 
     def split(self, name: str) -> TokenizedSplit:
+        """The split's tokens; waits for a split that is being tokenised ahead, whichever it is."""
+        if self._coming is not None:
+            ahead, split = self._coming
+            self._coming = None
+            self._splits[ahead] = split.result()
         if name not in self._splits:
-            self._splits[name] = self._tokenize(name, self.datasets[name])
+            self._splits[name] = self._tokenize(name, self.tokenization)
         return self._splits[name]
+
+    def tokenize_ahead(self, name: str) -> None:
+        """Tokenise a split beside other work, so that an epoch need not wait for it."""
+        if name in self._splits or self._coming is not None:
+            return
+        tokenization = replace(self.tokenization)  # with a tokenizer of its own: they don't bear two threads
+        self._coming = name, self._thread.submit(self._tokenize, name, tokenization)
 
     def check_stored(self, names: Iterable[str]) -> None:
         """Raise UserError for a split whose stored log-probabilities are not for this tokenizer."""
@@ -366,15 +381,16 @@ class TokenizedDatasets:
             if TOKENS in self.datasets[name] and LOGITS in self.datasets[name]:
                 self.split(name)
 
-    def _tokenize(self, name: str, columns: Columns) -> TokenizedSplit:
+    def _tokenize(self, name: str, tokenization: Tokenization) -> TokenizedSplit:
+        columns = self.datasets[name]
         texts = columns[TEXT]
         new = list(dict.fromkeys(text for text in texts if text not in self._input_of_text))
         known = len(self._input_of_text)
         self._input_of_text.update((text, known + i) for i, text in enumerate(new))
         if new:
-            self._inputs = Ragged.concatenate([self._inputs, self.tokenization.encode_inputs(new)])
+            self._inputs = Ragged.concatenate([self._inputs, tokenization.encode_inputs(new)])
         input_of_row = np.fromiter((self._input_of_text[text] for text in texts), dtype=np.int64, count=len(texts))
-        labels = self.tokenization.encode_labels(columns[TARGET]) if TARGET in columns else None
+        labels = tokenization.encode_labels(columns[TARGET]) if TARGET in columns else None
         teacher = None if labels is None else self._stored(name, columns, labels)
         return TokenizedSplit(name, self._inputs, input_of_row, labels, teacher)
 

@@ -1,0 +1,91 @@
+"""The study's largest data: pseudo-targets merged, read, tokenised, batched for a step; seconds and peak memory.
+
+    python benchmarks/data_size.py --output_dir outputs/data_size
+
+35,000 inputs, 7,000 of them labeled, with 48 pseudo-targets each: lines of 4 to 24 made-up words.
+"""
+
+import argparse
+import json
+import multiprocessing
+import random
+import resource
+import time
+from pathlib import Path
+
+from api_size import REPOSITORY, made_up_words, run, write_student
+
+BATCH = 96
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output_dir", type=Path, required=True)
+    parser.add_argument("--rows", type=int, default=35_000, help="inputs, a fifth of them labeled")
+    parser.add_argument("--targets", type=int, default=48, help="pseudo-targets of each input")
+    flags = parser.parse_args()
+    flags.output_dir.mkdir(parents=True, exist_ok=True)
+    original, generated = (flags.output_dir / name for name in ("original.json", "generated_datasets.json"))
+    words = made_up_words()
+    if not generated.exists():
+        write(original, generated, flags, words)
+        write_student(flags.output_dir / "student", words)
+    started = time.time()
+    run("prepare_datasets_main.py", f"--original_dataset_path {original} --generation_dataset_path {generated}"
+        f" --output_dir {flags.output_dir} --file_name merged.json")  # fmt: skip
+    merged = flags.output_dir / "merged.json"
+    peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024  # kilobytes on Linux
+    print(f"merged in {time.time() - started:.0f} s, peak {peak / 1e9:.2f} GB, {merged.stat().st_size / 1e9:.2f} GB")
+    reading = multiprocessing.get_context("spawn").Process(target=read, args=(merged, flags.output_dir / "student"))
+    reading.start()
+    reading.join()
+
+
+def read(merged: Path, student: Path) -> None:
+    """What a training run does before its first step, and what it keeps."""
+    import sys
+
+    sys.path.insert(0, str(REPOSITORY))
+    from src.data.batches import Tokenization, TokenizedDatasets, epoch_order
+    from src.data.files import read_datasets, training_splits
+    from src.models.loading import load_tokenizer
+
+    tokenization = Tokenization(load_tokenizer(str(student)), True, max_input_length=48, max_labels_length=48)
+    started = time.time()
+    datasets = read_datasets(merged)
+    times = {"read": time.time() - started}
+    data = TokenizedDatasets(datasets, tokenization)
+    names = training_splits(datasets)
+    for name in names:
+        started = time.time()
+        split = data.split(name)
+        times["first split" if name == names[0] else "each further split"] = time.time() - started
+        if name == names[0]:
+            started = time.time()
+            tokenization.collate(split, epoch_order(split.lengths, BATCH, seed=0, epoch=0)[:BATCH])
+            times["first batch, with the epoch's order"] = time.time() - started
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    rows = sum(data.rows(name) for name in names)
+    print("  ".join(f"{name} {seconds:.2f} s" for name, seconds in times.items()))
+    print(f"{rows:,} rows tokenised, peak {peak / 1e9:.2f} GB")
+
+
+def write(original: Path, generated: Path, flags: argparse.Namespace, words: list[str]) -> None:
+    """The dataset, and a file as gen_main.py leaves one."""
+    rng = random.Random(2)
+
+    def sentence() -> str:
+        return " ".join(rng.choices(words, k=rng.randint(4, 24)))
+
+    texts = [sentence() for _ in range(flags.rows)]
+    n_labeled = flags.rows // 5
+    splits = {"train": texts[:n_labeled], "unlabeled": texts[n_labeled:]}
+    labeled = {"text": splits["train"], "target": [sentence() for _ in splits["train"]]}
+    original.write_text(json.dumps({"train": labeled, "unlabeled": {"text": splits["unlabeled"]}}), encoding="utf-8")
+    rows = {split: [text for text in inputs for _ in range(flags.targets)] for split, inputs in splits.items()}
+    written = {split: {"text": inputs, "generated": [sentence() for _ in inputs]} for split, inputs in rows.items()}
+    generated.write_text(json.dumps(written), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
