@@ -7,7 +7,7 @@ python := .venv/bin/python
 # One thread each: the tests' matrices are tiny, and threads of two busy processes spin against each other.
 pytest := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(python) -m pytest --timeout 300
 
-.PHONY: help setup demo test test-slow check lint types clean
+.PHONY: help setup demo bench test test-slow check lint types clean
 
 help: ## List these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -16,6 +16,10 @@ setup: .venv/.ready ## Make .venv with the pinned requirements, and torch for a 
 
 demo: setup ## Distil a tiny model from data to scores, offline, in minutes on a CPU.
 	$(python) benchmarks/demo.py
+
+bench: setup ## Measure speed and memory beside other tools; needs requirements-bench.txt, which it installs.
+	$(python) -m pip install -q -r requirements-bench.txt
+	$(python) benchmarks/bench.py $(ARGS)
 
 test: setup ## Run the tests.
 	$(pytest) -n 2 $(ARGS)

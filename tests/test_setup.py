@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 ROOT = Path(__file__).parents[1]
-RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
+RUNTIME, DEVELOPMENT, BENCHMARKS = "requirements.txt", "requirements-dev.txt", "requirements-bench.txt"
 PIN = re.compile(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*")
 
 
@@ -32,6 +32,7 @@ def imported_modules(*patterns: str) -> dict[str, Path]:
     at_home = {
         "src",
         "tests",
+        "benchmarks",
         *(path.stem for path in [*ROOT.glob("*.py"), *ROOT.glob("tests/*.py"), *ROOT.glob("benchmarks/*.py")]),
     }
     found = {}
@@ -48,6 +49,7 @@ def imported_modules(*patterns: str) -> dict[str, Path]:
     ("patterns", "files"),
     [
         pytest.param(("*.py", "src/**/*.py", "benchmarks/*.py"), (RUNTIME,), id="scripts"),
+        pytest.param(("benchmarks/**/*.py",), (RUNTIME, BENCHMARKS), id="benchmarks"),
         pytest.param(("tests/**/*.py",), (RUNTIME, DEVELOPMENT), id="tests"),
     ],
 )
@@ -63,7 +65,7 @@ def test_every_import_is_pinned(patterns, files):
     assert not unpinned
 
 
-@pytest.mark.parametrize("file", [RUNTIME, DEVELOPMENT])
+@pytest.mark.parametrize("file", [RUNTIME, DEVELOPMENT, BENCHMARKS])
 def test_pins_are_exact(file):
     lines = requirement_lines(file)
     assert lines
