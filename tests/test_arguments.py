@@ -64,8 +64,7 @@ STORED = TRAINING | {
 DEFAULTS = {
     FineTuneArguments: TRAINING | {"model_name": "t5-large"},
     DistillStoredArguments: STORED,
-    DistillArguments: STORED
-    | {"teacher_name": "t5-large", "teacher_state_dict_path": None, "teacher_dtype": "fp32"},
+    DistillArguments: STORED | {"teacher_name": "t5-large", "teacher_state_dict_path": None, "teacher_dtype": "fp32"},
     GenerateArguments: SHARED
     | {
         "model_name": "t5-large",

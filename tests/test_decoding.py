@@ -276,7 +276,7 @@ def naive_diverse_beams(
 def diverse(groups: int, penalty: float, *, size: int = 2, k: int | None = None, length: int = 7) -> Decoding:
     n_beams = groups * size
     loop = diverse_beam_search(groups, penalty=penalty)
-    return Decoding({"do_sample": False, "num_beams": n_beams}, length, k or n_beams, loop)
+    return Decoding(length, k or n_beams, n_beams, loop=loop)
 
 
 @pytest.mark.parametrize("family", ["t5", "bart", "gpt2", "llama"])

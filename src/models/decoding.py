@@ -1,10 +1,10 @@
-"""Writing text with a model: the eight generation types, on `generate` of stock models.
+"""Writing text with a model: the eight generation types, by our own loop where it can, else by `generate`.
 
 Shapes: B inputs, S source tokens, K targets per input, L new tokens.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -13,6 +13,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from src.data.batches import Batch
 from src.models.diverse_beams import diverse_beam_search
+from src.models.nucleus import Nucleus
+from src.models.sampling import sample, warn_of_generate, why_not
 
 TOP_P = 0.95
 SAMPLING_TEMPERATURES = {"sampling": 1.0, "sampling_low": 0.75, "sampling_high": 1.5}
@@ -21,28 +23,45 @@ LENGTH_PENALTIES = {"beam_search": 1.0, "beam_search_short": 0.4, "beam_search_l
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to write: arguments of `generate`, and the loop that replaces its own where transformers has none."""
+    """How to write: the most probable tokens (num_beams 1), beams, or draws from a nucleus.
 
-    arguments: dict[str, Any]
+    `loop` replaces the beam search of `generate` where transformers has none.
+    """
+
     max_new_tokens: int
     targets_per_input: int = 1
+    num_beams: int = 1
+    nucleus: Nucleus | None = None
+    length_penalty: float = 1.0
     loop: Callable | None = None
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """Those of `generate`."""
+        arguments: dict[str, Any] = {
+            "max_new_tokens": self.max_new_tokens,
+            "num_return_sequences": self.targets_per_input,
+            "num_beams": self.num_beams,
+            "do_sample": self.nucleus is not None,
+            "custom_generate": self.loop,
+        }
+        if self.num_beams > 1:
+            arguments["length_penalty"] = self.length_penalty
+        if self.nucleus is not None:
+            arguments |= {"top_p": self.nucleus.top_p, "top_k": 0, "temperature": self.nucleus.temperature}
+        return arguments
 
 
 def decoding_of(generation_type: str, *, num_beams: int, targets_per_input: int, max_new_tokens: int) -> Decoding:
     """The generation types of SPEC §2. Sampling uses top-p 0.95, no top-k, and no beams."""
-    nucleus = {"do_sample": True, "top_p": TOP_P, "top_k": 0, "temperature": 1.0}
+    plain = Decoding(max_new_tokens, targets_per_input, num_beams)
     if generation_type in SAMPLING_TEMPERATURES:
-        arguments = nucleus | {"temperature": SAMPLING_TEMPERATURES[generation_type], "num_beams": 1}
-        return Decoding(arguments, max_new_tokens, targets_per_input)
-    if generation_type == "diverse_beam_search":
-        groups = num_beams // 2
-        arguments = {"do_sample": False, "num_beams": num_beams}
-        return Decoding(arguments, max_new_tokens, targets_per_input, loop=diverse_beam_search(groups, penalty=0.1))
+        return replace(plain, num_beams=1, nucleus=Nucleus(TOP_P, SAMPLING_TEMPERATURES[generation_type]))
     if generation_type == "sampling_beam_search":
-        return Decoding(nucleus | {"num_beams": num_beams}, max_new_tokens, targets_per_input)
-    arguments = {"do_sample": False, "num_beams": num_beams, "length_penalty": LENGTH_PENALTIES[generation_type]}
-    return Decoding(arguments, max_new_tokens, targets_per_input)
+        return replace(plain, nucleus=Nucleus(TOP_P))
+    if generation_type == "diverse_beam_search":
+        return replace(plain, loop=diverse_beam_search(num_beams // 2, penalty=0.1))
+    return replace(plain, length_penalty=LENGTH_PENALTIES[generation_type])
 
 
 @torch.no_grad()
@@ -51,14 +70,18 @@ def write_tokens(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Te
 
     The model's train/eval mode is the caller's business.
     """
-    written = model.generate(
-        input_ids=batch.input_ids,
-        attention_mask=batch.attention_mask,
-        max_new_tokens=decoding.max_new_tokens,
-        num_return_sequences=decoding.targets_per_input,
-        custom_generate=decoding.loop,
-        **decoding.arguments,
-    )
+    if decoding.num_beams == 1 and decoding.loop is None:
+        reason = why_not(model)
+        if reason is None:
+            return sample(
+                model,
+                batch,
+                decoding.nucleus,
+                max_new_tokens=decoding.max_new_tokens,
+                targets_per_input=decoding.targets_per_input,
+            )
+        warn_of_generate(reason)
+    written = model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **decoding.arguments)
     start = 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
     return _padded_after_eos(written[:, start:], model.generation_config)
 

@@ -1,0 +1,148 @@
+"""Caches for writing many targets of one input: no copy per step, cross-attention's keys and values once per input.
+
+Shapes: B inputs, R rows of the decoder, each of one input, H heads, S source tokens, T tokens in a cache, d head size.
+"""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
+from transformers import Cache, DynamicCache, PreTrainedModel
+from transformers.cache_utils import DynamicLayer
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+FIRST_ROOM = 16  # tokens
+
+
+class GrowingLayer(DynamicLayer):
+    """Self-attention's keys and values (R, H, T, d) as views of larger buffers, in which new ones are written."""
+
+    def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
+        if not self.is_initialized:
+            self.lazy_initialization(key_states, value_states)
+            self._buffers = (key_states[:, :, :0], value_states[:, :, :0])
+        start = self.get_seq_length()
+        end = start + key_states.shape[2]
+        if end > self._buffers[0].shape[2]:
+            room = max(2 * start, end + FIRST_ROOM)
+            self._buffers = tuple(_with_room(buffer, start, room) for buffer in self._buffers)
+        for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
+            buffer[:, :, start:end] = states
+        self._show(end)
+        return self.keys, self.values
+
+    def reorder_cache(self, beam_idx: Tensor) -> None:
+        """Keep the rows `beam_idx`, in that order, and as often as they are there."""
+        if self.is_initialized:
+            length = self.get_seq_length()
+            self._buffers = tuple(buffer.index_select(0, beam_idx) for buffer in self._buffers)
+            self._show(length)
+
+    def _show(self, length: int) -> None:
+        self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+
+
+def _with_room(buffer: Tensor, length: int, room: int) -> Tensor:
+    """A buffer (R, H, room, d) with the first `length` tokens of this one."""
+    larger = buffer.new_empty(*buffer.shape[:2], room, buffer.shape[3])
+    larger[:, :, :length] = buffer[:, :, :length]
+    return larger
+
+
+def growing_cache() -> Cache:
+    """A cache for self-attention; layers appear as they are used."""
+    return Cache(layer_class_to_replicate=GrowingLayer)
+
+
+def attends_fully(model: PreTrainedModel) -> bool:
+    """Whether every layer of the decoder keeps keys and values of all tokens: no sliding windows, no other states."""
+    layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
+    return all(type(layer) is DynamicLayer for layer in layers)
+
+
+@contextmanager
+def attention_by_input() -> Iterator["AttentionByInput"]:
+    """Within: stock models whose attention is `sdpa` attend by `AttentionByInput`, which this yields."""
+    stock = ALL_ATTENTION_FUNCTIONS["sdpa"]
+    by_input = AttentionByInput(stock)
+    ALL_ATTENTION_FUNCTIONS["sdpa"] = by_input
+    try:
+        yield by_input
+    finally:
+        ALL_ATTENTION_FUNCTIONS["sdpa"] = stock
+
+
+class AttentionByInput:
+    """An attention function whose queries (R, H, 1, d) may outnumber the keys and values (B, H, S, d) of their inputs.
+
+    Queries of one input then attend together, as (B, H, k, d) with k the most rows that an input has; the mask is
+    (B, 1, 1, S). All other calls go to the stock function.
+    """
+
+    def __init__(self, stock: Callable) -> None:
+        self._stock = stock
+        self._met: set[int] | None = None  # where the keys of the calls lie that were watched; None: not watching
+        self._places: Tensor | None = None  # (R,) of each row among B * k; None if every input has k rows
+        self._shape = (0, 0)  # B, k
+
+    def watch(self) -> None:
+        """Note from now on which keys are attended to, until `covers` is asked."""
+        self._met = set()
+
+    def covers(self, cache: Cache) -> bool:
+        """Whether this function has attended to the keys of every layer of `cache`, and without a bias on positions.
+
+        If not, the model's cross-attention is no matter of `sdpa`, or more than that.
+        """
+        met, self._met = self._met, None
+        assert met is not None
+        return bool(cache.layers) and all(layer.keys.data_ptr() in met for layer in cache.layers)
+
+    def group(self, inputs: Tensor) -> None:
+        """Say whose the rows are from now on: inputs (R,) are their numbers, ascending, none left out."""
+        counts = inputs.bincount()
+        n_inputs, widest = len(counts), int(counts.max())
+        self._shape = (n_inputs, widest)
+        first = counts.cumsum(0) - counts
+        places = inputs * widest + torch.arange(len(inputs), device=inputs.device) - first[inputs]
+        self._places = None if len(inputs) == n_inputs * widest else places
+
+    def __call__(
+        self,
+        module: nn.Module,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        attention_mask: Tensor | None,
+        dropout: float = 0.0,
+        scaling: float | None = None,
+        **kwargs: Any,
+    ) -> tuple[Tensor, None]:
+        if len(query) == len(key):
+            if self._met is not None and not _any_bias(kwargs):
+                self._met.add(key.data_ptr())
+            return self._stock(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
+        mixed = F.scaled_dot_product_attention(
+            self._grouped(query[:, :, 0]), key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+        )
+        return self._by_row(mixed)[:, None], None
+
+    def _grouped(self, rows: Tensor) -> Tensor:
+        """(R, H, d) as (B, H, k, d)."""
+        n_inputs, widest = self._shape
+        if self._places is not None:
+            rows = rows.new_zeros(n_inputs * widest, *rows.shape[1:]).index_copy_(0, self._places, rows)
+        return rows.unflatten(0, (n_inputs, widest)).transpose(1, 2)
+
+    def _by_row(self, grouped: Tensor) -> Tensor:
+        """(B, H, k, d) as (R, H, d)."""
+        rows = grouped.transpose(1, 2).flatten(0, 1)
+        return rows if self._places is None else rows.index_select(0, self._places)
+
+
+def _any_bias(kwargs: dict[str, Any]) -> bool:
+    bias = kwargs.get("position_bias")
+    return bias is not None and bool(bias.any())

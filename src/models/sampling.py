@@ -1,0 +1,315 @@
+"""A decoding loop for sampling and greedy search on stock models, made for many targets of one input.
+
+What `generate` does, with less work: an input is read once, not once per target (encoder and prompt, and the keys and
+values of cross-attention); caches grow in place; rows that have ended leave; the vocabulary is not sorted.
+Shapes: B inputs, S source tokens, K targets per input, R rows of the decoder, N of them not ended, L new tokens, V
+vocabulary.
+"""
+
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from inspect import signature
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.modeling_outputs import BaseModelOutput
+
+from src.data.batches import Batch
+from src.models.caches import AttentionByInput, attends_fully, attention_by_input, growing_cache
+from src.models.families import knows_layers
+from src.models.nucleus import Nucleus, draw
+
+WORTH_LEAVING = 1 / 8  # share of ended rows at which the others are copied; 0.03 to 0.3 are about as fast
+
+HONOURED = {
+    "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id",
+    "forced_eos_token_id", "suppress_tokens", "bad_words_ids",
+}  # fmt: skip
+DECIDED_BY_THE_CALLER = {
+    "do_sample", "num_beams", "temperature", "top_k", "top_p", "num_return_sequences", "max_length", "max_new_tokens",
+}  # fmt: skip
+WITHOUT_EFFECT = {  # here: on beams, on speed, on what else is returned
+    "early_stopping", "length_penalty", "use_cache", "output_attentions", "output_hidden_states", "output_scores",
+    "output_logits", "return_dict_in_generate", "transformers_version", "_from_model_config", "disable_compile",
+    "compile_config", "prefill_chunk_size",
+}  # fmt: skip
+NEUTRAL = {
+    "min_length": 0, "min_new_tokens": 0, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "typical_p": 1.0, "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0, "diversity_penalty": 0.0, "num_beam_groups": 1, "guidance_scale": 1.0,
+    "renormalize_logits": False, "remove_invalid_values": False, "is_assistant": False, "token_healing": False,
+    "use_mtp": False, "low_memory": False, "cache_implementation": "dynamic",
+}  # fmt: skip
+
+log = logging.getLogger(__name__)
+
+
+def why_not(model: PreTrainedModel) -> str | None:
+    """What keeps `sample` from this model, in words; None if nothing does.
+
+    Known are the families of `families.py`, and the fields of a generation config that are listed here: whatever else
+    is set there, `generate` may act upon.
+    """
+    fields = _unknown_fields(model.generation_config)
+    if fields:
+        return f"its generation config sets {' '.join(fields)}"
+    if not knows_layers(model.config):
+        return f"the model type {model.config.model_type!r} is not known"
+    if not attends_fully(model):
+        return "its cache holds something else than all tokens' keys and values"
+    kind = type(model)
+    stock = (GenerationMixin.generate, GenerationMixin.prepare_inputs_for_generation)
+    if (kind.generate, kind.prepare_inputs_for_generation) != stock:
+        return f"{kind.__name__} prepares its inputs in its own way"
+    if model.config.is_encoder_decoder and not isinstance(_start_token(model.generation_config), int):
+        return "its targets have no single start token"
+    if model.get_output_embeddings() is None:
+        return f"{kind.__name__} names no output projection"
+    if model.training and any(getattr(module, "gradient_checkpointing", False) for module in model.modules()):
+        return "gradient checkpointing keeps no cache in training mode"
+    return None
+
+
+@cache
+def warn_of_generate(reason: str) -> None:
+    """Say, once for each reason, that `generate` does the work."""
+    log.warning("writing by transformers' `generate`, which is slower: %s", reason)
+
+
+def _unknown_fields(ids: GenerationConfig) -> list[str]:
+    """Fields of a generation config with a value that might matter and that `sample` does not look at."""
+    ignored = HONOURED | DECIDED_BY_THE_CALLER | WITHOUT_EFFECT
+    values = {name: value for name, value in ids.to_dict().items() if name not in ignored and value is not None}
+    unknown = [name for name, value in values.items() if name not in NEUTRAL or value != NEUTRAL[name]]
+    if any(len(words) != 1 for words in ids.bad_words_ids or ()):
+        unknown.append("bad_words_ids")
+    return unknown
+
+
+@torch.no_grad()
+def sample(
+    model: PreTrainedModel, batch: Batch, nucleus: Nucleus | None, *, max_new_tokens: int, targets_per_input: int = 1
+) -> Tensor:
+    """(B * K, L) new tokens, drawn from the nucleus, or the most probable ones if it is None; the pad token after EOS.
+
+    The K targets of one input are adjacent. The distribution is that of `generate` with the model's generation config;
+    `why_not(model)` must be None. Random numbers come from torch's generator of the model's device.
+    """
+    ids = model.generation_config
+    n_rows = len(batch.input_ids) * targets_per_input
+    targets = batch.input_ids.new_full((n_rows, max_new_tokens), ids.pad_token_id or 0)
+    rules = _Rules.of(ids, batch.input_ids.device, start=_start_length(model, batch), length=max_new_tokens)
+    rows = _Rows(*(torch.arange(n_rows, device=targets.device) for _ in range(2)))
+    with _decoder(model, batch, targets_per_input) as decoder:
+        logits = decoder.read()
+        for step in range(max_new_tokens):
+            logits = rules.apply(logits, step)
+            tokens = logits.argmax(dim=-1) if nucleus is None else draw(logits, nucleus)
+            targets[rows.numbers[rows.live], step] = tokens
+            rows.end(rules.ends(tokens))
+            if step + 1 == max_new_tokens or not len(rows.live):
+                break
+            if len(rows.live) <= (1 - WORTH_LEAVING) * len(rows.numbers):
+                decoder.keep(rows.live)
+                rows.leave()
+            logits = decoder.step(targets[rows.numbers, step], rows.live)
+    return targets[:, : step + 1]
+
+
+def _start_token(ids: GenerationConfig) -> int | list[int] | None:
+    return ids.bos_token_id if ids.decoder_start_token_id is None else ids.decoder_start_token_id
+
+
+@dataclass
+class _Rows:
+    """The rows of the decoder. numbers (R,): which target each writes; live (N,): those that have not ended."""
+
+    numbers: Tensor
+    live: Tensor
+
+    def end(self, ended: Tensor | None) -> None:
+        """ended (N,): which of the live rows have now ended."""
+        if ended is not None:
+            self.live = self.live[~ended]
+
+    def leave(self) -> None:
+        """The decoder has kept the live rows alone."""
+        self.numbers = self.numbers[self.live]
+        self.live = torch.arange(len(self.numbers), device=self.live.device)
+
+
+def _start_length(model: PreTrainedModel, batch: Batch) -> int:
+    """The tokens that the decoder reads before the first new one."""
+    return 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """Which tokens a generation config ends on, never allows, and allows alone at a step (in the order of `generate`).
+
+    A forced token may be one of `bad`, but none of `suppressed`.
+    """
+
+    eos: Tensor | None
+    bad: Tensor
+    suppressed: Tensor
+    forced: dict[int, Tensor]
+
+    @classmethod
+    def of(cls, ids: GenerationConfig, device: torch.device, *, start: int, length: int) -> "_Rules":
+        def tensor(tokens: int | list[int] | None) -> Tensor:
+            return torch.tensor(_as_list(tokens), dtype=torch.long, device=device)
+
+        eos = _as_list(ids.eos_token_id)
+        bad = [token for [token] in ids.bad_words_ids or () if token not in eos]
+        forced = {}
+        if start == 1 and ids.forced_bos_token_id is not None:
+            forced[0] = tensor(ids.forced_bos_token_id)
+        if ids.forced_eos_token_id is not None:
+            forced[length - 1] = tensor(ids.forced_eos_token_id)
+        return cls(tensor(eos) if eos else None, tensor(bad), tensor(ids.suppress_tokens), forced)
+
+    def apply(self, logits: Tensor, step: int) -> Tensor:
+        """Logits (N, V), changed in place, for the new token number `step`."""
+        if step in self.forced:
+            logits = logits.fill_(-torch.inf).index_fill_(1, self.forced[step], 0)
+        elif len(self.bad):
+            logits = logits.index_fill_(1, self.bad, -torch.inf)
+        return logits.index_fill_(1, self.suppressed, -torch.inf) if len(self.suppressed) else logits
+
+    def ends(self, tokens: Tensor) -> Tensor | None:
+        """(N,) whether tokens (N,) end their rows; None if nothing does."""
+        return None if self.eos is None else torch.isin(tokens, self.eos)
+
+
+def _as_list(tokens: int | list[int] | None) -> list[int]:
+    if tokens is None:
+        return []
+    return [tokens] if isinstance(tokens, int) else list(tokens)
+
+
+@contextmanager
+def _decoder(model: PreTrainedModel, batch: Batch, k: int) -> Iterator["_Decoder"]:
+    """A decoder of the batch; within, the output projection sees the last position of the live rows, nothing else."""
+    with attention_by_input() as attention:
+        kind = _EncoderDecoder if model.config.is_encoder_decoder else _DecoderOnly
+        decoder = kind(model, batch, k, attention)
+        handle = model.get_output_embeddings().register_forward_pre_hook(decoder.last_of_live)
+        try:
+            yield decoder
+        finally:
+            handle.remove()
+
+
+class _Decoder:
+    """Runs a model one token further, with what it has to remember: first a row per input, then K, then those left."""
+
+    def __init__(self, model: PreTrainedModel, batch: Batch, k: int, attention: AttentionByInput) -> None:
+        self._model = model
+        self._attention = attention
+        self._inputs = torch.arange(len(batch.input_ids), device=batch.input_ids.device).repeat_interleave(k)  # (R,)
+        self._mask = batch.attention_mask
+        self._live: Tensor | None = None  # while reading: all
+
+    def read(self) -> Tensor:
+        """(B * K, V) logits of the first new token; from now on there are K rows per input."""
+        raise NotImplementedError
+
+    def step(self, tokens: Tensor, live: Tensor) -> Tensor:
+        """(N, V) logits of the next token after tokens (R,), of the rows `live` (N,)."""
+        raise NotImplementedError
+
+    def keep(self, rows: Tensor) -> None:
+        """Forget all rows but these, ascending."""
+        raise NotImplementedError
+
+    def last_of_live(self, _: Any, args: tuple) -> tuple:
+        """A forward pre-hook of the output projection."""
+        hidden = args[0][:, -1:]
+        return (hidden if self._live is None else hidden.index_select(0, self._live), *args[1:])
+
+    def _logits(self, **inputs: Any) -> Tensor:
+        return self._model(**inputs, attention_mask=self._mask, use_cache=True, return_dict=True).logits[:, -1]
+
+
+class _EncoderDecoder(_Decoder):
+    """Cross-attention's keys and values are kept once per input if the model attends by `AttentionByInput`."""
+
+    def __init__(self, model: PreTrainedModel, batch: Batch, k: int, attention: AttentionByInput) -> None:
+        super().__init__(model, batch, k, attention)
+        encoder = model.get_encoder()
+        self._encoded = encoder(input_ids=batch.input_ids, attention_mask=self._mask, return_dict=True)[0]
+        self._own, self._cross = growing_cache(), DynamicCache()
+        self._cache = EncoderDecoderCache(self._own, self._cross)
+        self._by_input = False
+
+    def read(self) -> Tensor:
+        start = _start_token(self._model.generation_config)
+        self._attention.watch()
+        logits = self._decode(self._mask.new_full((len(self._mask), 1), start))
+        self._by_input = self._attention.covers(self._cross)
+        self._own.reorder_cache(self._inputs)
+        if self._by_input:
+            self._attention.group(self._inputs)
+        else:
+            self._keep_source(self._inputs)
+        return logits[self._inputs]
+
+    def step(self, tokens: Tensor, live: Tensor) -> Tensor:
+        self._live = live
+        return self._decode(tokens[:, None])
+
+    def keep(self, rows: Tensor) -> None:
+        self._own.reorder_cache(rows)
+        if not self._by_input:
+            self._keep_source(rows)
+            return
+        left, self._inputs = self._inputs[rows].unique_consecutive(return_inverse=True)
+        if len(left) < len(self._mask):
+            self._keep_source(left)
+        self._attention.group(self._inputs)
+
+    def _keep_source(self, chosen: Tensor) -> None:
+        self._cross.reorder_cache(chosen)
+        self._encoded, self._mask = self._encoded[chosen], self._mask[chosen]
+
+    def _decode(self, tokens: Tensor) -> Tensor:
+        encoded = BaseModelOutput(last_hidden_state=self._encoded)
+        return self._logits(decoder_input_ids=tokens, encoder_outputs=encoded, past_key_values=self._cache)
+
+
+class _DecoderOnly(_Decoder):
+    """The prompt is read once per input; its keys and values are then copied to the K rows."""
+
+    def __init__(self, model: PreTrainedModel, batch: Batch, k: int, attention: AttentionByInput) -> None:
+        super().__init__(model, batch, k, attention)
+        self._prompts = batch.input_ids
+        self._cache = growing_cache()
+        self._takes_positions = "position_ids" in signature(type(model).forward).parameters
+        self._positions = (self._mask.cumsum(dim=1) - 1).clamp_min(0)
+
+    def read(self) -> Tensor:
+        logits = self._decode(self._prompts)
+        self._cache.reorder_cache(self._inputs)
+        self._mask = self._mask[self._inputs]
+        self._positions = self._positions[self._inputs, -1:]
+        return logits[self._inputs]
+
+    def step(self, tokens: Tensor, live: Tensor) -> Tensor:
+        self._live = live
+        self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
+        self._positions = self._positions + 1
+        return self._decode(tokens[:, None])
+
+    def keep(self, rows: Tensor) -> None:
+        self._cache.reorder_cache(rows)
+        self._mask, self._positions = self._mask[rows], self._positions[rows]
+
+    def _decode(self, tokens: Tensor) -> Tensor:
+        positions = {"position_ids": self._positions} if self._takes_positions else {}
+        return self._logits(input_ids=tokens, past_key_values=self._cache, **positions)

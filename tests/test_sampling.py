@@ -1,0 +1,529 @@
+"""The decoding loop against `generate` and teacher forcing, the nucleus against its definition; what is not ours."""
+
+import logging
+from itertools import product
+
+import pytest
+import torch
+from conftest import ENCODER_DECODER_NAMES, FAMILY_NAMES
+from test_decoding import EOS, INPUTS, PAD, babbler, batch_of, cut
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
+from transformers.generation import TopPLogitsWarper
+from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
+
+from src.models import nucleus as nucleus_module
+from src.models import sampling
+from src.models.caches import growing_cache
+from src.models.decoding import Decoding, decoding_of, write_tokens
+from src.models.families import Sizes
+from src.models.loading import safe_generation_config
+from src.models.nucleus import BLOCK, Nucleus, draw
+from src.models.sampling import sample, warn_of_generate, why_not
+from src.models.students import build_from_scratch
+
+ALWAYS, NEVER = 1e-6, 2.0  # values of WORTH_LEAVING
+families = pytest.mark.parametrize("family", FAMILY_NAMES)
+with_cross_attention = pytest.mark.parametrize("family", ENCODER_DECODER_NAMES)
+
+
+@pytest.fixture(autouse=True)
+def warnings_anew():
+    warn_of_generate.cache_clear()
+
+
+def by_generate(model, inputs, **arguments) -> list[list[int]]:
+    """What `generate` writes, each row up to EOS."""
+    batch = batch_of(model, inputs)
+    rows = model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **arguments)
+    return [cut(row) for row in rows[:, 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1] :]]
+
+
+def greedy(model, inputs, length: int = 10, k: int = 1) -> list[list[int]]:
+    return [
+        cut(row) for row in sample(model, batch_of(model, inputs), None, max_new_tokens=length, targets_per_input=k)
+    ]
+
+
+def teacher_forced_logits(model, ids: list[int], target: list[int]) -> Tensor:
+    """(tokens, V) before each token of the target, from one pass over one unpadded sequence without a cache."""
+    if model.config.is_encoder_decoder:
+        read = torch.tensor([[model.config.decoder_start_token_id, *target[:-1]]])
+        return model(input_ids=torch.tensor([ids]), decoder_input_ids=read, use_cache=False).logits[0]
+    return model(input_ids=torch.tensor([[*ids, *target[:-1]]]), use_cache=False).logits[0, len(ids) - 1 :]
+
+
+# ------------------------------------------------------------------------------------------------------------- the loop
+
+
+@families
+@pytest.mark.parametrize("worth_leaving", [ALWAYS, NEVER])
+def test_greedy_is_that_of_generate(monkeypatch, family, worth_leaving):
+    """Whether rows that have ended leave at once or stay; inputs of different lengths."""
+    monkeypatch.setattr(sampling, "WORTH_LEAVING", worth_leaving)
+    lengths = set()
+    for seed in range(4):
+        model = babbler(family, seed=seed)
+        got = greedy(model, INPUTS)
+        assert got == by_generate(model, INPUTS, max_new_tokens=10, do_sample=False)
+        lengths |= {len(target) for target in got}
+    assert len(lengths) > 2, "rows must end at different steps, or the test sees little"
+
+
+@families
+@pytest.mark.parametrize("worth_leaving", [ALWAYS, 1 / 8, NEVER])
+@torch.no_grad()
+def test_each_step_draws_from_the_models_distribution(monkeypatch, family, worth_leaving):
+    """The logits that a row draws from are those of its own input and its own tokens, whoever has left before."""
+    monkeypatch.setattr(sampling, "WORTH_LEAVING", worth_leaving)
+    model, steps, k = babbler(family, seed=0, peak=0.4), [], 6
+
+    def spy(logits: Tensor, nucleus: Nucleus) -> Tensor:
+        steps.append(logits.log_softmax(-1))
+        return draw(logits, nucleus)
+
+    monkeypatch.setattr(sampling, "draw", spy)
+    torch.manual_seed(0)
+    rows = sample(model, batch_of(model, INPUTS), Nucleus(0.95), max_new_tokens=9, targets_per_input=k)
+    targets = [cut(row) for row in rows]
+    expected = [teacher_forced_logits(model, INPUTS[i // k], target) for i, target in enumerate(targets)]
+    for step, logits in enumerate(steps):
+        forced = [logits[step] for logits, target in zip(expected, targets, strict=True) if len(target) > step]
+        torch.testing.assert_close(logits, torch.stack(forced).log_softmax(-1), atol=1e-5, rtol=1e-5)
+    assert [len(logits) for logits in steps][0] == len(targets) > len(steps[-1]), "some must have ended"
+
+
+@with_cross_attention
+def test_models_that_do_not_attend_by_sdpa_are_sampled_too(family):
+    """Cross-attention's keys and values are then repeated, and no input's are mixed up with another's."""
+    for seed in range(2):
+        model = babbler(family, seed=seed)
+        model.set_attn_implementation("eager")
+        once = by_generate(model, INPUTS, max_new_tokens=10, do_sample=False)
+        assert greedy(model, INPUTS, k=3) == [target for target in once for _ in range(3)]
+
+
+@families
+def test_the_targets_of_an_input_are_adjacent(family):
+    """With a nucleus of one token, so that they are known."""
+    model = babbler(family, seed=3)
+    once = greedy(model, INPUTS)
+    assert len({tuple(target) for target in once}) > 1
+    rows = write_tokens(model, batch_of(model, INPUTS), Decoding(10, targets_per_input=3, nucleus=Nucleus(0.0)))
+    assert [cut(row) for row in rows] == [target for target in once for _ in range(3)]
+
+
+@families
+def test_equal_seeds_give_equal_targets(family):
+    model, batch = babbler(family, seed=0, peak=0.3), batch_of(babbler(family, seed=0), INPUTS)
+
+    def sampled(seed: int) -> Tensor:
+        torch.manual_seed(seed)
+        return sample(model, batch, Nucleus(0.95), max_new_tokens=8, targets_per_input=4)
+
+    assert torch.equal(sampled(0), sampled(0))
+    assert not torch.equal(sampled(0), sampled(1))
+
+
+@with_cross_attention
+def test_sources_are_projected_once_per_input(family):
+    """The encoder, and cross-attention's keys and values: B rows, not B · K."""
+    model = babbler(family, seed=0, peak=0.3)
+    names = ("EncDecAttention.k", "EncDecAttention.v", "encoder_attn.k_proj", "encoder_attn.v_proj")
+    modules = [module for name, module in model.named_modules() if name.endswith(names)]
+    assert len(modules) == 4  # of two layers
+    seen = []
+    for module in modules:
+        module.register_forward_hook(lambda _, args, output: seen.append(len(output)))
+    model.get_encoder().register_forward_hook(lambda _, args, output: seen.append(len(output[0])))
+    sample(model, batch_of(model, INPUTS), Nucleus(0.95), max_new_tokens=6, targets_per_input=5)
+    assert seen == [len(INPUTS)] * 5
+
+
+@families
+def test_only_rows_that_go_on_reach_the_output_projection(family):
+    model, rows = babbler(family, seed=0), []
+    model.lm_head.register_forward_hook(lambda _, args, output: rows.append(output.shape[:2]))
+    targets = greedy(model, INPUTS, k=2)
+    lengths = [len(target) for target in targets]
+    live = [sum(length > step for length in lengths) for step in range(1, max(lengths))]
+    assert rows == [(len(INPUTS), 1), *((n, 1) for n in live)]
+
+
+@families
+def test_everything_is_as_it_was_after_an_error(monkeypatch, family):
+    model, stock = babbler(family, seed=0), ALL_ATTENTION_FUNCTIONS["sdpa"]
+    before = greedy(model, INPUTS)
+
+    def fail(*_) -> Tensor:
+        assert ALL_ATTENTION_FUNCTIONS["sdpa"] is not stock
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sampling, "draw", fail)
+    with pytest.raises(KeyboardInterrupt):
+        sample(model, batch_of(model, INPUTS), Nucleus(0.95), max_new_tokens=3)
+    assert ALL_ATTENTION_FUNCTIONS["sdpa"] is stock
+    assert not model.lm_head._forward_pre_hooks
+    assert greedy(model, INPUTS) == before == by_generate(model, INPUTS, max_new_tokens=10, do_sample=False)
+
+
+@pytest.mark.parametrize("family", ["t5", "bart", "gpt2"])
+def test_dropout_acts_in_training_mode_alone(family):
+    sizes = Sizes(
+        vocab_size=12, pad_token_id=PAD, eos_token_id=EOS, n_encoder_layers=1, n_decoder_layers=1, d_model=16,
+        d_ff=32, n_heads=2, dropout=0.5, max_position_embeddings=64,
+    )  # fmt: skip
+    model = build_from_scratch(family, sizes, seed=0)
+    model.generation_config = safe_generation_config(model.config)
+    batch = batch_of(model, INPUTS[:1])
+    assert len(sample(model.eval(), batch, None, max_new_tokens=6, targets_per_input=8).unique(dim=0)) == 1
+    assert len(sample(model.train(), batch, None, max_new_tokens=6, targets_per_input=8).unique(dim=0)) > 1
+    assert model.training
+
+
+@families
+def test_bfloat16_by_autocast(family):
+    model = babbler(family, seed=1, peak=100.0)
+    with torch.autocast("cpu", torch.bfloat16):
+        expected = by_generate(model, INPUTS, max_new_tokens=8, do_sample=False)
+        for nucleus in (None, Nucleus(0.95)):
+            rows = sample(model, batch_of(model, INPUTS), nucleus, max_new_tokens=8, targets_per_input=2)
+            assert [cut(row) for row in rows] == [target for target in expected for _ in range(2)]
+
+
+def test_growing_layers_hold_what_dynamic_ones_do():
+    generator = torch.Generator().manual_seed(0)
+    growing, dynamic, n_rows = growing_cache(), DynamicCache(), 5
+    for step in range(60):
+        length = 7 if step == 0 else 1
+        keys, values = torch.randn(2, n_rows, 2, length, 3, generator=generator)
+        for layer in range(2):
+            pairs = zip(growing.update(keys, values, layer), dynamic.update(keys, values, layer), strict=True)
+            assert all(torch.equal(one, other) for one, other in pairs)
+        assert growing.get_seq_length() == dynamic.get_seq_length() == 7 + step
+        if step in (0, 3, 30):
+            rows = torch.arange(n_rows).repeat_interleave(3) if step == 0 else torch.arange(0, n_rows, 2)
+            growing.reorder_cache(rows)
+            dynamic.reorder_cache(rows)
+            n_rows = len(rows)
+
+
+# ----------------------------------------------------------------------------------------------------- the distribution
+
+
+def sequence_probabilities(model, ids: list[int], *, top_p: float, temperature: float) -> dict[tuple[int, ...], float]:
+    """Of every target of at most two tokens, by the sorting top-p of `generate` on teacher-forced logits."""
+    warper = TopPLogitsWarper(top_p)
+
+    def next_tokens(target: list[int]) -> Tensor:
+        logits = teacher_forced_logits(model, ids, [*target, PAD])[-1:]
+        return warper(None, logits.double() / temperature).softmax(-1)[0]
+
+    first = next_tokens([])
+    probabilities = {(EOS,): float(first[EOS])}
+    for one in (token for token in range(len(first)) if token != EOS and first[token] > 0):
+        second = next_tokens([one])
+        probabilities |= {(one, two): float(first[one] * second[two]) for two in range(len(second)) if second[two] > 0}
+    return probabilities
+
+
+def surprise(drawn: list[list[int]], expected: dict[tuple[int, ...], float]) -> float:
+    """Chi-square in standard deviations above its mean; infinite for a target that cannot be."""
+    counts = dict.fromkeys(expected, 0)
+    for target in drawn:
+        if tuple(target) not in counts:
+            return float("inf")
+        counts[tuple(target)] += 1
+    likely = [key for key, p in expected.items() if p * len(drawn) >= 5]  # where the approximation holds
+    n = len(drawn)
+    chi_square = sum((counts[key] - n * expected[key]) ** 2 / (n * expected[key]) for key in likely)
+    degrees = len(likely) - 1
+    return (chi_square - degrees) / (2 * degrees) ** 0.5
+
+
+SETTINGS = [(family, 0.95, 1.0) for family in FAMILY_NAMES] + [("t5", 0.6, 1.5), ("gpt2", 0.6, 1.5)]
+
+
+@pytest.mark.parametrize(("family", "top_p", "temperature"), SETTINGS)
+@torch.no_grad()
+def test_targets_have_the_distribution_of_generate(family, top_p, temperature):
+    """6,000 targets of two inputs; with the nucleus 0.05 smaller or larger, or another temperature, it is seen."""
+    model, inputs, k = babbler(family, seed=0, peak=0.4), INPUTS[:2], 3000
+
+    def drawn(nucleus: Nucleus) -> list[list[int]]:
+        torch.manual_seed(0)
+        rows = sample(model, batch_of(model, inputs), nucleus, max_new_tokens=2, targets_per_input=k)
+        return [cut(row) for row in rows]
+
+    def worst(targets: list[list[int]]) -> float:
+        return max(surprise(targets[k * i : k * (i + 1)], expected[i]) for i in range(2))
+
+    expected = [sequence_probabilities(model, ids, top_p=top_p, temperature=temperature) for ids in inputs]
+    assert worst(drawn(Nucleus(top_p, temperature))) < 6
+    for mutant in (
+        Nucleus(top_p - 0.05, temperature),
+        Nucleus(top_p + 0.05, temperature),
+        Nucleus(top_p, 0.7 * temperature),
+    ):
+        assert worst(drawn(mutant)) > 6
+    if (family, top_p) in (("t5", 0.95), ("gpt2", 0.6)):
+        torch.manual_seed(0)
+        arguments = {"do_sample": True, "top_p": top_p, "top_k": 0, "temperature": temperature}
+        assert worst(by_generate(model, inputs, max_new_tokens=2, num_return_sequences=k, **arguments)) < 6
+
+
+# ---------------------------------------------------------------------------------------------------------- the nucleus
+
+
+def definition(logits: list[float], top_p: float) -> set[int]:
+    """The nucleus: tokens in the order of probability, then of index, until their mass reaches top_p."""
+    weights = torch.tensor(logits, dtype=torch.float64).softmax(0).tolist()
+    order = sorted((token for token in range(len(weights)) if weights[token] > 0), key=lambda t: (-weights[t], t))
+    kept, mass = set(), 0.0
+    for token in order:
+        if mass >= top_p and kept:
+            break
+        kept.add(token)
+        mass += weights[token]
+    return kept
+
+
+def normal(n: int, scale: float) -> list[float]:
+    return (scale * torch.randn(n, generator=torch.Generator().manual_seed(n))).tolist()
+
+
+ROWS = {
+    "one token": [0.3],
+    "one block": normal(BLOCK, 2.0),
+    "one token more than a block": normal(BLOCK + 1, 2.0),
+    "peaked": normal(3 * BLOCK - 5, 6.0),
+    "broad": normal(3 * BLOCK - 5, 0.5),
+    "flat": [0.25] * 301,
+    "one-hot": [-1e4] * 170 + [0.0] + [-1e4] * 130,
+    "pairs": [float(token // 2) / 8 for token in range(260)],
+    "ties at the border": [3.0, *[1.0] * 200, *[-2.0] * 99],
+    "mostly forbidden": [float("-inf")] * 250 + normal(50, 1.0),
+    "bfloat16": torch.tensor(normal(300, 2.0)).bfloat16().tolist(),
+}
+TOP_PS = (0.0, 0.03, 0.3, 0.5, 0.9, 0.95, 0.999, 1.0)
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_the_nucleus_is_that_of_the_definition(monkeypatch, kind):
+    """Every token proposed once: accepted are those of the nucleus and no others."""
+    logits = torch.tensor([ROWS[kind]])
+    tokens = torch.isfinite(logits[0]).nonzero()  # what has no mass is never proposed
+    repeated = logits.expand(len(tokens), -1)
+    for top_p in TOP_PS:
+        rows = nucleus_module._weighed(repeated, Nucleus(top_p))
+        weights = rows.weights.flatten(1).gather(1, tokens)
+        with monkeypatch.context() as patched:
+            patched.setattr(nucleus_module, "_from_all", lambda _, weights=weights: (tokens, weights))
+            _, accepted = nucleus_module._proposed(rows)
+        with_mass = set(tokens[:, 0][weights[:, 0] > 0].tolist())
+        assert set(tokens[:, 0][accepted].tolist()) & with_mass == definition(ROWS[kind], top_p)
+
+
+@pytest.mark.parametrize("kind", ROWS)
+def test_every_token_has_its_share_of_the_unit_interval(monkeypatch, kind):
+    """Evenly spaced numbers instead of random ones: each token as often as its probability says, to within one."""
+    n = 4000
+    logits = torch.tensor([ROWS[kind]])
+    places = ((torch.arange(n, dtype=torch.float64) + 0.5) / n)[:, None]
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: places)
+    monkeypatch.setattr(nucleus_module, "PART", n * logits.shape[1])  # all rows at once
+    counts = draw(logits.expand(n, -1), Nucleus(1.0)).bincount(minlength=logits.shape[1])
+    shares = n * logits[0].double().softmax(0)
+    assert (counts - shares).abs().max() < 1 + 1e-3
+    assert (counts[shares == 0] == 0).all()
+
+
+@pytest.mark.parametrize("place", [0.0, 1 - 2**-53])
+@pytest.mark.parametrize("kind", ROWS)
+def test_the_ends_of_the_interval_are_tokens_with_mass(monkeypatch, kind, place):
+    monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([[place]], dtype=torch.float64))
+    logits = torch.tensor([ROWS[kind]])
+    [token] = draw(logits, Nucleus(1.0)).tolist()
+    assert logits.double().softmax(-1)[0, token] > 0
+
+
+def test_rows_are_drawn_from_their_own_distributions():
+    """Many more rows than are handled at a time, each with two tokens of its own."""
+    n_rows = 3 * nucleus_module.PART // 1000 + 1
+    logits = torch.full((n_rows, 1000), -30.0)
+    first = torch.arange(n_rows)[:, None] % 500
+    logits.scatter_(1, torch.cat([first, first + 500], dim=1), 5.0)
+    torch.manual_seed(0)
+    tokens = draw(logits, Nucleus(0.95))
+    assert ((tokens - first[:, 0]) % 500 == 0).all()
+    upper = (tokens >= 500).double().mean()
+    assert abs(upper - 0.5) < 0.1
+
+
+def test_the_temperature_comes_before_the_nucleus():
+    logits = torch.tensor([[2.0, 1.0, 0.0]]).expand(500, -1)  # 0.67, 0.24, 0.09; at 0.25: 0.982, …
+    assert set(draw(logits, Nucleus(0.95, 0.25)).tolist()) == {0}
+    assert set(draw(logits, Nucleus(0.95)).tolist()) == {0, 1, 2}
+    assert set(draw(logits, Nucleus(0.9)).tolist()) == {0, 1}
+
+
+@pytest.mark.parametrize("top_p", [0.95, 1.0])
+@pytest.mark.parametrize("values", [[float("nan"), 0.0], [float("inf"), 0.0], [float("-inf")] * 2])
+def test_a_row_without_a_distribution_is_an_error(values, top_p):
+    with pytest.raises(RuntimeError, match="not finite"):
+        draw(torch.tensor([[0.0, 1.0], values]), Nucleus(top_p))
+
+
+# ------------------------------------------------------------------------------------------- generation configs, models
+
+
+@families
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"suppress_tokens": [2, 3, 4, 5]},
+        {"bad_words_ids": [[2], [3], [EOS], [6]]},
+        {"forced_eos_token_id": EOS},
+        {"forced_eos_token_id": [7, 8]},
+        {"forced_bos_token_id": 6},
+        {"forced_bos_token_id": 6, "forced_eos_token_id": EOS, "bad_words_ids": [[6], [4]], "suppress_tokens": [5]},
+        {"eos_token_id": [EOS, 5, 7]},
+    ],
+    ids=lambda fields: " ".join(fields),
+)
+def test_tokens_that_are_forced_or_forbidden_are_those_of_generate(family, fields):
+    changed = False
+    inputs = ([4], [3]) if "forced_bos_token_id" in fields else INPUTS  # decoder-only: for a prompt of one token
+    for seed in range(3):
+        model = babbler(family, seed=seed, eos_bias=0.0)
+        plain = greedy(model, inputs, length=6)
+        for name, value in fields.items():
+            setattr(model.generation_config, name, value)
+        assert why_not(model) is None
+        ends = fields.get("eos_token_id", [EOS])
+        got = sample(model, batch_of(model, inputs), None, max_new_tokens=6)
+        batch = batch_of(model, inputs)
+        rows = model.generate(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=6, do_sample=False
+        )
+        rows = rows[:, 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1] :]
+        assert [cut(row, ends) for row in got] == [cut(row, ends) for row in rows]
+        changed = changed or [cut(row) for row in got] != plain
+    assert changed, "the fields must make a difference"
+
+
+def test_a_forced_token_is_drawn_too():
+    model = babbler("bart", seed=0, peak=0.1, eos_bias=-50.0)
+    model.generation_config.forced_bos_token_id, model.generation_config.forced_eos_token_id = 6, EOS
+    rows = sample(model, batch_of(model, INPUTS), Nucleus(0.95), max_new_tokens=4, targets_per_input=5)
+    assert (rows[:, 0] == 6).all()
+    assert (rows[:, 3] == EOS).all()
+
+
+NOT_OURS = {
+    "no_repeat_ngram_size": 2, "min_length": 5, "min_new_tokens": 2, "repetition_penalty": 1.3,
+    "encoder_repetition_penalty": 1.2, "bad_words_ids": [[3, 4]], "begin_suppress_tokens": [3],
+    "encoder_no_repeat_ngram_size": 2, "typical_p": 0.5, "min_p": 0.1, "top_h": 0.4, "epsilon_cutoff": 0.01,
+    "eta_cutoff": 0.01, "stop_strings": ["a"], "max_time": 9.0, "guidance_scale": 1.5, "sequence_bias": [[[3], 2.0]],
+    "exponential_decay_length_penalty": (2, 1.1), "renormalize_logits": True, "penalty_alpha": 0.5,
+    "prompt_lookup_num_tokens": 3, "cache_implementation": "quantized", "remove_invalid_values": True,
+    "a_field_of_a_later_version": 1,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", NOT_OURS)
+def test_fields_that_the_loop_does_not_know_are_left_to_generate(name):
+    model = babbler("t5", seed=0)
+    assert why_not(model) is None
+    setattr(model.generation_config, name, NOT_OURS[name])
+    assert why_not(model) == f"its generation config sets {name}"
+
+
+def test_neutral_values_are_no_reason():
+    model = babbler("t5", seed=0)
+    for name, value in {
+        **sampling.NEUTRAL,
+        "top_k": 50,
+        "temperature": 0.3,
+        "max_length": 5,
+        "use_cache": True,
+    }.items():
+        setattr(model.generation_config, name, value)
+    assert why_not(model) is None
+    assert greedy(model, INPUTS) == greedy(babbler("t5", seed=0), INPUTS)
+
+
+def test_generate_takes_over_with_one_warning_for_each_reason(caplog):
+    model = babbler("gpt2", seed=0, eos_bias=-50.0)
+    batch, decoding = batch_of(model, INPUTS), Decoding(max_new_tokens=9)
+    with caplog.at_level(logging.WARNING, logger=sampling.__name__):
+        write_tokens(model, batch, decoding)
+        assert not caplog.messages
+        model.generation_config.no_repeat_ngram_size = 1
+        rows = [[cut(row) for row in write_tokens(model, batch, decoding)] for _ in range(2)]
+        assert rows[0] == rows[1] == by_generate(model, INPUTS, max_new_tokens=9, do_sample=False)
+        assert all(len(set(row)) == len(row) > 5 for row in rows[0])
+        model.generation_config.min_new_tokens = 3
+        write_tokens(model, batch, decoding)
+        write_tokens(model, batch, decoding)
+    assert len(caplog.messages) == 2
+    assert "no_repeat_ngram_size" in caplog.messages[0]
+    assert "min_new_tokens" in caplog.messages[1]
+
+
+def tiny_causal_model(model_type: str, **config):
+    sizes = {"vocab_size": 12, "hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 2, "num_key_value_heads": 2, "max_position_embeddings": 64}
+    ids = {"pad_token_id": PAD, "eos_token_id": EOS, "bos_token_id": None}
+    torch.manual_seed(0)
+    model = AutoModelForCausalLM.from_config(AutoConfig.for_model(model_type, **{**sizes, **heads, **ids, **config}))
+    model.generation_config = safe_generation_config(model.config)
+    return model.eval()
+
+
+@pytest.mark.parametrize(
+    ("model_type", "config", "reason"),
+    [
+        ("mistral", {"sliding_window": 4}, "its cache"),
+        ("phi3", {"sliding_window": None}, "Phi3ForCausalLM prepares"),
+        ("biogpt", {}, "'biogpt' is not known"),
+    ],
+)
+def test_models_that_the_loop_does_not_know_are_left_to_generate(caplog, model_type, config, reason):
+    model = tiny_causal_model(model_type, **config)
+    assert reason in (why_not(model) or "")
+    got = [cut(row) for row in write_tokens(model, batch_of(model, INPUTS), Decoding(max_new_tokens=6))]
+    assert got == by_generate(model, INPUTS, max_new_tokens=6, do_sample=False)
+    assert reason in caplog.text
+
+
+def test_full_attention_of_a_family_that_may_slide_is_no_reason():
+    model = tiny_causal_model("mistral", sliding_window=None)
+    assert why_not(model) is None
+    assert greedy(model, INPUTS, length=6) == by_generate(model, INPUTS, max_new_tokens=6, do_sample=False)
+
+
+@pytest.mark.parametrize("start", [None, [0, 0, 0, 0]])
+def test_a_start_that_differs_by_row_is_left_to_generate(start):
+    model = babbler("t5", seed=0)
+    model.generation_config.decoder_start_token_id = start
+    assert why_not(model) == "its targets have no single start token"
+    model.generation_config.bos_token_id, model.generation_config.decoder_start_token_id = 3, None
+    assert why_not(model) is None
+    assert greedy(model, INPUTS) == by_generate(model, INPUTS, max_new_tokens=10, do_sample=False)
+
+
+def test_a_model_that_keeps_no_cache_is_left_to_generate():
+    model = babbler("gpt2", seed=0).train()
+    model.transformer.gradient_checkpointing = True
+    assert "gradient checkpointing" in (why_not(model) or "")
+    assert why_not(model.eval()) is None
+
+
+@pytest.mark.parametrize(("kind", "num_beams"), product(("beam_search", "sampling_beam_search"), (2,)))
+def test_beams_are_not_for_the_loop(monkeypatch, kind, num_beams):
+    monkeypatch.setattr("src.models.decoding.sample", None)
+    model = babbler("t5", seed=0)
+    decoding = decoding_of(kind, num_beams=num_beams, targets_per_input=2, max_new_tokens=4)
+    assert len(write_tokens(model, batch_of(model, INPUTS), decoding)) == 2 * len(INPUTS)
+    assert isinstance(model.lm_head, nn.Linear)
