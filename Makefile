@@ -18,7 +18,7 @@ demo: setup ## Distil a tiny model from data to scores, offline, in minutes on a
 	$(python) benchmarks/demo.py
 
 bench: setup ## Measure speed and memory beside other tools; needs requirements-bench.txt, which it installs.
-	$(python) -m pip install -q -r requirements-bench.txt
+	$(python) -m pip install -q -r requirements-ctranslate2.txt -r requirements-bench.txt
 	$(python) benchmarks/bench.py $(ARGS)
 
 test: setup ## Run the tests.

@@ -3,10 +3,13 @@
 from pathlib import Path
 
 from src.config.arguments import GenerateArguments
+from src.config.console import say
 from src.config.constants import DEV_PPL, FT, GENERATED, TEXT
+from src.config.errors import UserError
 from src.data.batches import Batch
 from src.data.files import Columns, Datasets, write_datasets
-from src.models.decoding import decoding_of, to_texts
+from src.models.ctranslate import CTranslate2Engine, is_installed
+from src.models.decoding import LENGTH_PENALTIES, decoding_of, to_texts
 from src.training.tracking import RunFolder
 from src.training.writing import Writer, write_file, written_rows
 
@@ -35,14 +38,31 @@ def _generate_all(config: GenerateArguments, run: RunFolder, datasets: Datasets)
         config.generation_type, num_beams=config.num_beams, targets_per_input=k, max_new_tokens=config.max_labels_length
     )
     writer = Writer.of(config, decoding)
+    engine = _engine(config, writer)
 
     def write(batch: Batch, k: int) -> list[str]:
-        return to_texts(writer.tokenizer, writer.write(batch, k))
+        return to_texts(writer.tokenizer, writer.write(batch, k) if engine is None else engine.write(batch, decoding))
 
     generated = {split: [""] * (k * len(columns[TEXT])) for split, columns in datasets.items()}
     for split, row, targets in written_rows(config, run, datasets, writer, write, dict.fromkeys(datasets, k)):
         generated[split][k * row : k * (row + 1)] = targets
     return generated
+
+
+def _engine(config: GenerateArguments, writer: Writer) -> CTranslate2Engine | None:
+    """What writes instead of the model itself. `auto` takes CTranslate2 for beams alone: our own sampling is faster."""
+    if config.generation_engine == "hf":
+        return None
+    is_wanted = config.generation_engine == "ctranslate2"
+    if not is_wanted and not (config.generation_type in LENGTH_PENALTIES and is_installed()):
+        return None
+    try:
+        return CTranslate2Engine(writer.model, writer.tokenizer, config.mixed_precision)
+    except UserError as error:
+        if is_wanted:
+            raise
+        say(f"{error}; --generation_engine auto: hf is used")
+        return None
 
 
 def _columns(config: GenerateArguments, original: Columns, generated: list[str]) -> Columns:

@@ -72,6 +72,7 @@ DEFAULTS = {
         "add_original_data": False,
         "generation_type": "beam_search",
         "num_return_sequences": 1,
+        "generation_engine": "hf",
     },
     SimulateApiArguments: SHARED
     | {

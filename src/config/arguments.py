@@ -5,10 +5,11 @@ Lengths are counted in tokens unless a sentence says words; a step is one micro-
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from src.config.constants import CORPORA, GENERATION_TYPES, METRICS
+from src.config.constants import CORPORA, CTRANSLATE2_TYPES, GENERATION_TYPES, METRICS
 from src.config.errors import UserError
 from src.config.values import check_value
 
@@ -344,10 +345,24 @@ class GenerateArguments(WritingArguments):
         False, "Also write the original columns, each row repeated for each of its pseudo-targets.", DATA
     )
     num_return_sequences: int = flag(1, "Pseudo-targets of each input.", DECODING, minimum=1)
+    generation_engine: str = flag(
+        "hf",
+        "hf: the model itself; ctranslate2: the model converted, once, if that is installed; auto: ctranslate2 for "
+        "beam_search where it is installed and knows the model.",
+        DECODING,
+        choices=("hf", "ctranslate2", "auto"),
+    )
 
     def check(self) -> None:
         super().check()
         self.check_writing("num_return_sequences", self.num_return_sequences)
+        if self.generation_engine != "ctranslate2":
+            return
+        if self.generation_type not in CTRANSLATE2_TYPES:
+            possible = " ".join(CTRANSLATE2_TYPES)
+            raise UserError(f"--generation_engine ctranslate2: it has no {self.generation_type}; possible: {possible}")
+        if find_spec("ctranslate2") is None:
+            raise UserError("--generation_engine ctranslate2: it is not installed; pip install ctranslate2, or use hf")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,5 +17,8 @@ GENERATION_TYPES = (
     "sampling_high",
     "sampling_beam_search",
 )
+CTRANSLATE2_TYPES = tuple(
+    name for name in GENERATION_TYPES if name not in ("diverse_beam_search", "sampling_beam_search")
+)
 METRICS = ("wer", "gleu", "rouge", "sacrebleu", "bertscore", "meteor", "chrf")
 CORPORA = ("xsum", "squad", "art", "bisect", "shakespeare", "demo")

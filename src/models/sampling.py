@@ -55,7 +55,7 @@ def why_not(model: PreTrainedModel) -> str | None:
     Known are the families of `families.py`, and the fields of a generation config that are listed here: whatever else
     is set there, `generate` may act upon.
     """
-    fields = _unknown_fields(model.generation_config)
+    fields = unknown_fields(model.generation_config)
     if fields:
         return f"its generation config sets {' '.join(fields)}"
     if not knows_layers(model.config):
@@ -81,7 +81,7 @@ def warn_of_generate(reason: str) -> None:
     log.warning("writing by transformers' `generate`, which is slower: %s", reason)
 
 
-def _unknown_fields(ids: GenerationConfig) -> list[str]:
+def unknown_fields(ids: GenerationConfig) -> list[str]:
     """Fields of a generation config with a value that might matter and that `sample` does not look at."""
     ignored = HONOURED | DECIDED_BY_THE_CALLER | WITHOUT_EFFECT
     values = {name: value for name, value in ids.to_dict().items() if name not in ignored and value is not None}
