@@ -13,6 +13,8 @@ from src.config.experiments import Experiment
 from src.data.files import Datasets
 from src.distillation.capture import check_comparable
 from src.distillation.teachers import LiveTeacher
+from src.models.compiled import compile_layers
+from src.models.families import family_of
 from src.models.loading import (
     check_lengths,
     check_model_files,
@@ -59,11 +61,15 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
                 f"experiment '{experiment.key}': '{loss.name}' has missing_mass, but a live teacher's "
                 "log-probabilities are all there; it is for kd_dataset_with_logits_main.py"
             )
+    if config.compile and any({"hidden", "attention_relation"} & set(loss.weights) for loss in experiment.losses):
+        raise UserError(f"--compile True: experiment '{experiment.key}' compares states in layers; leave it out")
     if not experiment.needs_teacher:
         return
     check_model_files(config.teacher_name, state_dict_path=config.teacher_state_dict_path)
     check_lengths(config.teacher_name, config.max_input_length, config.max_labels_length)
     student, teacher = load_config(config.student_name), load_config(config.teacher_name)
+    if config.compile:
+        family_of(teacher)
     if is_encoder_decoder(student) != is_encoder_decoder(teacher):
         kinds = {True: "encoder-decoder", False: "decoder-only"}
         raise UserError(
@@ -77,4 +83,6 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
 def _teacher(config: DistillArguments, accelerator: Accelerator, experiment: Experiment) -> LiveTeacher:
     dtype = torch.bfloat16 if config.teacher_dtype == "bf16" else torch.float32
     model = load_model(config.teacher_name, state_dict_path=config.teacher_state_dict_path, dtype=dtype)
+    if config.compile:
+        compile_layers(model)
     return LiveTeacher(model.to(accelerator.device), experiment.layers.of("teacher"))

@@ -36,6 +36,7 @@ SHARED = {
     "overwrite": False,
 }
 TRAINING = SHARED | {
+    "compile": False,
     "max_gpu_batch_size": 8,
     "learning_rate": 1e-5,
     "optimizer_eps": 1e-8,

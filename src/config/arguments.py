@@ -124,6 +124,12 @@ class SharedArguments(Arguments):
 class TrainingArguments(SharedArguments):
     """The flags of the three scripts that train: ft_main.py, kd_main.py and kd_dataset_with_logits_main.py."""
 
+    compile: bool = flag(
+        False,
+        "Compile the models' layers: a minute or more at the start, faster steps after. Not for experiments that "
+        "compare hidden states or attention.",
+        RUN,
+    )
     max_gpu_batch_size: int = flag(
         8,
         "Rows of one micro-batch on each device; batch_size must be a multiple of it, or smaller.",

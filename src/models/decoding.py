@@ -12,6 +12,7 @@ from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from src.data.batches import Batch
+from src.models.compiled import as_it_is
 from src.models.diverse_beams import diverse_beam_search
 from src.models.nucleus import Nucleus
 from src.models.sampling import sample, warn_of_generate, why_not
@@ -70,6 +71,11 @@ def write_tokens(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Te
 
     The model's train/eval mode is the caller's business.
     """
+    with as_it_is(model):
+        return _written(model, batch, decoding)
+
+
+def _written(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Tensor:
     if decoding.num_beams == 1 and decoding.loop is None:
         reason = why_not(model)
         if reason is None:

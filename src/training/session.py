@@ -18,7 +18,9 @@ from src.data.batches import Tokenization, TokenizedDatasets
 from src.data.files import Datasets, check_datasets, check_trainable, training_splits
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics
+from src.models.compiled import check_can_compile, compile_layers
 from src.models.decoding import decoding_of
+from src.models.families import family_of
 from src.models.loading import (
     check_lengths,
     check_model_files,
@@ -66,6 +68,9 @@ def train(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str
         return run.scores
     splits = _check(config, datasets)
     task.check()
+    if config.compile:
+        check_can_compile()
+        family_of(load_config(task.model_name))
     metrics = resolve_metrics(config.metrics, config.metric_for_best_model)
     resumed = _resumable_folder(config, run)
     weights = resumed or config.checkpoint_path or task.state_dict_path
@@ -80,6 +85,8 @@ def train(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str
     data.check_stored(splits)
     model = load_model(task.model_name, state_dict_path=weights)
     write_known_tokens_only(model, tokenizer)
+    if config.compile:
+        compile_layers(model)
     phases = task.phases(accelerator, tokenizer, splits) if config.do_train else ()
     with StopRequests() as stop:
         decoding = decoding_of(

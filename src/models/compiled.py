@@ -1,0 +1,49 @@
+"""Layers compiled by torch.compile, for training; what writes text runs them as they are."""
+
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from weakref import WeakSet
+
+import torch
+from transformers import PreTrainedModel
+
+from src.config.errors import UserError
+from src.models.families import family_of
+
+BACKEND = "inductor"
+RECOMPILE_LIMIT = 256  # by code, which all layers of a model share: with and without gradient, mask, dropout, …
+
+_compiled: WeakSet[PreTrainedModel] = WeakSet()
+
+
+def check_can_compile() -> None:
+    """Raise UserError on a machine without a C++ compiler, which torch.compile needs on every device."""
+    if shutil.which(os.environ.get("CXX") or "c++") is None and shutil.which("g++") is None:
+        raise UserError("--compile True: needs a C++ compiler, and there is no g++ on this machine")
+
+
+def compile_layers(model: PreTrainedModel) -> PreTrainedModel:
+    """The model, each of its layers compiled at its first call, for any batch size and length.
+
+    Only layers: the loss has its own chunks, and lengths that differ from batch to batch would compile whole models
+    again and again. Raises UserError for a model whose layers are not known.
+    """
+    family = family_of(model.config)
+    torch.compiler.config.recompile_limit = RECOMPILE_LIMIT
+    for path in filter(None, (family.encoder_layers, family.decoder_layers)):
+        for layer in model.get_submodule(path):
+            layer.compile(dynamic=True, backend=BACKEND)
+    _compiled.add(model)
+    return model
+
+
+@contextmanager
+def as_it_is(model: PreTrainedModel) -> Iterator[None]:
+    """Within: nothing is compiled, as writing would be for every length of its cache."""
+    if model not in _compiled:
+        yield
+        return
+    with torch.compiler.set_stance("force_eager"):
+        yield
