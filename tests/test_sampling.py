@@ -104,6 +104,37 @@ def test_models_that_do_not_attend_by_sdpa_are_sampled_too(family):
 
 
 @families
+@pytest.mark.parametrize(("inputs_that_fit", "calls"), [(0, 4), (1, 4), (3, 2), (4, 1), (1000, 1)])
+def test_as_many_inputs_at_once_as_fit(monkeypatch, family, inputs_that_fit, calls):
+    """At least one; what is written does not depend on it."""
+    model, k = babbler(family, seed=1), 3
+    expected = greedy(model, INPUTS[:4], k=k)
+    batch = batch_of(model, INPUTS[:4])
+    states = sum(each.numel() for layer in cached(model, batch, 10) for each in layer) // len(INPUTS[:4])
+    row = 4 * (states + sampling.COPIES_OF_LOGITS * model.config.vocab_size)
+    monkeypatch.setattr(sampling, "MEMORY", inputs_that_fit * k * row + row - 1)
+    seen = []
+    write = sampling._sample
+    monkeypatch.setattr(sampling, "_sample", lambda *args: seen.append(len(args[1].input_ids)) or write(*args))
+    assert greedy(model, INPUTS[:4], k=k) == expected
+    assert len(seen) == calls
+
+
+def cached(model, batch, length: int) -> list[tuple[Tensor, Tensor]]:
+    """Self-attention's keys and values when every row has written `length` tokens, by layer."""
+    with torch.no_grad():
+        model.generation_config.eos_token_id, eos = None, model.generation_config.eos_token_id
+        output = model.generate(
+            input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=length + 1,
+            do_sample=False, return_dict_in_generate=True, use_cache=True,
+        )  # fmt: skip
+        model.generation_config.eos_token_id = eos
+    cache = output.past_key_values
+    layers = (cache.self_attention_cache if model.config.is_encoder_decoder else cache).layers
+    return [(layer.keys, layer.values) for layer in layers]
+
+
+@families
 def test_the_targets_of_an_input_are_adjacent(family):
     """With a nucleus of one token, so that they are known."""
     model = babbler(family, seed=3)

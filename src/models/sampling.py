@@ -16,15 +16,19 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, GenerationMixin, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
 from src.data.batches import Batch
 from src.models.caches import AttentionByInput, attends_fully, attention_by_input, growing_cache
-from src.models.families import knows_layers
+from src.models.families import head_shape, knows_layers, layer_counts
 from src.models.nucleus import Nucleus, draw
 
 WORTH_LEAVING = 1 / 8  # share of ended rows at which the others are copied; 0.03 to 0.3 are about as fast
+
+MEMORY, SHARE_OF_GPU = 2**31, 1 / 4  # bytes for what is written at once: 2 GiB, or this share of a GPU's memory
+COPIES_OF_LOGITS = 3  # that are alive in a step
 
 HONOURED = {
     "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id",
@@ -98,14 +102,43 @@ def sample(
     """(B * K, L) new tokens, drawn from the nucleus, or the most probable ones if it is None; the pad token after EOS.
 
     The K targets of one input are adjacent. The distribution is that of `generate` with the model's generation config;
-    `why_not(model)` must be None. Random numbers come from torch's generator of the model's device.
+    `why_not(model)` must be None. Random numbers come from torch's generator of the model's device. As many inputs are
+    written for at once as caches and logits of their targets fit into MEMORY.
     """
+    at_once = max(1, _rows_that_fit(model, batch, max_new_tokens) // targets_per_input)
+    parts = [_sample(model, part, nucleus, max_new_tokens, targets_per_input) for part in _split(batch, at_once)]
+    longest = max(part.shape[1] for part in parts)
+    pad = model.generation_config.pad_token_id or 0
+    return torch.cat([F.pad(part, (0, longest - part.shape[1]), value=pad) for part in parts])
+
+
+def _rows_that_fit(model: PreTrainedModel, batch: Batch, max_new_tokens: int) -> int:
+    """Rows of the decoder whose keys, values and logits take a share of the device's memory. The same on every call:
+    what is drawn depends on it."""
+    device = batch.input_ids.device
+    memory = MEMORY
+    if device.type == "cuda":
+        memory = int(torch.cuda.get_device_properties(device).total_memory * SHARE_OF_GPU)
+    config = model.config.get_text_config(decoder=True)
+    length = _start_length(model, batch) + max_new_tokens
+    states = 2 * layer_counts(model.config)["decoder"] * head_shape(config, "dec_sa").width("k") * length
+    return memory // (states * model.dtype.itemsize + COPIES_OF_LOGITS * 4 * config.vocab_size)
+
+
+def _split(batch: Batch, size: int) -> Iterator[Batch]:
+    """A batch's inputs, `size` at a time."""
+    for start in range(0, len(batch.input_ids), size):
+        part = slice(start, start + size)
+        yield Batch(batch.input_ids[part], batch.attention_mask[part], None, batch.rows[part])
+
+
+def _sample(model: PreTrainedModel, batch: Batch, nucleus: Nucleus | None, max_new_tokens: int, k: int) -> Tensor:
     ids = model.generation_config
-    n_rows = len(batch.input_ids) * targets_per_input
+    n_rows = len(batch.input_ids) * k
     targets = batch.input_ids.new_full((n_rows, max_new_tokens), ids.pad_token_id or 0)
     rules = _Rules.of(ids, batch.input_ids.device, start=_start_length(model, batch), length=max_new_tokens)
     rows = _Rows(*(torch.arange(n_rows, device=targets.device) for _ in range(2)))
-    with _decoder(model, batch, targets_per_input) as decoder:
+    with _decoder(model, batch, k) as decoder:
         logits = decoder.read()
         for step in range(max_new_tokens):
             logits = rules.apply(logits, step)
