@@ -21,6 +21,7 @@ from src.data.batches import Batch
 from src.distillation.capture import run
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
+from src.models.compiled import compile_layers
 
 Inputs = dict[str, Tensor]
 Step = Callable[[], int]
@@ -47,15 +48,23 @@ def n_tokens(batch: Batch) -> int:
 # --------------------------------------------------------------------------------------------------------------- ours
 
 
-def ours(work: Learning, device: torch.device, scratch: Path, pairs: Pairs = (), *, precision: str = "no") -> Step:
-    """What `src/training/engine.py` does with a window of one micro-batch."""
+def ours(
+    work: Learning,
+    device: torch.device,
+    scratch: Path,
+    pairs: Pairs = (),
+    *,
+    precision: str = "no",
+    prepared: Callable[[PreTrainedModel], PreTrainedModel] = lambda model: model,
+) -> Step:
+    """What `src/training/engine.py` does with a window of one micro-batch; `prepared` is done to both models."""
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
     student, teacher = students_and_teachers(work)
     batch, entry = batch_of(work, pairs).to(device), entry_of(work)
-    taught_by = None if teacher is None else LiveTeacher(teacher.to(device), {})
-    student = accelerator.prepare(student.train())
+    taught_by = None if teacher is None else LiveTeacher(prepared(teacher).to(device), {})
+    student = accelerator.prepare(prepared(student).train())
     optimizer = accelerator.prepare(torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, fused=True))
     tokens = n_tokens(batch)
     window = Window(len(batch.rows), tokens)
@@ -193,6 +202,7 @@ def trainer(work: Learning, device: torch.device, scratch: Path, pairs: Pairs = 
 LEARNERS = {
     "ours": ours,
     "ours-bf16": partial(ours, precision="bf16"),
+    "ours-compiled": partial(ours, prepared=compile_layers),
     "textbook": textbook,
     "trl": trl,
     "trainer": trainer,

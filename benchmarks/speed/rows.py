@@ -90,6 +90,7 @@ def _large(family: str, vocabulary: int) -> Learning:
 ROWS = (
     Row("kd-t5", KD_T5, ("ours", "textbook")),
     Row("kd-t5-bf16", KD_T5, ("ours-bf16", "ours")),
+    Row("kd-t5-compiled", KD_T5, ("ours-compiled", "ours")),
     Row("kd-t5-150k-16x512", _large("t5", 151_936), ("ours", "textbook"), repetitions=1),
     Row("kd-gpt2-50k-16x512", _large("gpt2", 50_257), ("ours", "textbook", "trl"), repetitions=1),
     Row("kd-llama-150k-16x512", _large("llama", 151_936), ("ours", "textbook", "trl"), repetitions=1),

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 
 BLOCK = 128  # tokens: about √V, so that both levels of a draw are short
-PART = 2**19  # logits handled at a time on a CPU: what is made of them stays in the cache (chosen by measurement)
+PART = 2**21  # logits handled at a time on a CPU: what is made of them stays in the cache (chosen by measurement)
 
 
 @dataclass(frozen=True)
