@@ -7,7 +7,7 @@ python := .venv/bin/python
 # One thread each: the tests' matrices are tiny, and threads of two busy processes spin against each other.
 pytest := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(python) -m pytest --timeout 300
 
-.PHONY: help setup demo bench test test-slow check lint types clean
+.PHONY: help setup demo bench test test-slow faults check lint types clean
 
 help: ## List these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -26,6 +26,9 @@ test: setup ## Run the tests.
 
 test-slow: setup ## Run the tests that take minutes each.
 	$(pytest) -m slow $(ARGS)
+
+faults: setup ## Kill every script a hundred times, continue, and compare with runs to the end.
+	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(python) -m tests.faults --kills 100 $(ARGS)
 
 check: lint types test ## Lint, check types and test: what a change must pass.
 

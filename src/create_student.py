@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from src.config.arguments import CreateStudentArguments
 from src.config.constants import TARGET, TEXT, UNLABELED
 from src.config.errors import UserError
-from src.data.files import check_datasets, check_trainable, read_datasets, training_splits
+from src.data.files import check_datasets, check_output_folder, check_trainable, read_datasets, training_splits
 from src.models.families import Sizes, family_to_build, knows_layers, layer_counts
 from src.models.loading import Layers, check_model_files, load_config, load_model, load_tokenizer, parse_model_name
 from src.models.students import (
@@ -46,8 +46,7 @@ def create_student(config: CreateStudentArguments) -> Path:
 
 def _check_free(config: CreateStudentArguments) -> None:
     folder = Path(config.output_dir)
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"--output_dir {folder}: is a file; name a folder")
+    check_output_folder(folder)
     if not folder.is_dir() or not any(folder.iterdir()):
         return
     if not config.overwrite:

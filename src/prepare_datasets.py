@@ -25,6 +25,7 @@ from src.data.files import (
     open_dataset,
     read_datasets,
     read_generations,
+    recover,
     training_splits,
     write_datasets,
 )
@@ -58,6 +59,7 @@ def prepare(config: PrepareArguments) -> Path:
     path = Path(config.output_dir) / config.file_name
     mode = prepare_mode(config)
     _refuse_own_input(config, path)
+    recover(path)
     if mode == "logits":
         print(prepare_logits(config, path))
     else:

@@ -404,7 +404,9 @@ def test_a_non_finite_loss_stops_with_the_rows_and_the_last_good_checkpoint(
 
 def test_a_non_finite_loss_before_any_checkpoint(model, tmp_path, monkeypatch):
     fail_at(monkeypatch, 0)
-    with pytest.raises(UserError, match="epoch 0, step 0, rows .* of 'train'; last good checkpoint: none yet"):
+    with pytest.raises(
+        UserError, match="epoch 0, step 0, rows .* of 'train', forward .*; last good checkpoint: none yet"
+    ):
         ft_main.main(ft_flags(model, write(tmp_path / "d.json", train=4), tmp_path / "out"))
 
 
@@ -412,6 +414,42 @@ def test_a_rate_that_is_much_too_high(model, tmp_path):
     data = write(tmp_path / "d.json", train=8, dev=2)
     with pytest.raises(UserError, match="non-finite loss at epoch 0"):
         ft_main.main(ft_flags(model, data, tmp_path / "out", learning_rate=1e30, save_checkpoint_every_n_steps=100))
+
+
+# ------------------------------------------------------------------------------------------------------------ gradient
+
+
+def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(model, tmp_path, monkeypatch, updates):
+    """The loss may be finite all the same. The message has the rows of the whole update."""
+    norms = iter([1.0, float("inf")])
+    monkeypatch.setattr(engine, "get_total_norm", lambda gradients: torch.tensor(next(norms)))
+    flags = ft_flags(model, write(tmp_path / "d.json", train=8), tmp_path / "out", batch_size=4, max_gpu_batch_size=2)
+    said = r"^non-finite gradient norm at epoch 0, step 2, rows \[(\d, ){3}\d\] of 'train'; "
+    with pytest.raises(UserError, match=said):
+        ft_main.main(flags)
+    assert len(updates) == 1
+
+
+@pytest.mark.parametrize("micro", [1, 4])
+def test_a_gradient_is_clipped_as_a_whole(model, tmp_path, updates, micro):
+    """To the norm that the flag says, over all micro-batches of the update; a smaller one stays as it is."""
+    data = write(tmp_path / "d.json", train=8)
+    found = {}
+    for limit in (None, 0.01, 1e6):
+        updates.clear()
+        flags = {} if limit is None else {"clip_grad_norm": limit}
+        flags |= {"batch_size": 4, "max_gpu_batch_size": micro, "learning_rate": 1e-12}
+        out = tmp_path / str(limit)
+        ft_main.main(ft_flags(model, data, out, epochs=1, save_checkpoint_every_n_steps=100, **flags))
+        (row,) = rows(out, "train_losses.csv")
+        found[limit] = [update.gradient for update in updates], float(row["gradient_norm"])
+    (plain, norm), (clipped, same_norm), (unclipped, _) = found.values()
+    assert norm == pytest.approx(sum(float(each.norm()) for each in plain) / 2, rel=1e-5)
+    assert same_norm == pytest.approx(norm, rel=1e-6)
+    for before, after, large in zip(plain, clipped, unclipped, strict=True):
+        assert float(after.norm()) == pytest.approx(0.01, rel=1e-3)
+        torch.testing.assert_close(after, before * (0.01 / before.norm()), rtol=1e-3, atol=1e-7)
+        torch.testing.assert_close(large, before)
 
 
 # ----------------------------------------------------------------------------------------------------- checkpoint_path

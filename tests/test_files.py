@@ -252,7 +252,7 @@ def test_good_datasets_pass():
         ({"train": ROWS, "dev": {"text": [], "target": []}}, "split 'dev': no rows"),
         ({"train": {"text": ["a", 3], "target": ["a", "b"]}}, "column 'text', row 1: expected text, found a number"),
         ({"train": {"text": ["a"], "target": [None]}}, "column 'target', row 0: expected text, found null"),
-        ({"train_0": ROWS, "train_2": ROWS}, r"\['train_0', 'train_2'\] must be numbered .*\['train_0', 'train_1'\]"),
+        ({"train_0": ROWS, "train_2": ROWS}, "split 'train_2' where 'train_1' should be"),
         ({"train_1": ROWS}, "must be numbered without gaps"),
         ({"train_0": ROWS, "train_00": ROWS}, "must be numbered without gaps"),
         ({"train": {"text": ["a", "b"], "target": ["a"]}}, "must be equally long"),

@@ -1,6 +1,8 @@
 """What a run leaves: run.json, rows, generations; and which run a folder holds."""
 
 import json
+import subprocess
+import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -10,7 +12,7 @@ from tiny_runs import rows
 from src.config.arguments import FineTuneArguments, GenerateArguments
 from src.config.errors import UserError
 from src.training import tracking
-from src.training.tracking import FINISHED, NEW, UNFINISHED, RunFolder, data_fingerprint, open_run
+from src.training.tracking import FINISHED, LOCK, NEW, UNFINISHED, RunFolder, data_fingerprint, open_run
 
 DATA = {"dataset_path": "abc"}
 
@@ -266,8 +268,19 @@ def test_keep_rows(config, text, count, kept):
     assert (run.path / "eval_scores.csv").read_text() == kept
     run.append_row("eval_scores.csv", ("a",), {"a": 9})
     assert rows(run.path)[-1] == {"a": "9"}
-    run.keep_rows("nothing.csv", 2)
+    run.keep_rows("nothing.csv", 0)
     assert not (run.path / "nothing.csv").exists()
+
+
+@pytest.mark.parametrize("text", ["a\n1\n2", "a\n1\n", "a\n", "", None])
+def test_rows_that_the_state_counts_on_are_gone(config, text):
+    """Going on would give a file with fewer rows than the run has evaluations; what is left stays as it is."""
+    run = begun(config)
+    if text is not None:
+        (run.path / "eval_scores.csv").write_text(text)
+    with pytest.raises(UserError, match=r"eval_scores.csv: \d whole lines are left of the 3"):
+        run.keep_rows("eval_scores.csv", 2)
+    assert text is None or (run.path / "eval_scores.csv").read_text() == text
 
 
 def test_generations(config):
@@ -321,3 +334,59 @@ def test_data_fingerprint(tmp_path):
     assert data_fingerprint("hf:name", datasets) == data_fingerprint("hf:other", datasets) != first
     file.write_text(json.dumps(datasets) + " ")
     assert data_fingerprint(str(file), datasets) != first
+
+
+# ----------------------------------------------------------------------------------------------------------------- lock
+
+
+def test_two_runs_on_one_folder(config):
+    """The second is refused while the first is at work, and changes nothing; afterwards it may."""
+    first = open_run(config, DATA)
+    with first.held():
+        first.begin(anew=True)
+        second = open_run(config, DATA)
+        with pytest.raises(UserError, match="out: another run is at work there; wait for its end"), second.held():
+            raise AssertionError("refused before anything is done")
+        assert open_run(config, DATA).status == UNFINISHED
+    assert not (first.path / LOCK).exists()
+    with open_run(config, DATA).held():
+        pass
+
+
+def test_two_runs_on_a_folder_that_is_not_there_yet(config):
+    """Whoever begins first has it."""
+    first, second = open_run(config, DATA), open_run(config, DATA)
+    with first.held(), second.held():
+        assert not first.path.exists()
+        first.begin(anew=True)
+        with pytest.raises(UserError, match="another run is at work there"):
+            second.begin(anew=True)
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_a_run_that_another_one_has_overtaken(config, overwrite):
+    """It was opened on what is no longer true."""
+    begun(config)
+    late = open_run(replace(config, overwrite=overwrite), DATA)
+    with open_run(config, DATA).held() as _:
+        open_run(config, DATA).finish({"sacrebleu": 1.0})
+    with pytest.raises(UserError, match="another run has been there since this one was started"), late.held():
+        raise AssertionError("refused before anything is done")
+
+
+def test_the_lock_of_a_killed_process_is_free(config):
+    """The system frees it, whatever file it leaves."""
+    run = begun(config)
+    code = (
+        "import os, sys\nfrom filelock import FileLock\n"
+        "lock = FileLock(sys.argv[1])\nlock.acquire()\nprint('held', flush=True)\nsys.stdin.read()"
+    )
+    command = [sys.executable, "-c", code, str(run.path / LOCK)]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout.readline() == "held\n"
+        with pytest.raises(UserError, match="another run is at work"), open_run(config, DATA).held():
+            pass
+        other.kill()
+    assert (run.path / LOCK).exists()
+    with open_run(config, DATA).held():
+        pass

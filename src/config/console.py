@@ -12,8 +12,21 @@ def progress_bar(total: int, description: str, unit: str, *, initial: int = 0) -
     """A tqdm bar on stderr, counting `unit`s; quiet for short work and in the background, sparse in log files."""
     from tqdm.auto import tqdm  # here, because --help needs none of it
 
+    class Bar(tqdm):
+        """`tqdm.write` would show, and never clear away, a bar whose delay is not over."""
+
+        def display(self, *args: Any, **kwargs: Any) -> Any:
+            return super().display(*args, **kwargs) if self._is_due() else None
+
+        def clear(self, *args: Any, **kwargs: Any) -> None:
+            if self._is_due():
+                super().clear(*args, **kwargs)
+
+        def _is_due(self) -> bool:
+            return self._time() - self.start_t >= self.delay
+
     on_terminal = sys.stderr.isatty()
-    return tqdm(
+    return Bar(
         total=total,
         initial=initial,
         desc=description,

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import glob
 import hashlib
 import io
 import json
@@ -19,6 +20,7 @@ import sys
 import urllib.error
 import urllib.request
 from array import array
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, Protocol
@@ -26,7 +28,13 @@ from typing import IO, Any, Protocol
 from src.config.console import progress_bar
 from src.config.constants import DEV, GENERATED, TARGET, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
+from src.config.values import shown
 from src.data.stored import NestedColumn
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: what a killed writer leaves there stays
+    fcntl = None  # type: ignore[assignment]
 
 try:
     import orjson
@@ -45,6 +53,8 @@ TRAIN_I = re.compile(r"train_(\d+)")
 ARROW = ".arrow"
 NESTED = {"tokens": "i", "logits": "f"}  # columns of lists of lists of numbers, and what these are (int32, float32)
 ROWS_PER_BATCH, NUMBERS_PER_BATCH = 1_000, 1_000_000  # a record batch ends when it has as many
+LARGE, MOST_EXPANSION = 2**30, 1_000  # bytes in memory, and how many times a Parquet file's own, before it is refused
+POINTER = 8  # bytes that any value takes in a list
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 
 
@@ -64,6 +74,8 @@ def read_datasets(path: str | Path, *, max_rows: int | None = None) -> Datasets:
     source = str(path)
     if source.startswith(HUB_PREFIX):
         name, _, config = source.removeprefix(HUB_PREFIX).partition(":")
+        if not name:
+            raise UserError(f"{source}: names no data set; write {HUB_PREFIX}<hub name>")
         datasets = load_hub(name, config=config or None)
     elif Path(source).is_dir():
         datasets = _read_folder(Path(source))
@@ -181,6 +193,8 @@ def _read_saved(folder: Path) -> Datasets:
         saved = load_from_disk(str(folder))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: not a folder saved by `datasets`: {one_line(error)}") from None
+    except (AttributeError, KeyError, TypeError):  # JSON of another shape
+        raise UserError(f"{folder}: not a folder saved by `datasets`: its .json files hold something else") from None
     saved = saved if isinstance(saved, DatasetDict) else {TRAIN: saved}
     return {str(split): rows.to_dict() for split, rows in saved.items()}
 
@@ -226,6 +240,7 @@ def _read_csv(path: Path) -> Columns:
     data = _read_bytes(path)
     try:
         rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        _check_unique(rows.fieldnames or (), path)
         return _columns_of((f"{path}: line {rows.line_num}", row) for row in rows)
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a CSV file in UTF-8: {one_line(error)}") from None
@@ -236,9 +251,40 @@ def _read_parquet(path: Path) -> Columns:
     import pyarrow.parquet
 
     try:
-        return pyarrow.parquet.read_table(path).to_pydict()
-    except (pyarrow.ArrowException, OSError) as error:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            _check_unique(file.schema_arrow.names, path)
+            _check_expansion(file.metadata, path)
+            texts = [each.name for each in file.schema_arrow if pyarrow.types.is_string(each.type)]
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
+            table = file.read()
+        return {name: _values(table[name]) for name in table.column_names}
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a Parquet file: {one_line(error)}") from None
+
+
+def _check_expansion(metadata: Any, path: Path) -> None:
+    """Refuse a file that is a bomb: tiny, and huge once it is read, by what it says of itself."""
+    size = path.stat().st_size
+    unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
+    needed = max(unpacked, metadata.num_rows * metadata.num_columns * POINTER)
+    if needed > LARGE and needed > MOST_EXPANSION * size:
+        raise UserError(
+            f"{path}: {size:,} bytes that would take {needed:,} in memory ({metadata.num_rows:,} rows): no data set "
+            f"is packed to less than 1/{MOST_EXPANSION:,}"
+        )
+
+
+def _values(column: Any) -> list:
+    """An Arrow column as a list. Equal texts of a dictionary are one string: one that is there 48 times counts once."""
+    import pyarrow
+
+    if not pyarrow.types.is_dictionary(column.type):
+        return column.to_pylist()
+    values: list = []
+    for chunk in column.chunks:
+        words = chunk.dictionary.to_pylist()
+        values += [None if index is None else words[index] for index in chunk.indices.to_pylist()]
+    return values
 
 
 def _read_arrow(path: Path) -> Columns:
@@ -247,17 +293,25 @@ def _read_arrow(path: Path) -> Columns:
 
     def column(values: pyarrow.ChunkedArray) -> Any:
         is_nested = pyarrow.types.is_list(values.type) and pyarrow.types.is_list(values.type.value_type)
-        return NestedColumn(values) if is_nested else values.to_pylist()
+        return NestedColumn(values) if is_nested else _values(values)
 
     try:
         table = pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+        _check_unique(table.column_names, path)
+        table.validate(full=True)  # offsets that point anywhere would be followed
         return {name: column(table[name]) for name in table.column_names}
-    except (pyarrow.ArrowException, OSError) as error:
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not an Arrow file: {one_line(error)}") from None
 
 
 ROW_READERS = {".jsonl": _read_json_rows, ".parquet": _read_parquet, ".csv": _read_csv}
 SPLIT_READERS = {**ROW_READERS, ".json": _read_split_json, ".arrow": _read_arrow}
+
+
+def _check_unique(names: Sequence[str], path: Path) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"{path}: column '{name}' is there twice; keep one")
 
 
 def _columns_of(rows: Iterable[tuple[str, Any]]) -> Columns:
@@ -294,7 +348,7 @@ def _opened(path: Path) -> Iterator[io.BufferedReader]:
 def _parse_json(data: bytes, source: str) -> Any:
     data = data.removeprefix(BYTE_ORDER_MARK)
     try:
-        return orjson.loads(data) if orjson else json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        return orjson.loads(data) if orjson else _parse_slowly(data)
     except json.JSONDecodeError as error:
         hint = "" if error.lineno == 1 or not _first_line_is_json(data) else " (one object per line? name it .jsonl)"
         raise UserError(f"{source}: not JSON: line {error.lineno}, column {error.colno}: {error.msg}{hint}") from None
@@ -302,10 +356,21 @@ def _parse_json(data: bytes, source: str) -> Any:
         raise UserError(f"{source}: not JSON in UTF-8: {one_line(error)}") from None
 
 
+def _parse_slowly(data: bytes) -> Any:
+    """What orjson says of these data, by the standard library. Raises ValueError."""
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    if b"\\ud" in data.lower():  # escapes of halves of characters
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+    return value
+
+
 def _first_line_is_json(data: bytes) -> bool:
     try:
         json.loads(data.split(b"\n", maxsplit=1)[0])
-    except ValueError:
+    except (ValueError, RecursionError):
         return False
     return True
 
@@ -346,9 +411,12 @@ def check_datasets(datasets: Datasets, source: str, *, need_target: bool = True)
         if split != UNLABELED and (need_target or TARGET in columns):
             check_strings(columns, TARGET, place)
     rotation = _rotation(datasets)
-    expected = [f"{TRAIN}_{i}" for i in range(len(rotation))]
-    if rotation != expected:
-        raise UserError(f"{source}: splits {rotation} must be numbered without gaps: {expected}")
+    for i, split in enumerate(rotation):
+        if split != f"{TRAIN}_{i}":
+            raise UserError(
+                f"{source}: split {shown(split)} where '{TRAIN}_{i}' should be: the splits {TRAIN}_0, {TRAIN}_1 … must "
+                "be numbered without gaps"
+            )
 
 
 def check_trainable(datasets: Datasets, source: str) -> None:
@@ -373,7 +441,7 @@ def is_training_split(split: str) -> bool:
 
 
 def _rotation(datasets: Datasets) -> list[str]:
-    return sorted(filter(TRAIN_I.fullmatch, datasets), key=lambda split: (int(split.removeprefix("train_")), split))
+    return sorted(filter(TRAIN_I.fullmatch, datasets), key=lambda split: (len(split), split))
 
 
 def check_strings(columns: Columns, name: str, place: str) -> None:
@@ -414,14 +482,88 @@ def atomic_write(path: str | Path) -> Iterator[IO[str]]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     try:
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
+        with writing_to(path):
+            with file:
+                _lock(file.fileno())
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
     _sync_folder(path.parent)
+
+
+def writing_to(path: str | Path) -> contextlib.AbstractContextManager[None]:
+    """Within: what the system says of a write that fails (no space, above all) becomes a UserError that names `path`.
+
+    For what is written under a temporary name, or cut off when it is continued: nothing of before is lost.
+    """
+    return _Writing(Path(path))
+
+
+class _Writing(contextlib.AbstractContextManager[None]):
+    """Looks at errors without catching them, because tokenizers raises no class of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __exit__(self, kind: type | None, error: BaseException | None, *_: object) -> None:
+        reason = None if error is None or isinstance(error, UserError) else _reason_not_written(error)
+        if reason is not None:
+            raise UserError(f"{self._path}: cannot be written: {reason}; what was there before is intact") from error
+
+
+def _reason_not_written(error: BaseException) -> str | None:
+    """The system's words on a failed write, which libraries pass on in ways of their own; None for other errors."""
+    said = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save
+    if isinstance(said, OSError):
+        return said.strerror or one_line(said)
+    number = re.search(r"\(os error (\d+)\)", str(error))  # safetensors and tokenizers
+    return os.strerror(int(number[1])) if number else None
+
+
+def recover(path: str | Path) -> None:
+    """Clear away what killed writers of `path` left under temporary names; those of writers at work stay.
+
+    A folder that was killed in the moment between two names gets back the one it had.
+    """
+    path = Path(path).absolute()
+    name = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.(tmp|former)")
+    for folder in filter(Path.is_dir, path.parents):
+        for entry in list(folder.glob(f".{glob.escape(path.name)}.*")):
+            if not name.fullmatch(entry.name) or not _is_stale(entry):
+                continue
+            if entry.suffix == ".former" and not path.exists():
+                entry.rename(path)
+            elif entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+
+def _is_stale(temporary: Path) -> bool:
+    """Whether no process is writing what has this temporary name."""
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(temporary, os.O_RDONLY)
+    except OSError:  # gone by now, or somebody else's
+        return False
+    try:
+        return _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Mark an open file or folder as being written, until it is closed; whether nobody had."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held, or a file system without locks
+            return False
+    return True
 
 
 def write_datasets(path: str | Path, datasets: Datasets) -> None:
@@ -543,6 +685,16 @@ class _NestedBuffer:
         return self._rows, self._entries, self.values
 
 
+def check_output_folder(path: Path) -> None:
+    """Raise UserError if no folder can be made there: what has its name, or a parent's, is none."""
+    there = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    if there.is_dir():
+        return
+    if there == path:
+        raise UserError(f"--output_dir {path}: is a file, not a folder")
+    raise UserError(f"--output_dir {path}: cannot be written: Not a directory: {there}")
+
+
 def _check_replaceable(folder: Path) -> None:
     """Raise UserError if anything but a folder of Arrow files is there."""
     if folder.exists() and not folder.is_dir():
@@ -565,20 +717,34 @@ def whole_folder(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise UserError(f"{path}: cannot be written: {error.strerror}") from None
     try:
-        yield building
-        for file in filter(Path.is_file, building.rglob("*")):
-            with file.open("rb") as written:
-                os.fsync(written.fileno())
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.is_dir():
-            former = path.rename(building.with_suffix(".former"))
-            building.rename(path)
-            shutil.rmtree(former)
-        else:
-            building.rename(path)
+        with writing_to(path), _locked(building):
+            yield building
+            for file in filter(Path.is_file, building.rglob("*")):
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                former = path.rename(building.with_suffix(".former"))
+                building.rename(path)
+                shutil.rmtree(former)
+            else:
+                building.rename(path)
     finally:
         shutil.rmtree(building, ignore_errors=True)
     _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    if os.name != "posix":
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _json_of(datasets: Datasets) -> Iterator[str]:
@@ -608,7 +774,7 @@ def append_json_line(path: str | Path, value: Any) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
     _drop_unfinished_line(path)
-    with path.open("ab") as file:
+    with writing_to(path), path.open("ab") as file:
         file.write(line.encode("utf-8"))
         file.flush()
         os.fsync(file.fileno())

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -13,7 +14,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.errors import UserError
-from src.data.files import read_json, whole_folder, write_json
+from src.data.files import read_json, whole_folder, write_json, writing_to
 from src.distillation.loss_scheduler import Stage
 from src.models.forward import unwrapped
 from src.models.loading import READ_ERRORS, read_state_dict
@@ -87,8 +88,14 @@ def save_checkpoint(folder: Path, training: Training, state: RunState) -> None:
         saved = {"optimizer": training.optimizer.state_dict()}
         if training.scaler is not None:
             saved["scaler"] = training.scaler.state_dict()
-        torch.save(saved, temporary / OPTIMIZER)
+        _save_tensors(saved, temporary / OPTIMIZER)
         write_json(temporary / STATE, {"run": asdict(state), "scheduler": training.scheduler.state_dict()}, indent=1)
+
+
+def _save_tensors(values: dict[str, Any], path: Path) -> None:
+    """`torch.save`, by a file of Python's: its errors say what is wrong (no space)."""
+    with path.open("wb") as file:
+        torch.save(values, file)
 
 
 def load_checkpoint(folder: Path, training: Training) -> RunState:
@@ -182,8 +189,9 @@ def reduce_to_state_dict(folder: Path) -> Path:
     """Replace a checkpoint folder by `<folder>__model.pt`, the bare state dict, and return its path."""
     path = folder.with_name(f"{folder.name}__model.pt")
     temporary = path.with_name(f".{path.name}.tmp")
-    torch.save(read_state_dict(folder), temporary)
-    temporary.replace(path)
+    with writing_to(path):
+        _save_tensors(read_state_dict(folder), temporary)
+        temporary.replace(path)
     remove(folder)
     return path
 
@@ -201,6 +209,8 @@ class StateFolder:
     def save(self, training: Training, state: RunState) -> None:
         """Write the state, unless it is there, and only then remove others."""
         folder = self.root / f"{state.updates}_{state.n_rows}"
+        with writing_to(folder):
+            self.root.mkdir(exist_ok=True)  # so that what a kill leaves of the first one lies in it, too
         if not is_resumable(folder):  # replacing it would leave a moment without any
             save_checkpoint(folder, training, state)
         for entry in self.root.iterdir():

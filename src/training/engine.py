@@ -13,10 +13,11 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from src.config.arguments import TrainingArguments
 from src.config.console import progress_bar, say
-from src.config.constants import DEV, DEV_PPL, TARGET, TEST
+from src.config.constants import DEV, DEV_PPL, TARGET, TEST, TEXT
 from src.config.errors import UserError
 from src.config.experiments import LossEntry, Schedule
 from src.data.batches import Batch, TokenizedDatasets, TokenizedSplit, chunks, epoch_order
@@ -25,12 +26,13 @@ from src.distillation.loss_scheduler import Stage, after_epoch, after_evaluation
 from src.distillation.objectives import Window, distillation_loss, term_names
 from src.distillation.student_targets import relabelled, student_writes
 from src.distillation.teachers import Teacher
+from src.evaluation import sanity
 from src.evaluation.evaluate import Evaluation, Evaluator
 from src.models.forward import unwrapped
 from src.training import checkpoints, rhythm
 from src.training.checkpoints import LAST, Best, RunState, StateFolder, Training
 from src.training.interrupts import Interrupted, StopRequests
-from src.training.ledger import LOSS, Ledger
+from src.training.ledger import GRADIENT_NORM, LOSS, SKIPPED, Ledger
 from src.training.tracking import LOSSES, SCORES, RunFolder
 
 FORWARD = LossEntry(name="forward", forward_weight=1.0)  # plain fine-tuning: NLL of the labels
@@ -244,12 +246,28 @@ class Trainer:
             self.ledger.note({LOSS: loss.detach(), **terms}, self._place(phase, batch))
             self.ledger.add_to(self.state.losses, leave=len(batches))
             self.accelerator.backward(loss)
+        self._look_at_gradient(phase, batches)
         training.optimizer.step()
         training.optimizer.zero_grad()
-        if not self.accelerator.optimizer_step_was_skipped:
+        if self.accelerator.optimizer_step_was_skipped:
+            self.state.losses[SKIPPED] = self.state.losses.get(SKIPPED, 0) + 1
+        else:
             training.scheduler.step()
         self.state.losses[UPDATES] = self.state.losses.get(UPDATES, 0) + 1
         self.state.updates += 1
+
+    def _look_at_gradient(self, phase: Phase, batches: Sequence[Batch]) -> None:
+        """Note the gradient's norm, and clip it if the flags say so. In fp16 the scaler looks, and skips the update."""
+        parameters, limit = list(self.training.model.parameters()), self.config.clip_grad_norm
+        if limit is not None:
+            norm = self.accelerator.clip_grad_norm_(parameters, limit)
+        elif self.training.scaler is None:
+            norm = get_total_norm([each.grad for each in parameters if each.grad is not None])
+        else:
+            return
+        checked = GRADIENT_NORM if self.training.scaler is None else None
+        self.ledger.note({GRADIENT_NORM: norm}, self._place(phase, *batches), checked=checked)
+        self.ledger.add_to(self.state.losses, leave=len(batches) + 1)
 
     def _loss(self, phase: Phase, entry: LossEntry, batch: Batch, window: Window) -> tuple[Tensor, dict[str, Tensor]]:
         """The micro-batch's share of the window's loss, and of its terms."""
@@ -297,10 +315,11 @@ class Trainer:
         say(f"{entry.name}: divided by " + "  ".join(f"{term} {max(m, SCALE_FLOOR):.4g}" for term, m in means.items()))
         return {term: 1 / max(mean, SCALE_FLOOR) for term, mean in means.items()}
 
-    def _place(self, phase: Phase, batch: Batch) -> str:
+    def _place(self, phase: Phase, *batches: Batch) -> str:
         state = self.state
         split = rhythm.rotated(phase.splits, state.epoch - state.phase_start)
-        return f"epoch {state.epoch}, step {state.steps_done}, rows {list(batch.rows)} of '{split}'"
+        rows = [row for batch in batches for row in batch.rows]
+        return f"epoch {state.epoch}, step {state.steps_done}, rows {rows} of '{split}'"
 
     def _last_good_checkpoint(self) -> str:
         best = self.state.best and self.run.path / self.state.best.folder
@@ -344,6 +363,19 @@ class Trainer:
         shown = dict.fromkeys(name for name in (self.config.metric_for_best_model, "nll") if name in result.scores)
         place = "best checkpoint" if epoch == FINAL else f"epoch {epoch} step {step}"
         say(f"{place:<18} {split:<5}" + "".join(f"  {name} {result.scores[name]:.3f}" for name in shown))
+        if epoch == FINAL or self.state.n_rows == 1:
+            self._warn(split, result, is_final=epoch == FINAL)
+
+    def _warn(self, split: str, result: Evaluation, *, is_final: bool) -> None:
+        """Say what looks wrong: at the first evaluation that nothing is learnt, in the closing test what is written."""
+        lines = [sanity.of_likelihood(result.scores["nll"], len(self.training.tokenizer))]
+        if is_final:
+            lines.append(sanity.of_loops(result.predictions))
+            if sanity.BLEU in result.scores:
+                columns = self.data.datasets[split]
+                lines.append(sanity.of_copying(result.scores[sanity.BLEU], columns[TEXT], columns[TARGET]))
+        for line in filter(None, lines):
+            say(f"warning: {split}: {line}")
 
     def _judge(self, score: float, phase: Phase) -> None:
         """Take note of a score on dev: what is learnt next, and if it is the best so far, keep the weights."""
@@ -369,7 +401,9 @@ class Trainer:
         learnt = phase.losses[state.stage.index].name
         place = {"phase": state.phase, "learnt": learnt, "epoch": state.epoch, "step": state.steps_done - 1}
         row = place | {"learning_rate": rate} | means
-        self.run.append_row(LOSSES, (*place, "learning_rate", "loss", *self.terms), row)
+        has_scaler = self.training.scaler is not None
+        noted = (GRADIENT_NORM, SKIPPED) if has_scaler else (GRADIENT_NORM,)
+        self.run.append_row(LOSSES, (*place, "learning_rate", LOSS, *self.terms, *noted), row)
         state.n_losses += 1
         state.losses = {}
 

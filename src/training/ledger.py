@@ -10,7 +10,7 @@ from torch import Tensor
 
 from src.config.errors import UserError
 
-LOSS = "loss"
+LOSS, GRADIENT_NORM, SKIPPED = "loss", "gradient_norm", "skipped"
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class _Entry:
     values: Tensor
     there: torch.Event | None
     place: str
+    checked: str | None
 
 
 class Ledger:
@@ -31,25 +32,28 @@ class Ledger:
         self._where_to_go_back = where_to_go_back
         self._entries: deque[_Entry] = deque()
 
-    def note(self, values: Mapping[str, Tensor], place: str) -> None:
-        """Note the values (scalars without gradient) of a micro-batch, "loss" among them."""
+    def note(self, values: Mapping[str, Tensor], place: str, *, checked: str | None = LOSS) -> None:
+        """Note values (scalars without gradient) of a micro-batch or an update; the one `checked` must be finite."""
         stacked = torch.stack([value.float() for value in values.values()]).to("cpu", non_blocking=True)
         there = None
         if self._event is not None:
             there = self._event()
             there.record()
-        self._entries.append(_Entry(tuple(values), stacked, there, place))
+        self._entries.append(_Entry(tuple(values), stacked, there, place, checked))
 
     def add_to(self, sums: dict[str, float], *, leave: int = 0) -> None:
         """Add what was noted, but for the latest `leave` entries on an accelerator, to `sums`.
 
-        Raises UserError, naming its place, for a loss that is not finite.
+        Raises UserError, naming its place and what else was noted there, for a checked value that is not finite.
         """
         while len(self._entries) > (0 if self._event is None else leave):
             entry = self._entries.popleft()
             if entry.there is not None:
                 entry.there.synchronize()
-            for name, value in zip(entry.names, entry.values.tolist(), strict=True):
-                if name == LOSS and not isfinite(value):
-                    raise UserError(f"non-finite loss at {entry.place}; {self._where_to_go_back()}")
+            values = dict(zip(entry.names, entry.values.tolist(), strict=True))
+            if entry.checked is not None and not isfinite(values[entry.checked]):
+                others = "".join(f", {name} {value:.4g}" for name, value in values.items() if name != entry.checked)
+                what = f"non-finite {entry.checked.replace('_', ' ')} at {entry.place}{others}"
+                raise UserError(f"{what}; {self._where_to_go_back()}")
+            for name, value in values.items():
                 sums[name] = sums.get(name, 0.0) + value

@@ -66,6 +66,11 @@ def train(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str
         _tidy(run, keep=config.keep_checkpoint_after_test)
         _print_scores(run)
         return run.scores
+    with run.held():
+        return _train(config, datasets, task, run)
+
+
+def _train(config: TrainingArguments, datasets: Datasets, task: Task, run: RunFolder) -> dict[str, float]:
     splits = _check(config, datasets)
     task.check()
     if config.compile:
@@ -82,7 +87,7 @@ def train(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str
     kind = is_encoder_decoder(load_config(task.model_name))
     tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
     data = TokenizedDatasets(datasets, tokenization)
-    data.check_stored(splits)
+    data.check_stored(splits, config.dataset_path)
     model = load_model(task.model_name, state_dict_path=weights)
     write_known_tokens_only(model, tokenizer)
     if config.compile:

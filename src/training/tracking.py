@@ -1,16 +1,20 @@
 """What a run leaves for people and tools: run.json, eval_scores.csv, eval_generations.json, train_losses.csv."""
 
 import csv
+import os
 import platform
 import secrets
 import shutil
 import subprocess
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from src.config.arguments import REPOSITORY, SharedArguments
 from src.config.errors import UserError
@@ -18,15 +22,18 @@ from src.data.files import (
     Datasets,
     append_json_line,
     atomic_write,
+    check_output_folder,
     fingerprint,
     fingerprint_datasets,
     read_json,
     read_json_lines,
     write_json,
+    writing_to,
 )
 
 RUN, SCORES, LOSSES = "run.json", "eval_scores.csv", "train_losses.csv"
 GENERATIONS, GENERATION_LINES = "eval_generations.json", "eval_generations.jsonl"
+LOCK = ".lock"  # held by the run that is at work in the folder; the system frees it however a process ends
 PARTIAL = "generated_datasets.partial.jsonl"  # what gen_main.py or simulate_api_main.py has generated so far
 RESUMABLE = ("state", PARTIAL)
 WRITTEN = ("generated_datasets.json", "api_completions.json", "api_completions.jsonl")
@@ -42,25 +49,62 @@ Row = dict[str, Any]
 
 @dataclass
 class RunFolder:
-    """One run's output folder. Nothing is written before `begin()`."""
+    """One run's output folder. Nothing is written before `begin()`; former: what run.json said when it was opened."""
 
     path: Path
     flags: dict[str, Any]
     inputs: Mapping[str, Any]
     status: str
     scores: dict[str, float] = field(default_factory=dict)
+    former: bytes | None = None
+    lock: FileLock | None = None
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Within: no other run can work in this folder. Raises UserError if one does, or has since this was opened."""
+        self.lock = FileLock(self.path / LOCK, timeout=0)
+        if self.path.is_dir():
+            self._hold(self.lock)
+        try:
+            yield
+        finally:
+            if self.lock.is_locked:
+                (self.path / LOCK).unlink(missing_ok=True)
+                self.lock.release()
+            self.lock = None
+
+    def _hold(self, lock: FileLock) -> None:
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UserError(
+                f"{self.path}: another run is at work there; wait for its end, or take another --output_dir"
+            ) from None
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
+        if _described(self.path) != self.former:
+            raise UserError(f"{self.path}: another run has been there since this one was started; start it again")
 
     def begin(self, *, anew: bool) -> None:
         """Make the folder and say in run.json what is going to happen; `anew` removes the files of an earlier run.
 
         In an order that can be killed anywhere: nothing of the earlier run will be continued by this one.
         """
+        if self.lock is not None and not self.lock.is_locked:
+            self._make()
+            self._hold(self.lock)
         if anew:
             self._remove(RESUMABLE)
         self._describe(UNFINISHED, {})
         if anew:
             self._remove(OURS)
         self._remove(UNFINISHED_FILES)
+
+    def _make(self) -> None:
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def finish(self, scores: Mapping[str, float]) -> None:
         """Note the closing scores; from now on the same command prints them and does nothing else."""
@@ -95,11 +139,13 @@ class RunFolder:
     def append_row(self, name: str, columns: Sequence[str], row: Row) -> None:
         """Add a row to a CSV file, with its header first; a column without a value stays empty."""
         path = self.path / name
-        with path.open("a", newline="", encoding="utf-8") as file:
+        with writing_to(path), path.open("a", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, columns, lineterminator="\n")
             if file.tell() == 0:
                 writer.writeheader()
             writer.writerow(row)
+            file.flush()
+            os.fsync(file.fileno())  # the state that counts on it is on disk too
 
     def keep_rows(self, name: str, count: int) -> None:
         """Drop the rows after the first `count`: they came after the state that is resumed, and will come again."""
@@ -107,9 +153,24 @@ class RunFolder:
 
     def _keep_lines(self, name: str, count: int) -> None:
         path = self.path / name
-        if path.is_file():
-            with path.open(encoding="utf-8", newline="\n") as lines, atomic_write(path) as file:
-                file.writelines(islice(lines, count))
+        if not path.is_file():
+            self._check_lines(path, 0, count)
+            return
+        with path.open(encoding="utf-8", newline="\n") as lines, atomic_write(path) as file:
+            kept = 0
+            for line in islice(lines, count):
+                if line.endswith("\n"):
+                    file.write(line)
+                    kept += 1
+            self._check_lines(path, kept, count)
+
+    @staticmethod
+    def _check_lines(path: Path, found: int, expected: int) -> None:
+        if found < expected:
+            raise UserError(
+                f"{path}: {found} whole lines are left of the {expected} that were there when the run's state was "
+                "saved; put it back, or start anew with --overwrite True"
+            )
 
     def append_generations(self, split: str, epoch: int, step: int, predictions: Sequence[str]) -> None:
         line = {"split": split, "epoch": epoch, "step": step, "predictions": list(predictions)}
@@ -129,7 +190,7 @@ class RunFolder:
 
     def tidy(self) -> None:
         """Remove what a finished run needs no more: lines that the finished files hold, halves that a kill left."""
-        self._remove((GENERATION_LINES, PARTIAL, *UNFINISHED_FILES))
+        self._remove((GENERATION_LINES, PARTIAL, LOCK, *UNFINISHED_FILES))
 
 
 def data_fingerprint(path: str, datasets: Datasets) -> str:
@@ -146,9 +207,9 @@ def open_run(config: SharedArguments, inputs: Mapping[str, Any]) -> RunFolder:
     continue; files that nobody asked to replace; or files to be replaced that the flags name as inputs.
     """
     path = Path(config.output_dir)
-    if path.exists() and not path.is_dir():
-        raise UserError(f"--output_dir {path}: is a file, not a folder")
+    check_output_folder(path)
     run = RunFolder(path, {"script": config.script, **asdict(config)}, inputs, NEW)
+    run.former = _described(path)
     found = None if config.overwrite else _former_run(path)
     if found is None:
         _check_replaceable(run, overwrite=config.overwrite)
@@ -167,6 +228,10 @@ def open_run(config: SharedArguments, inputs: Mapping[str, Any]) -> RunFolder:
         raise UserError(f"{path}: holds this run already ({found['status']}); --overwrite True starts anew")
     run.status, run.scores = found["status"], found["scores"]
     return run
+
+
+def _described(path: Path) -> bytes | None:
+    return (path / RUN).read_bytes() if (path / RUN).is_file() else None
 
 
 def _former_run(path: Path) -> dict[str, Any] | None:

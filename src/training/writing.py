@@ -84,9 +84,10 @@ def write_file(
         return path
     check_model_files(config.model_name, state_dict_path=config.checkpoint_path)
     check_lengths(config.model_name, config.max_input_length, config.max_labels_length)
-    line = make(run, chosen, path)
-    run.finish({})
-    run.tidy()
+    with run.held():
+        line = make(run, chosen, path)
+        run.finish({})
+        run.tidy()
     say(f"{line}: {path}")
     return path
 

@@ -1,0 +1,339 @@
+"""Kills, signals, full and read-only disks, cut files and a mad clock: the same command ends with the same results."""
+
+import itertools
+import os
+import random
+import resource
+import shutil
+import signal
+import subprocess
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from src.data.files import atomic_write, recover, whole_folder
+from src.training.checkpoints import RunState
+from tests.faults import (
+    Case,
+    Ended,
+    Kill,
+    Whole,
+    differences,
+    draw_kill,
+    make_cases,
+    outcome,
+    run,
+    run_whole,
+    try_kills,
+)
+from tests.tiny_runs import names
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("faults")
+
+
+@pytest.fixture(scope="module")
+def cases(root) -> dict[str, Case]:
+    return make_cases(root)
+
+
+@pytest.fixture(scope="module")
+def whole(root, cases) -> Callable[[str], Whole]:
+    """An undisturbed run of the script of this name."""
+    made: dict[str, Whole] = {}
+
+    def of(name: str) -> Whole:
+        if name not in made:
+            made[name] = run_whole(cases[name], root)
+        return made[name]
+
+    return of
+
+
+def check_refused(ended: Ended, *said: str) -> None:
+    """One line on stderr, which says all this, and exit status 2."""
+    assert ended.status == 2, ended.errors
+    assert len(ended.errors.splitlines()) == 1, ended.errors
+    for each in said:
+        assert each in ended.errors
+
+
+# --------------------------------------------------------------------------------------------------------------- kills
+
+
+def test_random_kills(root, cases, whole):
+    rng = random.Random(time.time_ns())
+    n_kills = 0
+    for case in cases.values():
+        kills = [draw_kill(rng, whole(case.name)) for _ in range(rng.randint(1, 2))]
+        places, wrong = try_kills(case, whole(case.name), kills, root)
+        assert not wrong, (case.name, kills, places)
+        n_kills += len(places)
+    assert n_kills > 2
+
+
+@pytest.mark.parametrize(
+    ("name", "kill"),
+    [
+        ("prepare-original", Kill(call=0, at=r"replace out/\.dataset\.json")),
+        ("prepare-logits", Kill(call=0, at=r"fsync .*train_1", moment="torn")),
+        ("prepare-logits", Kill(call=0, at=r"rename ")),
+        ("ft", Kill(call=0, at=r"fsync .*1_0\.\w+\.tmp/optimizer.pt", moment="torn")),  # the first state of all
+        ("ft", Kill(call=1, at=r"replace .*run\.json", moment="after")),  # finished, but not tidied
+        ("gen-sampling", Kill(call=2, at=r"fsync .*partial", moment="torn")),
+    ],
+)
+def test_chosen_kills(root, cases, whole, name, kill):
+    places, wrong = try_kills(cases[name], whole(name), [kill], root)
+    assert len(places) == 1
+    assert not wrong
+
+
+def test_a_harness_that_finds_nothing_would_find_this(root, cases, whole):
+    """Bytes that are lost after an fsync, which no program can make good."""
+    expected = whole("gen-sampling")
+    changed = {**expected.outcome, "out/generated_datasets.json": "other", "out/.half.tmp": "left"}
+    _, wrong = try_kills(cases["gen-sampling"], Whole(changed, expected.seconds, expected.calls), [], root)
+    assert [line.partition(" (see")[0] for line in wrong] == [
+        "out/.half.tmp is missing",
+        "out/generated_datasets.json differs",
+    ]
+
+
+def test_between_two_names_of_a_folder(tmp_path, cases, whole):
+    """Killed when the former folder has lost its name and the new one has none: the former comes back."""
+    case, out = cases["prepare-logits"], tmp_path / "run" / "out"
+    out.parent.mkdir()
+    assert run(case, out, tmp_path / "log").status == 0
+    killed = run(case, out, tmp_path / "log", Kill(call=0, at=r"rename out/stored\.arrow$", moment="after"))
+    assert killed.status == -signal.SIGKILL
+    assert not (out / "stored.arrow").exists()
+    recover(out / "stored.arrow")
+    assert outcome(out) == whole("prepare-logits").outcome
+
+
+def test_files_of_writers_at_work_stay(tmp_path):
+    with atomic_write(tmp_path / "a.json") as file, whole_folder(tmp_path / "deep" / "b.arrow") as folder:
+        file.write("{}")
+        (folder / "c").write_text("c")
+        before = names(tmp_path)
+        recover(tmp_path / "a.json")
+        recover(tmp_path / "deep" / "b.arrow")
+        assert names(tmp_path) == before
+    recover(tmp_path / "a.json")
+    assert names(tmp_path) == {"a.json", "deep"}
+
+
+def test_only_temporary_names_of_this_file_are_cleared_away(tmp_path):
+    others = {".a.json.tmp", ".a.json.0123456.tmp", ".b.json.01234567.tmp", ".a.json.01234567.txt", ".a.json"}
+    for name in (*others, ".a.json.01234567.tmp"):
+        (tmp_path / name).write_text("")
+    recover(tmp_path / "a.json")
+    assert names(tmp_path) == others
+
+
+# ------------------------------------------------------------------------------------------------------------- signals
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("name", ["kd"])
+def test_training_stops_within_a_step(tmp_path, cases, whole, name, number, status):
+    out = tmp_path / "run" / "out"
+    out.parent.mkdir()
+    at = Kill(call=0, at=r"rename .*/state/\.2_", signal=number)  # in the middle of the second update's save
+    ended = run(cases[name], out, tmp_path / "log", at)
+    assert (ended.status, ended.errors) == (status, "")
+    (state,) = names(out / "state")
+    assert state.startswith("2_")
+    assert run(cases[name], out, tmp_path / "log").status == 0
+    assert differences(whole(name).outcome, outcome(out)) == []
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_writing_stops_within_a_batch(tmp_path, cases, whole, number, status):
+    out = tmp_path / "run" / "out"
+    out.parent.mkdir()
+    at = Kill(call=1, at=r"fsync .*partial", signal=number)
+    ended = run(cases["gen-beam"], out, tmp_path / "log", at)
+    assert (ended.status, ended.errors) == (status, "")
+    assert len((out / "generated_datasets.partial.jsonl").read_text().splitlines()) == 2
+    assert run(cases["gen-beam"], out, tmp_path / "log").status == 0
+    assert differences(whole("gen-beam").outcome, outcome(out)) == []
+
+
+@pytest.mark.parametrize("name", ["prepare-original", "prepare-logits"])
+def test_preparing_stops_and_leaves_nothing(tmp_path, cases, name):
+    (tmp_path / "run" / "out").mkdir(parents=True)
+    at = Kill(call=0, at=r"fsync ", signal=signal.SIGINT)
+    ended = run(cases[name], tmp_path / "run" / "out", tmp_path / "log", at)
+    assert (ended.status, ended.errors) == (130, "")
+    assert names(tmp_path / "run" / "out") == set()
+
+
+# ---------------------------------------------------------------------------------------------------------------- disk
+
+
+@pytest.fixture
+def disk(tmp_path) -> Iterator[Path]:
+    """A file system of 32 MiB of our own, where one may be mounted."""
+    path = tmp_path / "disk"
+    path.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=32m", "none", str(path)]
+    if shutil.which("mount") is None or subprocess.run(command, capture_output=True).returncode:
+        pytest.skip("no file system may be mounted here")
+    yield path
+    subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def fill(disk: Path, free: int) -> Path:
+    """A file that leaves `free` bytes of the disk, in whole pages."""
+    ballast = disk / "ballast"
+    left = shutil.disk_usage(disk).free - free
+    with ballast.open("wb") as file:
+        os.posix_fallocate(file.fileno(), 0, left)
+    return ballast
+
+
+def check_states_are_whole(out: Path) -> None:
+    for folder in [*out.glob("state/[0-9]*"), *out.glob("epoch*")]:
+        RunState.read(folder)
+        assert {"config.json", "model.safetensors", "tokenizer.json", "optimizer.pt"} <= names(folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "free_kib"),
+    [
+        ("ft", 0),
+        ("ft", 8),
+        ("ft", 48),
+        ("ft", 160),
+        ("kd", 230),
+        ("gen-sampling", 4),
+        ("gen-sampling", 8),
+        ("prepare-original", 8),
+        ("prepare-logits", 16),
+    ],
+)
+def test_a_full_disk(tmp_path, disk, cases, whole, name, free_kib):
+    expected = whole(name).outcome
+    out, case = disk / "run" / "out", cases[name]
+    out.parent.mkdir()
+    ballast = fill(disk, free_kib * 1024)
+    check_refused(run(case, out, tmp_path / "log"), "No space left on device", str(out))
+    check_states_are_whole(out)
+    ballast.unlink()
+    assert run(case, out, tmp_path / "log").status == 0
+    assert differences(expected, outcome(out)) == []
+
+
+@pytest.mark.parametrize(("name", "limit"), [("ft", 2_000), ("ft", 4_000), ("ft", 40_000), ("gen-sampling", 600)])
+def test_files_that_may_not_grow(tmp_path, cases, whole, name, limit):
+    """As a quota has it: what does not fit is refused in the middle of a file."""
+    out = tmp_path / "run" / "out"
+    out.parent.mkdir()
+
+    def limited() -> None:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
+
+    check_refused(run(cases[name], out, tmp_path / "log", before=limited), "File too large", str(out))
+    check_states_are_whole(out)
+    assert run(cases[name], out, tmp_path / "log").status == 0
+    assert differences(whole(name).outcome, outcome(out)) == []
+
+
+@pytest.mark.parametrize("name", ["prepare-original", "prepare-logits", "ft", "gen-sampling", "kd"])
+def test_a_read_only_disk(tmp_path, disk, cases, name):
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    check_refused(
+        run(cases[name], disk / "out", tmp_path / "log"), "cannot be written: Read-only file system", str(disk)
+    )
+    assert names(disk) == set()
+
+
+def test_a_disk_that_is_read_only_for_a_while(tmp_path, disk, cases, whole):
+    expected = whole("ft").outcome
+    out, case = disk / "run" / "out", cases["ft"]
+    out.parent.mkdir()
+    assert run(case, out, tmp_path / "log", Kill(call=3, at="fsync .*eval_scores")).status == -signal.SIGKILL
+    before = outcome(out)
+    subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+    check_refused(run(case, out, tmp_path / "log"), "Read-only file system", str(out))
+    assert outcome(out) == before
+    subprocess.run(["mount", "-o", "remount,rw", str(disk)], check=True)
+    assert run(case, out, tmp_path / "log").status == 0
+    assert differences(expected, outcome(out)) == []
+
+
+# ----------------------------------------------------------------------------------------------------------- cut files
+
+
+@pytest.fixture(scope="module")
+def stopped(root, cases) -> Callable[[str, Path], Path]:
+    """A copy of a run that was stopped in the middle."""
+    at = {
+        "ft": Kill(call=1, at=r"rename .*/state/\.2_", moment="after", signal=signal.SIGTERM),
+        "gen-sampling": Kill(call=3, at=r"fsync .*partial", signal=signal.SIGTERM),
+    }
+
+    def copy(name: str, folder: Path) -> Path:
+        out = root / f"{name}-stopped" / "out"
+        if not out.is_dir():
+            assert run(cases[name], out, root / "log", at[name]).status == 143
+        return Path(shutil.copytree(out, folder / "run" / "out"))
+
+    return copy
+
+
+CUT = [
+    *(("ft", f"state/*/{name}") for name in ("model.safetensors", "optimizer.pt", "run_state.json")),
+    *(("ft", name) for name in ("run.json", "eval_scores.csv", "train_losses.csv", "eval_generations.jsonl")),
+    ("ft", "epoch*/model.safetensors"),
+    ("gen-sampling", "run.json"),
+]
+
+
+@pytest.mark.parametrize("size", ["half", "gone"])
+@pytest.mark.parametrize(("name", "pattern"), CUT)
+def test_a_cut_file_is_named(tmp_path, cases, whole, stopped, name, pattern, size):
+    """Or, where the run does not need it, the results are those of an undisturbed run."""
+    out = stopped(name, tmp_path)
+    (file,) = out.glob(pattern)
+    if size == "gone":
+        file.unlink()
+    else:
+        os.truncate(file, file.stat().st_size // 2)
+    ended = run(cases[name], out, tmp_path / "log")
+    if ended.status == 0:
+        assert differences(whole(name).outcome, outcome(out)) == []
+    else:
+        check_refused(ended, str(out) if size == "gone" else str(file))
+
+
+@pytest.mark.parametrize("lost", [1, 40, 10_000])
+def test_cut_progress_is_made_good(tmp_path, cases, whole, stopped, lost):
+    out = stopped("gen-sampling", tmp_path)
+    file = out / "generated_datasets.partial.jsonl"
+    os.truncate(file, max(0, file.stat().st_size - lost))
+    assert run(cases["gen-sampling"], out, tmp_path / "log").status == 0
+    assert differences(whole("gen-sampling").outcome, outcome(out)) == []
+
+
+# --------------------------------------------------------------------------------------------------------------- clock
+
+
+@pytest.mark.parametrize("name", ["ft", "gen-sampling"])
+def test_a_clock_that_jumps(tmp_path, cases, whole, name):
+    out = tmp_path / "run" / "out"
+    out.parent.mkdir()
+
+    def jumping() -> None:
+        jumps = itertools.cycle([0.0, 1e9, -1e9, 3600.0, -86_400.0])
+        clock = time.time
+        time.time = lambda: clock() + next(jumps)
+
+    assert run(cases[name], out, tmp_path / "log", before=jumping).status == 0
+    assert differences(whole(name).outcome, outcome(out)) == []
