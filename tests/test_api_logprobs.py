@@ -116,7 +116,7 @@ def test_a_position_of_which_nothing_is_known(top):
         ({"tokens": ["a"], "token_logprobs": [], "top_logprobs": [{}, {}]}, None, "found 2"),
         ({"tokens": ["a"], "token_logprobs": [-1.0, -1.0]}, None, "'token_logprobs' must be a list of 1 numbers"),
         (["a"], None, "token 0: expected an object with 'token' and 'logprob', found text"),
-        ([{"token": "a", "logprob": -1.0, "top_logprobs": {"a": -1.0}}], None, "token 0: expected an object with"),
+        ([{"token": "a", "logprob": -1.0, "top_logprobs": {"a": -1.0}}], None, "token 0: 'top_logprobs': expected"),
         ([{"token": "\ufffd", "logprob": -1.0, "bytes": [300]}], None, "'bytes': expected a list of numbers"),
         ([{"token": "\ufffd", "logprob": -1.0, "bytes": "x"}], None, "'bytes': expected a list of numbers"),
     ],

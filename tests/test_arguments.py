@@ -41,6 +41,7 @@ TRAINING = SHARED | {
     "learning_rate": 1e-5,
     "optimizer_eps": 1e-8,
     "weight_decay": 1e-5,
+    "clip_grad_norm": None,
     "epochs": 20,
     "n_patience_epochs": None,
     "do_train": True,

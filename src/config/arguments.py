@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from src.config.constants import CORPORA, CTRANSLATE2_TYPES, GENERATION_TYPES, METRICS
 from src.config.errors import UserError
-from src.config.values import check_value
+from src.config.values import check_value, shown
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEBUG_ROWS = 128
@@ -23,6 +23,9 @@ ONLY_NEW_MODELS = {
     "family", "d_model", "d_ff", "n_heads", "dropout", "max_position_embeddings",
     "vocab_size", "tokenizer", "dataset_path",
 }  # fmt: skip
+
+PATHS = ("_dir", "_path", "_name", "tokenizer", "from_model")  # how flags end that may name a file or folder
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as common file systems have it
 
 REQUIRED = MISSING
 # The headings of --help, in the order in which they are shown.
@@ -36,6 +39,12 @@ TASK_PROMPT = (
 )
 
 GENERATION_TYPE = "How to decode: _short and _long set the length penalty, _low and _high the temperature."
+
+
+def check_path(value: str, where: str) -> None:
+    """Refuse what no file system takes for a path, which would end in an OSError wherever it is looked at first."""
+    if any(len(part.encode()) > LONGEST_NAME for part in Path(value).parts) or len(value.encode()) > LONGEST_PATH:
+        raise UserError(f"{where}: {shown(value)}: a path's names may not be longer than {LONGEST_NAME} bytes each")
 
 
 def flag(
@@ -65,6 +74,8 @@ class Arguments:
             check_value(value, each.metadata["limits"], f"--{each.name}")
             if value == "" and each.default is REQUIRED:
                 raise UserError(f"--{each.name}: must not be empty")
+            if isinstance(value, str) and each.name.endswith(PATHS):
+                check_path(value, f"--{each.name}")
         self.check()
 
     def check(self) -> None:
@@ -139,6 +150,12 @@ class TrainingArguments(SharedArguments):
     learning_rate: float = flag(1e-5, "Peak learning rate, after the linear warm-up.", TRAINING, above=0)
     optimizer_eps: float = flag(1e-8, "Epsilon of AdamW.", TRAINING, above=0)
     weight_decay: float = flag(1e-5, "Weight decay of AdamW.", TRAINING, minimum=0)
+    clip_grad_norm: float | None = flag(
+        None,
+        "Largest norm of an update's gradient, to which a larger one is scaled down; None: any.",
+        TRAINING,
+        above=0,
+    )
     epochs: int = flag(20, "Epochs over which the learning rate decays, and that are run.", TRAINING, minimum=1)
     n_patience_epochs: int | None = flag(
         None, "Stop after this many epochs without a better score on dev; None: never.", TRAINING, minimum=1
@@ -502,6 +519,8 @@ class PrepareArguments(Arguments):
         mode = prepare_mode(self)
         if not self.file_name:
             raise UserError("--file_name: must not be empty")
+        if Path(self.file_name).is_absolute() or ".." in Path(self.file_name).parts or not Path(self.file_name).name:
+            raise UserError(f"--file_name {self.file_name}: must name a file in --output_dir")
         if mode == "original" and not self.dataset_name and not self.dataset_path:
             raise UserError('--dataset_name "" needs a --dataset_path to load from')
         if mode == "original" and self.unlabeled_size is not None and not self.unlabeled_split:

@@ -50,6 +50,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         mark = error.problem_mark
         line = f" line {mark.line + 1}:" if mark else ""
         raise UserError(f"{path.name}:{line} {error.problem or error.context}") from error
+    except RecursionError:
+        raise UserError(f"{path.name}: lists or mappings are nested too deeply") from None
     except yaml.YAMLError as error:
         raise UserError(f"{path.name}: is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(content, dict):

@@ -8,6 +8,7 @@ from typing import Any
 
 from src.config.errors import UserError
 
+LARGEST = 2**32  # of an integer that anybody needs; beyond 64 bits libraries stop with errors of their own
 Annotation = Any  # a type, tuple[a type, ...], or either `| None`
 Written = str | list[Any] | dict[str, Any] | None
 
@@ -81,7 +82,7 @@ def _tuple(written: str | list[Any] | dict[str, Any], member: type, where: str) 
 
 def _scalar(word: str, kind: type, where: str) -> Any:
     if kind is str:
-        return word
+        return _text(word, where)
     if kind is bool:
         if word.lower() not in ("true", "false"):
             raise UserError(f"{where}: {word!r} is neither True nor False")
@@ -89,7 +90,25 @@ def _scalar(word: str, kind: type, where: str) -> Any:
     try:
         number = kind(word)
     except ValueError as error:
-        raise UserError(f"{where}: {word!r} is not {'an integer' if kind is int else 'a number'}") from error
+        raise UserError(f"{where}: {shown(word)} is not {'an integer' if kind is int else 'a number'}") from error
+    if kind is int and abs(number) > LARGEST:
+        raise UserError(f"{where}: {shown(word)} is too large; possible: up to {LARGEST}")
     if not math.isfinite(number):
-        raise UserError(f"{where}: {word!r} is not a finite number")
+        raise UserError(f"{where}: {shown(word)} is not a finite number")
     return number
+
+
+def _text(word: str, where: str) -> str:
+    """The word itself, if it can be written into a file and name one."""
+    if "\0" in word:
+        raise UserError(f"{where}: {shown(word)} holds NUL (\\0), which no text and no path here may have")
+    try:
+        word.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: {shown(word)} is not text in UTF-8") from None
+    return word
+
+
+def shown(word: str) -> str:
+    """A word in quotes for a message, its middle left out if it is long."""
+    return repr(word) if len(word) <= 80 else f"{word[:40]!r} … {word[-20:]!r}"

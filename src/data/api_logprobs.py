@@ -273,8 +273,10 @@ def _of_chat_api(positions: list, place: str) -> tuple[list[str], list[dict[str,
     return names, tops
 
 
-def _chat_top(others: Sequence[Any], place: str) -> dict[str, float]:
+def _chat_top(others: Any, place: str) -> dict[str, float]:
     """The known log-probabilities of a position; those of tokens with one string (their bytes not told) are added."""
+    if not isinstance(others, list | tuple):
+        raise UserError(f"{place}: 'top_logprobs': expected a list, found {kind(others)}")
     try:
         top = {other["token"]: other["logprob"] for other in others}
         written = "".join(top)
@@ -297,7 +299,7 @@ def _chat_token(entry: Any, place: str) -> tuple[str, float | None]:
         raise UserError(f"{place}: expected an object with 'token' and 'logprob', found {kind(entry)}")
     if ("\\x" in name or REPLACEMENT in name) and entry.get("bytes"):
         try:
-            name = bytes(entry["bytes"]).decode(errors="surrogateescape")
+            name = bytes([*entry["bytes"]]).decode(errors="surrogateescape")
         except (TypeError, ValueError):
             raise UserError(f"{place}: 'bytes': expected a list of numbers from 0 to 255") from None
     value = entry.get("logprob")
@@ -348,9 +350,13 @@ def _is_usual(top: dict[str, Any]) -> bool:
 def _checked(value: Any, name: str, place: str) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{place}: the log-probability of {name!r} must be a number or null, not {kind(value)}")
-    if not -inf < value <= ROUNDING:
-        raise UserError(f"{place}: the log-probability of {name!r} is {value:g}, which must be finite and at most 0")
-    return min(float(value), 0.0)
+    try:
+        number = float(value)
+    except OverflowError:  # an integer of hundreds of digits
+        number = inf
+    if not -inf < number <= ROUNDING:
+        raise UserError(f"{place}: the log-probability of {name!r} is {number:g}, which must be finite and at most 0")
+    return min(number, 0.0)
 
 
 def add_logs(a: float, b: float) -> float:

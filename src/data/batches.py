@@ -22,6 +22,7 @@ from src.config.arguments import SharedArguments
 from src.config.console import progress_bar
 from src.config.constants import IGNORE_INDEX, TARGET, TEXT
 from src.config.errors import UserError
+from src.config.values import shown
 from src.data.files import Columns, Datasets
 from src.data.stored import LOGITS, TOKENS, StoredRow, StoredRows, pad_stored
 
@@ -189,8 +190,8 @@ class Tokenization:
         fixed = self._n_fixed_tokens()
         if fixed >= self.max_input_length:
             raise UserError(
-                f"--max_input_length {self.max_input_length}: --task_prompt '{self.prompt.strip()}' and special tokens "
-                f"take {fixed} tokens and leave no room for text; possible: {fixed + 1} or more"
+                f"--max_input_length {self.max_input_length}: --task_prompt {shown(self.prompt.strip())} and special "
+                f"tokens take {fixed} tokens and leave no room for text; possible: {fixed + 1} or more"
             )
 
     def encode_inputs(self, texts: Sequence[str]) -> Ragged:
@@ -375,11 +376,14 @@ class TokenizedDatasets:
         tokenization = replace(self.tokenization)  # with a tokenizer of its own: they don't bear two threads
         self._coming = name, self._thread.submit(self._tokenize, name, tokenization)
 
-    def check_stored(self, names: Iterable[str]) -> None:
-        """Raise UserError for a split whose stored log-probabilities are not for this tokenizer."""
+    def check_stored(self, names: Iterable[str], source: str) -> None:
+        """Raise UserError, naming the file `source`, where stored log-probabilities are not for this tokenizer."""
         for name in names:
             if TOKENS in self.datasets[name] and LOGITS in self.datasets[name]:
-                self.split(name)
+                try:
+                    self.split(name)
+                except UserError as error:
+                    raise UserError(f"{source}: {error}") from None
 
     def _tokenize(self, name: str, tokenization: Tokenization) -> TokenizedSplit:
         columns = self.datasets[name]

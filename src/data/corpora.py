@@ -91,9 +91,10 @@ def squad(request: Request) -> Datasets:
 def _question_rows(rows: Columns, place: str) -> Columns:
     texts = []
     for i, (context, answers) in enumerate(zip(rows["context"], rows["answers"], strict=True)):
-        if not isinstance(answers, dict) or not answers.get(TEXT):
+        found = answers.get(TEXT) if isinstance(answers, dict) else None
+        if not isinstance(found, list) or not found or not isinstance(found[0], str):
             raise UserError(f"{place}, row {i}: 'answers' must be {{\"text\": [at least one answer]}}, not {answers}")
-        texts.append(f"{context}; answer: {answers[TEXT][0]}")
+        texts.append(f"{context}; answer: {found[0]}")
     return {TEXT: texts, TARGET: rows["question"]}
 
 

@@ -51,15 +51,23 @@ class Nested:
             raise TypeError("a position holds no list")
         positions = np.cumsum([0, *(len(row) for row in rows)])
         entries = np.cumsum([0, *(len(position) for row in rows for position in row)])
-        values: np.ndarray = np.fromiter(
-            (value for row in rows for position in row for value in position), dtype, entries[-1]
-        )
+        with np.errstate(over="ignore"):  # what becomes infinite is refused by `StoredRows.check`
+            values: np.ndarray = np.fromiter(
+                (value for row in rows for position in row for value in position), dtype, entries[-1]
+            )
         return cls(positions, entries, values)
 
     @classmethod
     def of_arrow(cls, chunk: "pyarrow.ListArray") -> "Nested":
-        """The arrays behind an Arrow array, not copied."""
+        """The arrays behind an Arrow array, not copied. Raises TypeError for nulls, and for what are no numbers."""
+        from pyarrow import types
+
         inner = chunk.values
+        kind = inner.values.type
+        if not (types.is_integer(kind) or types.is_floating(kind)):
+            raise TypeError(f"lists of lists of {kind}")
+        if chunk.null_count or inner.null_count or inner.values.null_count:
+            raise TypeError("nulls among numbers")
         return cls(chunk.offsets.to_numpy(), inner.offsets.to_numpy(), inner.values.to_numpy())
 
     def __len__(self) -> int:
@@ -87,16 +95,16 @@ class StoredRows:
 
         Raises UserError if they are not lists of lists of numbers of one shape.
         """
-        if isinstance(tokens, NestedColumn) and isinstance(logits, NestedColumn):
-            pairs = zip(tokens.column.chunks, logits.column.chunks, strict=True)
-            nested = [(Nested.of_arrow(ids), Nested.of_arrow(logs)) for ids, logs in pairs]
-        else:
-            try:
+        try:
+            if isinstance(tokens, NestedColumn) and isinstance(logits, NestedColumn):
+                pairs = zip(tokens.column.chunks, logits.column.chunks, strict=True)
+                nested = [(Nested.of_arrow(ids), Nested.of_arrow(logs)) for ids, logs in pairs]
+            else:
                 nested = [(Nested.of_lists(tokens, np.int32), Nested.of_lists(logits, np.float32))]
-            except (TypeError, ValueError, OverflowError) as error:
-                raise UserError(
-                    f"{place}: '{TOKENS}' and '{LOGITS}' must be lists of lists of numbers: {error}"
-                ) from None
+        except (TypeError, ValueError, OverflowError):
+            raise UserError(
+                f"{place}: '{TOKENS}' and '{LOGITS}' must be lists of lists of numbers (int32 and float32)"
+            ) from None
         first, chunks = 0, []
         for ids, logs in nested:
             if not (np.array_equal(ids.positions, logs.positions) and np.array_equal(ids.entries, logs.entries)):

@@ -3,13 +3,14 @@
 import json
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import TYPE_CHECKING
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
@@ -42,7 +43,11 @@ KEPT_GENERATION_KEYS = (  # what belongs to a model's vocabulary; everything els
 )
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_TIMEOUT = 10  # seconds
-READ_ERRORS = (OSError, ValueError, KeyError, TypeError, RuntimeError, EOFError, SafetensorError, UnpicklingError)
+READ_ERRORS = (
+    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError,
+    SafetensorError, UnpicklingError, StrictDataclassError,
+)  # fmt: skip
+ABOUT_CODE = re.compile(r"NoneType|has no attribute|not (iterable|subscriptable|callable)|indices must|unsupported")
 
 
 def parse_model_name(name: str) -> tuple[str, Layers | None, Layers | None]:
@@ -82,11 +87,16 @@ def load_config(name: str) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
     base, encoder_layers, decoder_layers = parse_model_name(name)
+    source = find_model(base)
+    _check_no_code(base, _read_object(base, source, "config.json"))
     with quiet(), _one_line(base, "config.json", "cannot be read as a model's config"):
-        config = AutoConfig.from_pretrained(find_model(base))
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if encoder_layers is None and decoder_layers is None:
         return config
-    return pruned_config(config, encoder_layers, decoder_layers)
+    try:
+        return pruned_config(config, encoder_layers, decoder_layers)
+    except UserError as error:
+        raise UserError(f"{name}: {error}") from None
 
 
 def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
@@ -97,9 +107,10 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     source = find_model(base)
     if Path(source).is_dir() and not any((Path(source) / file).is_file() for file in TOKENIZER_FILES):
         raise UserError(f"{base}: holds no tokenizer (tokenizer.json); save it beside the weights with save_pretrained")
-    with quiet(), _one_line(base, "tokenizer", "cannot be read"):
-        _check_json(Path(source) / "tokenizer.json")
-        tokenizer = AutoTokenizer.from_pretrained(source)
+    for file in ("tokenizer.json", "tokenizer_config.json"):
+        _read_object(base, source, file)
+    with quiet(), _one_line(base, "tokenizer", "cannot be read"), _TokenizersErrors():
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
         raise UserError(f"{base}: its tokenizer has no EOS token, which marks the end of a target")
     if tokenizer.pad_token_id is None:
@@ -159,17 +170,34 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     file = _find_weights(Path(path))
     with _one_line(str(file), "weights", "cannot be read"):
         if file.name.endswith(".index.json"):
-            shards = sorted(set(json.loads(file.read_text(encoding="utf-8"))["weight_map"].values()))
-            return {key: tensor for shard in shards for key, tensor in read_state_dict(file.parent / shard).items()}
+            shards = _shards(file)
+            return {key: tensor for shard in shards for key, tensor in read_state_dict(shard).items()}
         if file.suffix == ".safetensors":
             return load_file(file)
         weights = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(weights, dict) or not weights:
-        raise UserError(f"{file}: holds a {type(weights).__name__}, not a state dict (name → tensor)")
+        kind = type(weights).__name__.removesuffix("Type")
+        raise UserError(f"{file}: holds a {kind}, not a state dict (name → tensor)")
     for key, tensor in weights.items():
+        if not isinstance(key, str):
+            raise UserError(f"{file}: {key!r} is no name of a tensor; give the bare state dict")
         if not isinstance(tensor, torch.Tensor):
             raise UserError(f"{file}: '{key}' is a {type(tensor).__name__}, not a tensor; give the bare state dict")
     return weights
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files of weights that an index lists, which lie beside it."""
+    content = _read_object(str(index.parent), str(index.parent), index.name)
+    names = content.get("weight_map")
+    files = set(names.values()) if isinstance(names, dict) and all(map(_is_shard, names.values())) else None
+    if not files:
+        raise UserError(f"{index}: 'weight_map' must give for each tensor the name of a file beside it")
+    return [index.parent / name for name in sorted(files)]
+
+
+def _is_shard(name: object) -> bool:
+    return isinstance(name, str) and Path(name).name == name and Path(name).suffix in (".safetensors", ".bin", ".pt")
 
 
 def check_model_files(name: str, *, state_dict_path: str | Path | None = None) -> None:
@@ -182,10 +210,15 @@ def check_model_files(name: str, *, state_dict_path: str | Path | None = None) -
         raise UserError(
             f"{base}: its tokenizer has {n_tokens} tokens, its embeddings only {n_embeddings} (config.json: vocab_size)"
         )
+    safe_generation_config(config, find_model(base))
+    weights = None
     if state_dict_path is not None:
-        _find_weights(Path(state_dict_path))
+        weights = _find_weights(Path(state_dict_path))
     elif Path(find_model(base)).is_dir():
-        _find_weights(Path(find_model(base)))
+        weights = _find_weights(Path(find_model(base)))
+    if weights is not None and weights.name.endswith(".index.json"):
+        for shard in _shards(weights):
+            _find_weights(shard)
 
 
 def check_lengths(name: str, max_input_length: int, max_labels_length: int) -> None:
@@ -242,6 +275,7 @@ def safe_generation_config(config: "PreTrainedConfig", source: str | None = None
 
     stored = GenerationConfig.from_model_config(config)
     if source and _holds(source, "generation_config.json"):
+        _read_object(source, source, "generation_config.json")
         with quiet(), _one_line(source, "generation_config.json", "cannot be read"):
             stored = GenerationConfig.from_pretrained(source)
     ids = {key: getattr(stored, key, None) for key in KEPT_GENERATION_KEYS}
@@ -253,7 +287,20 @@ def safe_generation_config(config: "PreTrainedConfig", source: str | None = None
         ids["decoder_start_token_id"] = None
     elif ids["decoder_start_token_id"] is None:
         ids["decoder_start_token_id"] = ids["pad_token_id"] if ids["bos_token_id"] is None else ids["bos_token_id"]
+    n_tokens = config.get_text_config().vocab_size
+    for key, value in ids.items():
+        least = -1 if key == "pad_token_id" else 0  # older models have no padding, and say so by −1
+        if value is not None and not _are_token_ids(value, least, n_tokens):
+            where = f"{source}: generation_config.json" if source else config.model_type
+            raise UserError(f"{where}: {key}: {str(value)[:80]!r} is no token; ids are 0 to {n_tokens - 1}")
     return GenerationConfig(**ids)
+
+
+def _are_token_ids(value: object, least: int, n_tokens: int) -> bool:
+    """Whether a value is a token's id, or lists of ids."""
+    if isinstance(value, list):
+        return all(_are_token_ids(each, least, n_tokens) for each in value)
+    return isinstance(value, int) and not isinstance(value, bool) and least <= value < n_tokens
 
 
 @lru_cache(maxsize=64)
@@ -323,9 +370,38 @@ def _check_keys(place: str, report: dict) -> None:
         raise UserError(f"{place}: {misfits[0]}{more}; the weights must be of the architecture in config.json")
 
 
-def _check_json(file: Path) -> None:
-    if file.is_file():
-        json.loads(file.read_text(encoding="utf-8"))
+def _read_object(place: str, source: str, file: str) -> dict:
+    """What a JSON file of a local model folder holds; nothing of one that is not there, or of a hub's."""
+    path = Path(source) / file
+    if not path.is_file():
+        return {}
+    part = "tokenizer" if file.startswith("tokenizer") else file
+    with _one_line(place, part, "cannot be read"):
+        content = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(content, dict):
+        kind = type(content).__name__.removesuffix("Type")
+        raise UserError(f"{place}: {part} cannot be read: {file} must hold an object, not a {kind}")
+    return content
+
+
+def _check_no_code(base: str, config: dict) -> None:
+    """Refuse a model that only its own code can open; one whose type the library knows is opened by the library."""
+    from transformers import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if config.get("auto_map") and not (isinstance(kind, str) and kind in CONFIG_MAPPING):
+        raise UserError(
+            f"{base}: config.json names its own code (auto_map), which is never run (trust_remote_code stays off); "
+            "give a model whose type transformers knows"
+        )
+
+
+class _TokenizersErrors(AbstractContextManager):
+    """Makes ValueErrors of what the library `tokenizers` says of a bad file: it has no class of errors of its own."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
+        if kind is Exception:
+            raise ValueError(str(error)) from error
 
 
 @contextmanager
@@ -334,5 +410,17 @@ def _one_line(place: str, part: str, problem: str) -> Iterator[None]:
     try:
         yield
     except READ_ERRORS as error:
-        said = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        raise UserError(f"{place}: {part} {problem}: {said[:200]}") from error
+        raise UserError(f"{place}: {part} {problem}: {_said(error)[:200]}") from error
+
+
+def _said(error: BaseException) -> str:
+    """What an error of a library tells the owner of a file; what it tells a programmer is said in other words."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, EOFError) and not lines:
+        return "it ends too early"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, KeyError | AttributeError) or not lines or ABOUT_CODE.search(lines[0]):
+        return "a value in it is missing, or of another kind than expected"
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return re.sub(r"<class '(\w+)'>", r"\1", re.sub(r"\b[A-Z]\w*Error: ", "", text)).replace("NoneType", "None")
