@@ -13,8 +13,7 @@ from src.config.experiments import Experiment
 from src.data.files import Datasets
 from src.distillation.capture import check_comparable
 from src.distillation.teachers import LiveTeacher
-from src.models.compiled import compile_layers
-from src.models.families import family_of
+from src.models.compiled import check_can_compile, compile_layers
 from src.models.loading import (
     check_lengths,
     check_model_files,
@@ -69,7 +68,7 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
     check_lengths(config.teacher_name, config.max_input_length, config.max_labels_length)
     student, teacher = load_config(config.student_name), load_config(config.teacher_name)
     if config.compile:
-        family_of(teacher)
+        check_can_compile(teacher)
     if is_encoder_decoder(student) != is_encoder_decoder(teacher):
         kinds = {True: "encoder-decoder", False: "decoder-only"}
         raise UserError(

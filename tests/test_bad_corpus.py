@@ -25,7 +25,7 @@ import torch
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
-from tiny_runs import ONLY_TRAINING, TINY, argv, read, snapshot
+from tiny_runs import ONLY_TRAINING, TINY, argv, read, says, snapshot
 
 from src import create_student, kd_models_accelerator_multiple_loaders
 from src.config.cli import run_script
@@ -125,15 +125,6 @@ def no_weights(monkeypatch) -> None:
     for module in (session, writing, kd_models_accelerator_multiple_loaders, create_student):
         monkeypatch.setattr(module, "load_model", read_weights)
     monkeypatch.setattr(loading, "read_state_dict", read_weights)
-
-
-def says(line: str, said: str) -> bool:
-    """Whether the parts of `said` between `.*` are in the line, in this order."""
-    for part in said.split(".*"):
-        _, found, line = line.partition(part)
-        if not found:
-            return False
-    return True
 
 
 def table(rows: list[tuple]) -> pytest.MarkDecorator:

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from tiny_runs import TINY, argv, ft_flags, gen_flags, kd_flags, read, snapshot
+from tiny_runs import TINY, argv, ft_flags, gen_flags, kd_flags, read, says, snapshot
 
 import create_student_main
 import ft_main
@@ -147,16 +147,7 @@ def refused(script: str, command: list[str], place: Path, capsys) -> str:
 )  # fmt: skip
 def test_a_wrong_command(place, capsys, script, flags, said):
     line = refused(script, flags_of(script, place, **flags), place, capsys)
-    assert matches(said, line)
-
-
-def matches(said: str, line: str) -> bool:
-    """Whether the parts of `said` between `.*` are in the line, in this order."""
-    for part in said.split(".*"):
-        _, found, line = line.partition(part)
-        if not found:
-            return False
-    return True
+    assert says(line, said)
 
 
 @pytest.mark.parametrize("script", ["ft", "kd"])

@@ -368,7 +368,7 @@ def test_a_run_that_another_one_has_overtaken(config, overwrite):
     """It was opened on what is no longer true."""
     begun(config)
     late = open_run(replace(config, overwrite=overwrite), DATA)
-    with open_run(config, DATA).held() as _:
+    with open_run(config, DATA).held():
         open_run(config, DATA).finish({"sacrebleu": 1.0})
     with pytest.raises(UserError, match="another run has been there since this one was started"), late.held():
         raise AssertionError("refused before anything is done")
@@ -390,3 +390,23 @@ def test_the_lock_of_a_killed_process_is_free(config):
     assert (run.path / LOCK).exists()
     with open_run(config, DATA).held():
         pass
+
+
+def test_a_finished_run_in_a_folder_that_cannot_be_written(config, monkeypatch):
+    """Its scores can be read all the same; an unfinished one is refused by the lock's file."""
+    run = begun(config)
+    monkeypatch.setattr("os.access", lambda path, mode: False)
+    with open_run(config, DATA).held():
+        assert (run.path / LOCK).exists()
+    run.finish({"sacrebleu": 1.0})
+    finished = open_run(config, DATA)
+    with finished.held():
+        assert not (run.path / LOCK).exists()
+    assert finished.scores == {"sacrebleu": 1.0}
+
+
+def test_a_finished_run_is_not_tidied_while_another_one_begins_anew(config):
+    begun(config).finish({})
+    late, anew = open_run(config, DATA), open_run(replace(config, overwrite=True), DATA)
+    with anew.held(), pytest.raises(UserError, match="another run is at work there"), late.held():
+        raise AssertionError("refused before anything is done")

@@ -79,3 +79,12 @@ def snapshot(root: Path) -> dict[str, str]:
 def result(out: Path) -> dict[str, str]:
     """`snapshot` of a run without what equal runs may differ in: the flags' paths, in run.json and the model card."""
     return {name: digest for name, digest in snapshot(out).items() if name not in ("run.json", "model/README.md")}
+
+
+def says(line: str, said: str) -> bool:
+    """Whether the parts of `said` between `.*` are in the line, in this order."""
+    for part in said.split(".*"):
+        _, found, line = line.partition(part)
+        if not found:
+            return False
+    return True

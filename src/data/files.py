@@ -736,7 +736,8 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    if os.name != "posix":
+    """Within: the folder is marked as being written, see `_lock`."""
+    if fcntl is None:  # where a folder cannot be opened either
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -4,6 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 from weakref import WeakSet
 
 import torch
@@ -12,14 +13,18 @@ from transformers import PreTrainedModel
 from src.config.errors import UserError
 from src.models.families import family_of
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig
+
 BACKEND = "inductor"
 RECOMPILE_LIMIT = 256  # by code, which all layers of a model share: with and without gradient, mask, dropout, …
 
 _compiled: WeakSet[PreTrainedModel] = WeakSet()
 
 
-def check_can_compile() -> None:
-    """Raise UserError on a machine without a C++ compiler, which torch.compile needs on every device."""
+def check_can_compile(config: "PreTrainedConfig") -> None:
+    """Raise UserError for a model whose layers are not known, and without a C++ compiler, which every device needs."""
+    family_of(config)
     if shutil.which(os.environ.get("CXX") or "c++") is None and shutil.which("g++") is None:
         raise UserError("--compile True: needs a C++ compiler, and there is no g++ on this machine")
 

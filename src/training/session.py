@@ -20,7 +20,6 @@ from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics
 from src.models.compiled import check_can_compile, compile_layers
 from src.models.decoding import decoding_of
-from src.models.families import family_of
 from src.models.loading import (
     check_lengths,
     check_model_files,
@@ -62,20 +61,19 @@ def train(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str
     All that can be wrong is found before weights are read, and before anything is written.
     """
     run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets), **task.inputs})
-    if run.status == FINISHED:
+    with run.held():
+        if run.status != FINISHED:
+            return _train(config, datasets, task, run)
         _tidy(run, keep=config.keep_checkpoint_after_test)
         _print_scores(run)
         return run.scores
-    with run.held():
-        return _train(config, datasets, task, run)
 
 
 def _train(config: TrainingArguments, datasets: Datasets, task: Task, run: RunFolder) -> dict[str, float]:
     splits = _check(config, datasets)
     task.check()
     if config.compile:
-        check_can_compile()
-        family_of(load_config(task.model_name))
+        check_can_compile(load_config(task.model_name))
     metrics = resolve_metrics(config.metrics, config.metric_for_best_model)
     resumed = _resumable_folder(config, run)
     weights = resumed or config.checkpoint_path or task.state_dict_path

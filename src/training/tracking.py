@@ -61,9 +61,12 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Within: no other run can work in this folder. Raises UserError if one does, or has since this was opened."""
+        """Within: no other run can work in this folder. Raises UserError if one does, or has since this was opened.
+
+        A finished run whose folder cannot be written is only looked at, and holds nothing.
+        """
         self.lock = FileLock(self.path / LOCK, timeout=0)
-        if self.path.is_dir():
+        if self.path.is_dir() and not (self.status == FINISHED and not os.access(self.path, os.W_OK)):
             self._hold(self.lock)
         try:
             yield
@@ -190,7 +193,7 @@ class RunFolder:
 
     def tidy(self) -> None:
         """Remove what a finished run needs no more: lines that the finished files hold, halves that a kill left."""
-        self._remove((GENERATION_LINES, PARTIAL, LOCK, *UNFINISHED_FILES))
+        self._remove((GENERATION_LINES, PARTIAL, *UNFINISHED_FILES))
 
 
 def data_fingerprint(path: str, datasets: Datasets) -> str:

@@ -78,15 +78,14 @@ def write_file(
     chosen = chosen_splits(config, datasets, left_out=left_out)
     run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets)})
     path = run.path / name
-    if run.status == FINISHED and path.is_file():
-        run.tidy()
-        say(f"written already: {path}")
-        return path
-    check_model_files(config.model_name, state_dict_path=config.checkpoint_path)
-    check_lengths(config.model_name, config.max_input_length, config.max_labels_length)
     with run.held():
-        line = make(run, chosen, path)
-        run.finish({})
+        if run.status == FINISHED and path.is_file():
+            line = "written already"
+        else:
+            check_model_files(config.model_name, state_dict_path=config.checkpoint_path)
+            check_lengths(config.model_name, config.max_input_length, config.max_labels_length)
+            line = make(run, chosen, path)
+            run.finish({})
         run.tidy()
     say(f"{line}: {path}")
     return path
