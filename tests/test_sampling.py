@@ -13,7 +13,7 @@ from transformers.generation import TopPLogitsWarper
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from src.models import nucleus as nucleus_module
-from src.models import sampling
+from src.models import sampling, scores
 from src.models.caches import growing_cache
 from src.models.decoding import Decoding, decoding_of, write_tokens
 from src.models.families import Sizes
@@ -172,13 +172,47 @@ def test_sources_are_projected_once_per_input(family):
 
 
 @families
-def test_only_rows_that_go_on_reach_the_output_projection(family):
-    model, rows = babbler(family, seed=0), []
-    model.lm_head.register_forward_hook(lambda _, args, output: rows.append(output.shape[:2]))
+def test_only_rows_that_go_on_reach_the_vocabulary(family, monkeypatch):
+    """By the model's own projection at the first step, where it is looked at; then it gets none."""
+    model, by_model, rows = babbler(family, seed=0), [], []
+    model.lm_head.register_forward_hook(lambda _, args, output: by_model.append(output.shape[:2]))
+    stock = sampling._next_tokens
+    monkeypatch.setattr(
+        sampling, "_next_tokens", lambda scores, *rest: rows.append(len(scores)) or stock(scores, *rest)
+    )
     targets = greedy(model, INPUTS, k=2)
     lengths = [len(target) for target in targets]
     live = [sum(length > step for length in lengths) for step in range(1, max(lengths))]
-    assert rows == [(len(INPUTS), 1), *((n, 1) for n in live)]
+    assert rows == [2 * len(INPUTS), *live]
+    assert by_model == [(len(INPUTS), 1), *[(0, 1)] * len(live)]
+
+
+@families
+def test_a_few_rows_of_the_vocabulary_at_once(family, monkeypatch):
+    """As many as there is memory for: the same tokens, greedy; as likely ones, drawn."""
+    model = babbler(family, seed=0)
+    expected = greedy(model, INPUTS, k=2)
+    vocabulary, sizes, stock = model.config.vocab_size, [], sampling.draw
+    monkeypatch.setattr(scores, "CPU_CHUNK", 3 * vocabulary)
+    assert greedy(model, INPUTS, k=2) == expected
+    monkeypatch.setattr(sampling, "draw", lambda logits, nucleus: sizes.append(len(logits)) or stock(logits, nucleus))
+    sample(model, batch_of(model, INPUTS), Nucleus(0.95), max_new_tokens=3, targets_per_input=5)
+    assert max(sizes) == 3
+
+
+@families
+def test_a_projection_that_is_not_all_stays_the_models_own(family, monkeypatch):
+    """Something is done to the logits behind it."""
+    model = babbler(family, seed=0)
+    model.register_forward_hook(_ban_token_7)
+    assert greedy(model, INPUTS, k=2) == [
+        row for row in by_generate(model, INPUTS, max_new_tokens=10, do_sample=False) for _ in range(2)
+    ]
+
+
+def _ban_token_7(_module, _args, output):
+    output.logits[..., 7] = -50.0
+    return output
 
 
 @families

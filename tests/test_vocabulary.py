@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from src.data.batches import TopK
-from src.distillation.losses import kl_rows, nll_and_kl_, nll_rows, softmax_and_log_sum, stored_kl_rows
+from src.distillation.losses import kl_rows, nll_and_kl_, nll_rows, stored_kl_rows, to_weights_
 from src.distillation.vocabulary import RowTerm, weighed_sum
 from src.models import scores
 from src.models.scores import OutputProjection, Scores
@@ -160,10 +160,11 @@ def test_not_a_number_stays_one():
     assert torch.isnan(losses["kl"]).tolist() == [True, False]
 
 
-def test_softmax_and_log_sum():
+def test_to_weights():
     logits = random(4, V) * 30
-    probabilities, log_sum = softmax_and_log_sum(logits)
-    torch.testing.assert_close(probabilities, logits.softmax(-1))
+    weights = logits.clone()
+    total, log_sum = to_weights_(weights)
+    torch.testing.assert_close(weights / total[:, None], logits.softmax(-1))
     torch.testing.assert_close(log_sum, logits.logsumexp(-1))
 
 

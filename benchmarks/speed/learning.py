@@ -22,6 +22,7 @@ from src.distillation.capture import run
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
 from src.models.compiled import compile_layers
+from src.models.lean import made_lean
 
 Inputs = dict[str, Tensor]
 Step = Callable[[], int]
@@ -55,16 +56,18 @@ def ours(
     pairs: Pairs = (),
     *,
     precision: str = "no",
-    prepared: Callable[[PreTrainedModel], PreTrainedModel] = lambda model: model,
+    compiled: bool = False,
 ) -> Step:
-    """What `src/training/engine.py` does with a window of one micro-batch; `prepared` is done to both models."""
+    """What `src/training/engine.py` does with a window of one micro-batch."""
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-    student, teacher = students_and_teachers(work)
+    student, teacher = (model and made_lean(model) for model in students_and_teachers(work))
+    if compiled:
+        student, teacher = compile_layers(student), teacher and compile_layers(teacher)
     batch, entry = batch_of(work, pairs).to(device), entry_of(work)
-    taught_by = None if teacher is None else LiveTeacher(prepared(teacher).to(device), {})
-    student = accelerator.prepare(prepared(student).train())
+    taught_by = None if teacher is None else LiveTeacher(teacher.to(device), {})
+    student = accelerator.prepare(student.train())
     optimizer = accelerator.prepare(torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, fused=True))
     tokens = n_tokens(batch)
     window = Window(len(batch.rows), tokens)
@@ -202,7 +205,7 @@ def trainer(work: Learning, device: torch.device, scratch: Path, pairs: Pairs = 
 LEARNERS = {
     "ours": ours,
     "ours-bf16": partial(ours, precision="bf16"),
-    "ours-compiled": partial(ours, prepared=compile_layers),
+    "ours-compiled": partial(ours, compiled=True),
     "textbook": textbook,
     "trl": trl,
     "trainer": trainer,

@@ -14,6 +14,7 @@ from torch import Tensor
 from benchmarks.speed.models import EOS, FIRST_WORD, PAD, Pairs, batch_of, trained_like
 from benchmarks.speed.rows import Writing
 from src.models.decoding import TOP_P, decoding_of, write_tokens
+from src.models.lean import made_lean
 from src.models.students import quiet
 
 Write = Callable[[], int]
@@ -27,7 +28,7 @@ def own_tokens(written: Tensor) -> int:
 
 def ours(work: Writing, device: torch.device, scratch: Path, pairs: Pairs = (), *, bf16: bool = False) -> Write:
     """What gen_main.py does with a batch, and with --mixed_precision bf16."""
-    model, batch = trained_like(work).to(device), batch_of(work, pairs).to(device)
+    model, batch = made_lean(trained_like(work)).to(device), batch_of(work, pairs).to(device)
     decoding = decoding_of(
         work.generation_type,
         num_beams=work.num_beams,

@@ -1,6 +1,7 @@
 """The command line: dataclass of flags -> argparse -> checked instance, and the exit statuses of every script."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
@@ -11,6 +12,7 @@ from src.config.arguments import GROUPS, REQUIRED, Arguments
 from src.config.errors import UserError
 from src.config.values import base_type, check_value, convert, is_list, nearest
 
+HUGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it is imported: large tensors cost fewer page faults
 Parsed = TypeVar("Parsed", bound=Arguments)
 
 
@@ -43,6 +45,7 @@ def explicit_flags(arguments_class: type[Arguments], argv: Sequence[str] | None 
 
 def run_script(main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None) -> int:
     """Call `main(argv)` and return the exit status: 0, 2 for a UserError (one line on stderr), 130 for Ctrl-C."""
+    os.environ.setdefault(*HUGE_PAGES)
     try:
         main(argv)
     except UserError as error:

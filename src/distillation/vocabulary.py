@@ -88,8 +88,9 @@ class _Pass:
         unit = factors.max().clamp_min(1e-30) if student.dtype == torch.float16 and len(student) else None
         if unit is not None:
             factors = factors / unit
+        memory = self._memory(sums.dtype) if self._can_fuse() else None
         for part in student.chunks():
-            losses, gradient = self._chunk(part, factors[:, part], any(g is not None for g in gradients))
+            losses, gradient = self._chunk(part, factors[:, part], any(g is not None for g in gradients), memory)
             means = [(row * term.per_row[part]).sum() for row, term in zip(losses, self.terms, strict=True)]
             sums += torch.stack(means)
             if gradient is not None:
@@ -99,13 +100,22 @@ class _Pass:
                 each *= unit
         return sums
 
-    def _chunk(self, part: slice, factors: Tensor, with_gradient: bool) -> tuple[Sequence[Tensor], Tensor | None]:
+    def _memory(self, dtype: torch.dtype) -> list[Tensor]:
+        """What a fused pass needs for all its chunks, (C, V) each: memory that is new in each costs as much time as the
+        arithmetic."""
+        size = (min(self.student.rows_at_once, len(self.student)), self.student.vocab_size)
+        n_needed = 3 if any(term.fused == "kl" for term in self.terms) else 1
+        return [torch.empty(size, dtype=dtype, device=self.labels.device) for _ in range(n_needed)]
+
+    def _chunk(
+        self, part: slice, factors: Tensor, with_gradient: bool, memory: list[Tensor] | None
+    ) -> tuple[Sequence[Tensor], Tensor | None]:
         """Each term's losses (C,), and the gradient (C, V) of their sum, weighed by factors (n, C), to the logits
         before any cap."""
-        teacher, labels, projection = self._taught(part), self.labels[part], self.student.projection
-        logits = self.student.some_before_cap(part)
-        if self._can_fuse():
-            return self._fused(logits, teacher, factors, labels, with_gradient=with_gradient)
+        if memory is not None:
+            return self._fused(part, factors, with_gradient, [each[: part.stop - part.start] for each in memory])
+        labels, projection = self.labels[part], self.student.projection
+        logits, teacher = self.student.some_before_cap(part), self._taught(part)
         with torch.set_grad_enabled(with_gradient):
             logits.requires_grad_(with_gradient)
             capped = logits if projection is None else projection.capped(logits)
@@ -116,11 +126,17 @@ class _Pass:
         return [row.detach() for row in losses], torch.autograd.grad(total, logits)[0]
 
     def _fused(
-        self, logits: Tensor, teacher: Any, factors: Tensor, labels: Tensor, *, with_gradient: bool
+        self, part: slice, factors: Tensor, with_gradient: bool, memory: list[Tensor]
     ) -> tuple[list[Tensor], Tensor | None]:
         weights = {str(term.fused): factor for term, factor in zip(self.terms, factors, strict=True)}
         temperature = next((term.temperature for term in self.terms if term.fused == "kl"), 1.0)
-        losses, gradient = nll_and_kl_(logits, teacher, labels, weights, temperature, with_gradient=with_gradient)
+        logits = self.student.some_before_cap(part, memory[0])
+        teacher, scratch = None, None
+        if "kl" in weights and isinstance(self.teacher, Scores):
+            teacher, scratch = self.teacher.some(part, memory[1]), memory[2]
+        losses, gradient = nll_and_kl_(
+            logits, teacher, self.labels[part], weights, temperature, scratch=scratch, with_gradient=with_gradient
+        )
         return [losses[str(term.fused)] for term in self.terms], gradient
 
     def _taught(self, part: slice) -> Tensor | TopK | None:

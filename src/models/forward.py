@@ -15,9 +15,7 @@ from transformers import PreTrainedModel
 
 from src.config.constants import IGNORE_INDEX
 from src.data.batches import Batch
-from src.models.scores import OutputProjection, Scores, output_projection
-
-TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.01}  # of the largest logit; 1e-4 in float32
+from src.models.scores import OutputProjection, Scores, Seen, agree, output_projection
 
 _is_understood: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
@@ -51,10 +49,11 @@ def teacher_forced(model: nn.Module, batch: Batch, *, with_hidden_states: bool =
     is_understood = _understands_projection(core, batch)
     with _before_projection(core, places, n_passed=0 if is_understood else len(places)) as seen:
         output = model(**inputs, use_cache=False, output_hidden_states=with_hidden_states)
-    if seen.rows is None:  # a model that names no projection
+    projection = output_projection(core)
+    if not seen:  # a model that names no projection
         scores = Scores(output.logits.flatten(0, 1)[places])
-    elif is_understood:
-        scores = Scores(seen.rows, output_projection(core), seen.dtype)
+    elif is_understood and projection is not None:
+        scores = seen[0].scores(projection)
     else:
         scores = Scores(output.logits)
     if not with_hidden_states:
@@ -118,27 +117,18 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
     return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
 
 
-@dataclass
-class _Seen:
-    """What reached the output projection: the valid rows (N, D), and autocast's format if it multiplies in that."""
-
-    rows: Tensor | None = None
-    dtype: torch.dtype | None = None
-
-
 @contextmanager
-def _before_projection(core: PreTrainedModel, places: Tensor, *, n_passed: int) -> Iterator[_Seen]:
+def _before_projection(core: PreTrainedModel, places: Tensor, *, n_passed: int) -> Iterator[list[Seen]]:
     """Within: the output projection gets the first `n_passed` valid rows; all are kept.
 
     Nothing is seen of a model that names no projection.
     """
-    seen = _Seen()
+    seen: list[Seen] = []
 
     def select(_module: nn.Module, args: tuple) -> tuple:
-        seen.rows = args[0].flatten(0, 1)[places]
-        device = seen.rows.device.type
-        seen.dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None
-        return (seen.rows[:n_passed], *args[1:])
+        rows = args[0].flatten(0, 1)[places]
+        seen.append(Seen.of(rows))
+        return (rows[:n_passed], *args[1:])
 
     head = core.get_output_embeddings()
     handle = None if head is None else head.register_forward_pre_hook(select)
@@ -168,6 +158,4 @@ def _agrees(core: PreTrainedModel, projection: OutputProjection, batch: Batch) -
     inputs, places = teacher_forcing_inputs(core, one)
     with _before_projection(core, places, n_passed=len(places)) as seen:
         expected = core(**inputs, use_cache=False).logits
-    ours = Scores(seen.rows, projection, seen.dtype).cast().some(slice(None))
-    largest = max(1.0, float(expected.abs().max()))
-    return bool((ours - expected).abs().max() <= TOLERANCE.get(seen.dtype or expected.dtype, 1e-4) * largest)
+    return agree(seen[0], projection, expected)

@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 
 from src.config.errors import UserError
 from src.models.families import position_limit
+from src.models.lean import made_lean
 from src.models.students import prune, pruned_config, quiet
 
 if TYPE_CHECKING:
@@ -140,7 +141,7 @@ def load_model(
     model.generation_config = safe_generation_config(model.config, find_model(base))
     if model.config.is_encoder_decoder and getattr(model.config, "decoder_start_token_id", None) is None:
         model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id
-    return model.eval()
+    return made_lean(model).eval()
 
 
 def _load_whole(base: str, dtype: torch.dtype) -> "PreTrainedModel":

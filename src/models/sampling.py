@@ -7,10 +7,10 @@ vocabulary.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from inspect import signature
 from typing import Any
 
@@ -24,6 +24,7 @@ from src.data.batches import Batch
 from src.models.caches import AttentionByInput, attends_fully, attention_by_input, growing_cache
 from src.models.families import head_shape, knows_layers, layer_counts
 from src.models.nucleus import Nucleus, draw
+from src.models.scores import OutputProjection, Scores, Seen, agree, output_projection
 
 WORTH_LEAVING = 1 / 8  # share of ended rows at which the others are copied; 0.03 to 0.3 are about as fast
 
@@ -139,10 +140,10 @@ def _sample(model: PreTrainedModel, batch: Batch, nucleus: Nucleus | None, max_n
     rules = _Rules.of(ids, batch.input_ids.device, start=_start_length(model, batch), length=max_new_tokens)
     rows = _Rows(*(torch.arange(n_rows, device=targets.device) for _ in range(2)))
     with _decoder(model, batch, k) as decoder:
-        logits = decoder.read()
+        scores = decoder.read()
+        memory = _memory(scores)
         for step in range(max_new_tokens):
-            logits = rules.apply(logits, step)
-            tokens = logits.argmax(dim=-1) if nucleus is None else draw(logits, nucleus)
+            tokens = _next_tokens(scores, partial(rules.apply, step=step), nucleus, memory)
             targets[rows.numbers[rows.live], step] = tokens
             rows.end(rules.ends(tokens))
             if step + 1 == max_new_tokens or not len(rows.live):
@@ -150,8 +151,28 @@ def _sample(model: PreTrainedModel, batch: Batch, nucleus: Nucleus | None, max_n
             if len(rows.live) <= (1 - WORTH_LEAVING) * len(rows.numbers):
                 decoder.keep(rows.live)
                 rows.leave()
-            logits = decoder.step(targets[rows.numbers, step], rows.live)
+            scores = decoder.step(targets[rows.numbers, step], rows.live)
     return targets[:, : step + 1]
+
+
+def _memory(scores: Scores) -> Tensor | None:
+    """(C, V) for the logits of all steps; None where the model makes them."""
+    if scores.projection is None:
+        return None
+    size = (min(scores.rows_at_once, len(scores)), scores.vocab_size)
+    dtype = torch.promote_types(scores.rows.dtype, torch.float32)
+    return torch.empty(size, dtype=dtype, device=scores.rows.device)
+
+
+def _next_tokens(
+    scores: Scores, allow: Callable[[Tensor], Tensor], nucleus: Nucleus | None, memory: Tensor | None
+) -> Tensor:
+    """(N,) a token for each row of scores (N, V), of whose logits only (C, V) exist at once."""
+    scores, tokens = scores.cast(), []
+    for part in scores.chunks():
+        logits = allow(scores.some(part, None if memory is None else memory[: part.stop - part.start]))
+        tokens.append(logits.argmax(dim=-1) if nucleus is None else draw(logits, nucleus))
+    return torch.cat(tokens)
 
 
 def _start_token(ids: GenerationConfig) -> int | list[int] | None:
@@ -248,13 +269,15 @@ class _Decoder:
         self._inputs = torch.arange(len(batch.input_ids), device=batch.input_ids.device).repeat_interleave(k)  # (R,)
         self._mask = batch.attention_mask
         self._live: Tensor | None = None  # while reading: all
+        self._projection: OutputProjection | None = None  # while reading, and where it is not understood
+        self._seen = Seen()
 
-    def read(self) -> Tensor:
-        """(B * K, V) logits of the first new token; from now on there are K rows per input."""
+    def read(self) -> Scores:
+        """(B * K, V) scores of the first new token; from now on there are K rows per input."""
         raise NotImplementedError
 
-    def step(self, tokens: Tensor, live: Tensor) -> Tensor:
-        """(N, V) logits of the next token after tokens (R,), of the rows `live` (N,)."""
+    def step(self, tokens: Tensor, live: Tensor) -> Scores:
+        """(N, V) scores of the next token after tokens (R,), of the rows `live` (N,)."""
         raise NotImplementedError
 
     def keep(self, rows: Tensor) -> None:
@@ -262,11 +285,27 @@ class _Decoder:
         raise NotImplementedError
 
     def last_of_live(self, _: Any, args: tuple) -> tuple:
-        """A forward pre-hook of the output projection."""
+        """A forward pre-hook of the output projection: it gets the rows that are wanted, or none if they are kept."""
         hidden = args[0][:, -1:]
-        return (hidden if self._live is None else hidden.index_select(0, self._live), *args[1:])
+        hidden = hidden if self._live is None else hidden.index_select(0, self._live)
+        self._seen = Seen.of(hidden[:, 0])
+        return (hidden if self._projection is None else hidden[:0], *args[1:])
 
-    def _logits(self, **inputs: Any) -> Tensor:
+    def _first(self, **inputs: Any) -> Scores:
+        """As `_scores`; from now on the model's own projection is left out if it is understood."""
+        logits = self._run(**inputs)
+        projection = output_projection(self._model)
+        if projection is None or not agree(self._seen, projection, logits):
+            return Scores(logits)
+        scores = self._seen.scores(projection).cast()
+        self._projection = scores.projection
+        return scores
+
+    def _scores(self, **inputs: Any) -> Scores:
+        logits = self._run(**inputs)
+        return Scores(logits) if self._projection is None else self._seen.scores(self._projection)
+
+    def _run(self, **inputs: Any) -> Tensor:
         return self._model(**inputs, attention_mask=self._mask, use_cache=True, return_dict=True).logits[:, -1]
 
 
@@ -284,18 +323,18 @@ class _EncoderDecoder(_Decoder):
     def read(self) -> Tensor:
         start = _start_token(self._model.generation_config)
         self._attention.watch()
-        logits = self._decode(self._mask.new_full((len(self._mask), 1), start))
+        scores = self._first(**self._inputs_of(self._mask.new_full((len(self._mask), 1), start)))
         self._by_input = self._attention.covers(self._cross)
         self._own.reorder_cache(self._inputs)
         if self._by_input:
             self._attention.group(self._inputs)
         else:
             self._keep_source(self._inputs)
-        return logits[self._inputs]
+        return scores.rows_of(self._inputs)
 
-    def step(self, tokens: Tensor, live: Tensor) -> Tensor:
+    def step(self, tokens: Tensor, live: Tensor) -> Scores:
         self._live = live
-        return self._decode(tokens[:, None])
+        return self._scores(**self._inputs_of(tokens[:, None]))
 
     def keep(self, rows: Tensor) -> None:
         self._own.reorder_cache(rows)
@@ -311,9 +350,9 @@ class _EncoderDecoder(_Decoder):
         self._cross.reorder_cache(chosen)
         self._encoded, self._mask = self._encoded[chosen], self._mask[chosen]
 
-    def _decode(self, tokens: Tensor) -> Tensor:
+    def _inputs_of(self, tokens: Tensor) -> dict[str, Any]:
         encoded = BaseModelOutput(last_hidden_state=self._encoded)
-        return self._logits(decoder_input_ids=tokens, encoder_outputs=encoded, past_key_values=self._cache)
+        return {"decoder_input_ids": tokens, "encoder_outputs": encoded, "past_key_values": self._cache}
 
 
 class _DecoderOnly(_Decoder):
@@ -327,22 +366,22 @@ class _DecoderOnly(_Decoder):
         self._positions = (self._mask.cumsum(dim=1) - 1).clamp_min(0)
 
     def read(self) -> Tensor:
-        logits = self._decode(self._prompts)
+        scores = self._first(**self._inputs_of(self._prompts))
         self._cache.reorder_cache(self._inputs)
         self._mask = self._mask[self._inputs]
         self._positions = self._positions[self._inputs, -1:]
-        return logits[self._inputs]
+        return scores.rows_of(self._inputs)
 
-    def step(self, tokens: Tensor, live: Tensor) -> Tensor:
+    def step(self, tokens: Tensor, live: Tensor) -> Scores:
         self._live = live
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
         self._positions = self._positions + 1
-        return self._decode(tokens[:, None])
+        return self._scores(**self._inputs_of(tokens[:, None]))
 
     def keep(self, rows: Tensor) -> None:
         self._cache.reorder_cache(rows)
         self._mask, self._positions = self._mask[rows], self._positions[rows]
 
-    def _decode(self, tokens: Tensor) -> Tensor:
+    def _inputs_of(self, tokens: Tensor) -> dict[str, Any]:
         positions = {"position_ids": self._positions} if self._takes_positions else {}
-        return self._logits(input_ids=tokens, past_key_values=self._cache, **positions)
+        return {"input_ids": tokens, "past_key_values": self._cache, **positions}

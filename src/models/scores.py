@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.01}  # of the largest logit; 1e-4 in float32
 CPU_CHUNK, ACCELERATOR_CHUNK = 2**23, 2**27  # logits at once: 33 MB, near the caches of a CPU; 537 MB
 
 
@@ -21,10 +22,15 @@ class OutputProjection:
     bias: Tensor | None = None
     soft_cap: float | None = None
 
-    def before_cap(self, rows: Tensor) -> Tensor:
-        """(·, V) the matrix product in the rows' own format, bias added in float32 at least."""
-        product = at_least_float32(rows @ self.weight.T)
-        return product if self.bias is None else product + self.bias
+    def before_cap(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
+        """(·, V) the matrix product in the rows' own format, bias added in float32 at least; in `out` if given."""
+        if out is None:
+            product = at_least_float32(rows @ self.weight.T)
+        elif out.dtype == rows.dtype:
+            product = torch.mm(rows, self.weight.T, out=out)
+        else:
+            product = out.copy_(rows @ self.weight.T)
+        return product if self.bias is None else product.add_(self.bias)
 
     def capped(self, logits: Tensor) -> Tensor:
         return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
@@ -71,6 +77,10 @@ class Scores:
         projection = replace(self.projection, weight=self.projection.weight.detach(), bias=bias)
         return Scores(self.rows.detach(), projection, self.dtype)
 
+    def rows_of(self, chosen: Tensor) -> "Scores":
+        """Scores of these rows (·,), in this order, and as often as they are there."""
+        return replace(self, rows=self.rows[chosen])
+
     def first_tokens(self, n: int) -> "Scores":
         """Scores of the first n tokens of the vocabulary alone."""
         if self.projection is None:
@@ -78,22 +88,52 @@ class Scores:
         bias = None if self.projection.bias is None else self.projection.bias[:n]
         return replace(self, projection=replace(self.projection, weight=self.projection.weight[:n], bias=bias))
 
-    def some(self, rows: slice) -> Tensor:
-        """(C, V) logits of some rows in float32 at least, in memory of their own; cast() first."""
-        logits = self.some_before_cap(rows)
+    def some(self, rows: slice, out: Tensor | None = None) -> Tensor:
+        """(C, V) logits of some rows in float32 at least, in memory of their own or in `out`; cast() first."""
+        logits = self.some_before_cap(rows, out)
         return logits if self.projection is None else self.projection.capped(logits)
 
-    def some_before_cap(self, rows: slice) -> Tensor:
+    def some_before_cap(self, rows: slice, out: Tensor | None = None) -> Tensor:
         """As `some`, without the soft cap that the projection may have."""
-        if self.projection is None:
-            return at_least_float32(self.rows[rows]).clone()
-        return self.projection.before_cap(self.rows[rows])
+        if self.projection is not None:
+            return self.projection.before_cap(self.rows[rows], out)
+        return at_least_float32(self.rows[rows]).clone() if out is None else out.copy_(self.rows[rows])
+
+    @property
+    def rows_at_once(self) -> int:
+        """C, the most rows whose logits are fast and small."""
+        logits = CPU_CHUNK if self.rows.device.type == "cpu" else ACCELERATOR_CHUNK
+        return max(1, logits // max(1, self.vocab_size))
 
     def chunks(self) -> Iterator[slice]:
-        """All rows, as many at once as is fast and small."""
-        at_once = CPU_CHUNK if self.rows.device.type == "cpu" else ACCELERATOR_CHUNK
-        size = max(1, at_once // max(1, self.vocab_size))
+        """All rows, C at once."""
+        size = self.rows_at_once
         return (slice(start, min(start + size, len(self))) for start in range(0, len(self), size))
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What reached a model's output projection: rows (N, D), and autocast's format if it multiplies in that."""
+
+    rows: Tensor | None = None
+    dtype: torch.dtype | None = None
+
+    @classmethod
+    def of(cls, rows: Tensor) -> "Seen":
+        """To be called where the projection is."""
+        device = rows.device.type
+        return cls(rows, torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
+
+    def scores(self, projection: OutputProjection) -> Scores:
+        assert self.rows is not None
+        return Scores(self.rows, projection, self.dtype)
+
+
+def agree(seen: Seen, projection: OutputProjection, logits: Tensor) -> bool:
+    """Whether a projection makes of what was seen the logits (N, V) that the model made of it."""
+    largest = max(1.0, float(logits.abs().max()))
+    ours = seen.scores(projection).cast().some(slice(None))
+    return bool((ours - logits).abs().max() <= TOLERANCE.get(seen.dtype or logits.dtype, 1e-4) * largest)
 
 
 def output_projection(model: PreTrainedModel) -> OutputProjection | None:
