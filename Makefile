@@ -20,6 +20,7 @@ demo: setup ## Distil a tiny model from data to scores, offline, in minutes on a
 bench: setup ## Measure speed and memory beside other tools; needs requirements-bench.txt, which it installs.
 	$(python) -m pip install -q -r requirements-ctranslate2.txt -r requirements-bench.txt
 	$(python) benchmarks/bench.py $(ARGS)
+	$(python) benchmarks/data_size.py --output_dir outputs/data_size
 
 test: setup ## Run the tests.
 	$(pytest) -n 2 $(ARGS)

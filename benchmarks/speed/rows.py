@@ -104,6 +104,12 @@ ROWS = (
         repetitions=5,
     ),
     Row(
+        "greedy-t5-32k",  # an evaluation with --num_beams 1
+        Writing(32_128, T5_15M, 32, SHORT, "beam_search"),
+        ("ours", "generate", "ctranslate2"),
+        repetitions=5,
+    ),
+    Row(
         "beam-t5-32k",
         Writing(32_128, T5_15M, 32, SHORT, "beam_search", num_beams=4),
         ("ours", "generate", "ctranslate2"),
