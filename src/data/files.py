@@ -469,29 +469,40 @@ def kind(value: Any) -> str:
 def atomic_write(path: str | Path) -> Iterator[IO[str]]:
     """Open a text file (UTF-8) that takes the name `path` only once it is complete and on disk.
 
-    Written under a temporary name beside it, synced and renamed: a reader sees the old file or the whole new one. If
-    anything fails inside the block the temporary file is removed and `path` stays as it was. Makes parent folders.
+    Written under a temporary name, synced and renamed: a reader sees the old file or the whole new one. If anything
+    fails inside the block nothing is left of it and `path` stays as it was. Missing parents are made at the end.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = _beside(path, ".tmp")
     if path.is_dir():
         raise UserError(f"{path}: cannot be written: it is a folder")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("x", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
+        file = _open_new(temporary, path)
         with writing_to(path):
             with file:
                 _lock(file.fileno())
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            path.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        if temporary.exists():
+            temporary.unlink()
     _sync_folder(path.parent)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A temporary name for what will be `path`: beside it, or beside the first of its folders that has to be made."""
+    there = next(parent for parent in path.absolute().parents if parent.is_dir())
+    return there / f".{path.name}.{secrets.token_hex(4)}{ending}"
+
+
+def _open_new(temporary: Path, path: Path) -> IO[str]:
+    try:
+        return temporary.open("x", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def writing_to(path: str | Path) -> contextlib.AbstractContextManager[None]:
@@ -710,13 +721,10 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     A former folder is replaced, missing parents are made at the end. Raises UserError if nothing can be written there.
     """
-    there = next(parent for parent in path.absolute().parents if parent.is_dir())
-    building = there / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    building = _beside(path, ".tmp")
+    former = building.with_suffix(".former")
     try:
-        building.mkdir()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
+        _make_new(building, path)
         with writing_to(path), _locked(building):
             yield building
             for file in filter(Path.is_file, building.rglob("*")):
@@ -724,14 +732,21 @@ def whole_folder(path: Path) -> Iterator[Path]:
                     os.fsync(written.fileno())
             path.parent.mkdir(parents=True, exist_ok=True)
             if path.is_dir():
-                former = path.rename(building.with_suffix(".former"))
-                building.rename(path)
-                shutil.rmtree(former)
-            else:
-                building.rename(path)
+                path.rename(former)
+            building.rename(path)
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        if former.is_dir() and not path.exists():  # stopped between the two names
+            former.rename(path)
+        for rest in (former, building):
+            shutil.rmtree(rest, ignore_errors=True)
     _sync_folder(path.parent)
+
+
+def _make_new(building: Path, path: Path) -> None:
+    try:
+        building.mkdir()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 @contextlib.contextmanager
