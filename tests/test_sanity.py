@@ -60,7 +60,12 @@ def test_the_likelihood_of_a_uniform_distribution():
     ("predictions", "texts", "references", "said"),
     [
         # Two words of a copy are wrong, all of the model's.
-        (["x", "y"], ["the red cat sees it", "a dog is here now"], ["the red cat sees you", "a dog is there now"], True),
+        (
+            ["x", "y"],
+            ["the red cat sees it", "a dog is here now"],
+            ["the red cat sees you", "a dog is there now"],
+            True,
+        ),
         (["the red cat sees you"], ["the red cat sees it"], ["the red cat sees you"], False),
         (["the red cat sees it"], ["the red cat sees it"], ["the red cat sees it"], False),  # it copies, rightly
         (["the red cat sees it"], ["the red cat sees it"], ["a dog"], False),  # neither is right
@@ -312,7 +317,7 @@ def test_a_teacher_in_bfloat16_with_a_padded_vocabulary(
     assert [each for each in seen if each[0]] == [(True, False, torch.bfloat16, 4, suppressed)]
 
 
-# ------------------------------------------------------------------------------------------- the scaler of half precision
+# ----------------------------------------------------------------------------------------- the scaler of half precision
 
 
 @pytest.fixture

@@ -4,7 +4,8 @@ A stage builds phases and hands them to `Trainer.fit`. A step is one micro-batch
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch.nn.utils import get_total_norm
 from src.config.arguments import TrainingArguments
 from src.config.console import progress_bar, say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST, TEXT
-from src.config.errors import UserError
+from src.config.errors import NotFiniteError, UserError
 from src.config.experiments import LossEntry, Schedule
 from src.data.batches import Batch, TokenizedDatasets, TokenizedSplit, chunks, epoch_order
 from src.distillation.capture import Layers, run
@@ -238,7 +239,8 @@ class Trainer:
     def _update(self, phase: Phase, batches: Sequence[Batch]) -> None:
         """One optimiser update on a window of micro-batches, each weighed by its share of the window."""
         training, entry = self.training, phase.losses[self.state.stage.index]
-        batches = [self._relabelled(entry, batch, offset) for offset, batch in enumerate(batches)]
+        with self._finite(self._place(phase, *batches)):
+            batches = [self._relabelled(entry, batch, offset) for offset, batch in enumerate(batches)]
         training.model.train()
         self._seed(self.state.steps_done)
         window = _window(batches)
@@ -322,6 +324,14 @@ class Trainer:
         rows = [row for batch in batches for row in batch.rows]
         return f"epoch {state.epoch}, step {state.steps_done}, rows {rows} of '{split}'"
 
+    @contextmanager
+    def _finite(self, place: str) -> Iterator[None]:
+        """Within, the student writes: that it cannot, because its weights are no numbers any more, ends the run."""
+        try:
+            yield
+        except NotFiniteError as error:
+            raise UserError(f"{error} at {place}; {self._last_good_checkpoint()}") from None
+
     def _last_good_checkpoint(self) -> str:
         best = self.state.best and self.run.path / self.state.best.folder
         return f"last good checkpoint: {best or self.states.newest() or 'none yet'}"
@@ -352,10 +362,11 @@ class Trainer:
     def evaluate(self, split: str, *, final: bool = False) -> Evaluation:
         """Evaluate the student as it is; dev's likelihood is measured on dev_ppl if there is one."""
         likelihood = self._split(DEV_PPL) if split == DEV and DEV_PPL in self.data else None
-        references = self.data.datasets[split][TARGET]
-        return self.evaluator.evaluate(
-            self.training.model, self._split(split), references, likelihood_split=likelihood, final=final
-        )
+        references, tokens = self.data.datasets[split][TARGET], self._split(split)
+        with self._finite(f"epoch {self.state.epoch}, step {self.state.steps_done}, evaluation on '{split}'"):
+            return self.evaluator.evaluate(
+                self.training.model, tokens, references, likelihood_split=likelihood, final=final
+            )
 
     def _split(self, name: str) -> TokenizedSplit:
         """The split's tokens: a large one takes minutes, in which nothing of the run changes."""
