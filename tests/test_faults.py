@@ -79,7 +79,7 @@ def test_random_kills(root, cases, whole):
 @pytest.mark.parametrize(
     ("name", "kill"),
     [
-        ("prepare-original", Kill(call=0, at=r"replace out/\.dataset\.json")),
+        ("prepare-original", Kill(call=0, at=r"replace \.dataset\.json")),
         ("prepare-logits", Kill(call=0, at=r"fsync .*train_1", moment="torn")),
         ("prepare-logits", Kill(call=0, at=r"rename ")),
         ("ft", Kill(call=0, at=r"fsync .*1_0\.\w+\.tmp/optimizer.pt", moment="torn")),  # the first state of all
@@ -165,13 +165,42 @@ def test_writing_stops_within_a_batch(tmp_path, cases, whole, number, status):
     assert differences(whole("gen-beam").outcome, outcome(out)) == []
 
 
-@pytest.mark.parametrize("name", ["prepare-original", "prepare-logits"])
-def test_preparing_stops_and_leaves_nothing(tmp_path, cases, name):
-    (tmp_path / "run" / "out").mkdir(parents=True)
-    at = Kill(call=0, at=r"fsync ", signal=signal.SIGINT)
-    ended = run(cases[name], tmp_path / "run" / "out", tmp_path / "log", at)
-    assert (ended.status, ended.errors) == (130, "")
-    assert names(tmp_path / "run" / "out") == set()
+MAKING = ("prepare-original", "prepare-generations", "prepare-logits", "create-student")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("name", MAKING)
+def test_what_makes_a_file_stops_and_leaves_nothing(tmp_path, cases, whole, name, moment, number, status):
+    """At every call that changes the disk, in a folder that is new, too: no file, no half of one, no empty folder. What
+    is stopped after the last rename has made its file."""
+    expected, n_stopped = whole(name), 0
+    for call in range(expected.calls):
+        out = tmp_path / str(call) / "run" / "out"
+        out.parent.mkdir(parents=True)
+        ended = run(cases[name], out, tmp_path / "log", Kill(call=call, moment=moment, signal=number))
+        n_stopped += bool(ended.place)  # a call that fails has no moment after it
+        assert (ended.status, ended.errors) == (status if ended.place else 0, "")
+        left = outcome(out)
+        assert left in ({}, expected.outcome)
+        assert left or ended.place
+    assert n_stopped > expected.calls / 2
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("name", MAKING)
+def test_what_was_there_is_there_when_its_replacement_is_stopped(tmp_path, cases, whole, name, number, status):
+    """Between the two names of a folder, too."""
+    out, n_stopped = tmp_path / "run" / "out", 0
+    out.parent.mkdir()
+    assert run(cases[name], out, tmp_path / "log").status == 0
+    expected = whole(name)
+    for call in range(expected.calls + 8):  # a former folder is renamed and removed
+        ended = run(cases[name], out, tmp_path / "log", Kill(call=call, moment="after", signal=number))
+        n_stopped += bool(ended.place)
+        assert (ended.status, ended.errors) == (status if ended.place else 0, "")
+        assert differences(expected.outcome, outcome(out)) == []
+    assert n_stopped > expected.calls / 2
 
 
 # ---------------------------------------------------------------------------------------------------------------- disk

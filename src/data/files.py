@@ -28,6 +28,7 @@ from typing import IO, Any, Protocol
 from src.config.console import progress_bar
 from src.config.constants import DEV, GENERATED, TARGET, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
+from src.config.signals import signals_wait
 from src.config.values import shown
 from src.data.stored import NestedColumn
 
@@ -484,11 +485,12 @@ def atomic_write(path: str | Path) -> Iterator[IO[str]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary.replace(path)
+            with signals_wait(), _parents_made(path):
+                temporary.replace(path)
     finally:
-        if temporary.exists():
-            temporary.unlink()
+        with signals_wait():
+            if temporary.exists():
+                temporary.unlink()
     _sync_folder(path.parent)
 
 
@@ -496,6 +498,19 @@ def _beside(path: Path, ending: str) -> Path:
     """A temporary name for what will be `path`: beside it, or beside the first of its folders that has to be made."""
     there = next(parent for parent in path.absolute().parents if parent.is_dir())
     return there / f".{path.name}.{secrets.token_hex(4)}{ending}"
+
+
+@contextlib.contextmanager
+def _parents_made(path: Path) -> Iterator[None]:
+    """Within: the folders above `path` are there. Those made for it go again if it does not come to be."""
+    missing = [folder for folder in path.absolute().parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for folder in missing:  # from below
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 def _open_new(temporary: Path, path: Path) -> IO[str]:
@@ -730,15 +745,16 @@ def whole_folder(path: Path) -> Iterator[Path]:
             for file in filter(Path.is_file, building.rglob("*")):
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                path.rename(former)
-            building.rename(path)
+            with signals_wait(), _parents_made(path):
+                if path.is_dir():
+                    path.rename(former)
+                building.rename(path)
     finally:
-        if former.is_dir() and not path.exists():  # stopped between the two names
-            former.rename(path)
-        for rest in (former, building):
-            shutil.rmtree(rest, ignore_errors=True)
+        with signals_wait():
+            if former.is_dir() and not path.exists():  # no new one took its name
+                former.rename(path)
+            for rest in (former, building):
+                shutil.rmtree(rest, ignore_errors=True)
     _sync_folder(path.parent)
 
 

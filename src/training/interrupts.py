@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from src.config.signals import Stopped
+from src.config.signals import SIGNALS, Stopped
 
 
 class Interrupted(Stopped):
@@ -17,8 +17,6 @@ class StopRequests:
 
     A second signal is obeyed at once, wherever the program is.
     """
-
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
     def __init__(self) -> None:
         self.received: int | None = None
@@ -40,7 +38,7 @@ class StopRequests:
             self._obeys_at_once = False
 
     def __enter__(self) -> "StopRequests":
-        self._former = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        self._former = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
