@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from src.config.arguments import CreateStudentArguments
 from src.config.constants import TARGET, TEXT, UNLABELED
 from src.config.errors import UserError
+from src.config.signals import signals_kill
 from src.data.files import (
     check_datasets,
     check_output_folder,
@@ -114,7 +115,8 @@ def _build_new(config: CreateStudentArguments) -> "Student":
         tokenizer, source = load_tokenizer(config.tokenizer), f"the tokenizer of `{config.tokenizer}`"
     else:
         texts = training_texts(config.dataset_path)
-        tokenizer = train_tokenizer(texts, config.vocab_size, family=family.name)
+        with signals_kill():
+            tokenizer = train_tokenizer(texts, config.vocab_size, family=family.name)
         source = f"a tokenizer trained on `{config.dataset_path}`"
     sizes = Sizes(
         vocab_size=max(tokenizer.get_vocab().values()) + 1,

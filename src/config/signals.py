@@ -40,14 +40,29 @@ def signals_wait() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    former = {number: signal.signal(number, lambda number, _: came.append(number)) for number in SIGNALS}
+    former = {number: signal.signal(number, lambda heard, _: came.append(heard)) for number in SIGNALS}
     try:
         yield
     finally:
         for number, handler in former.items():
             signal.signal(number, handler)
-        for number in came:
-            signal.raise_signal(number)
+        for heard in came:
+            signal.raise_signal(heard)
+
+
+@contextmanager
+def signals_kill() -> Iterator[None]:
+    """Within: Ctrl-C and SIGTERM end the process at once, by the system. For a long call of a library, in which Python
+    hears of no signal, while nothing is half written; the statuses that a shell sees are the same."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    former = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in former.items():
+            signal.signal(number, handler)
 
 
 def _stop(number: int, _: FrameType | None) -> NoReturn:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-TEXTS_PER_CALL = 10_000
+TEXTS_PER_CALL = 2_000  # fractions of a second, after which somebody may stop it
 POOL = 50  # updates whose rows are sorted by length together
 ANCHOR = "x"  # a word before a continuation, so that the continuation is tokenised as it is inside a sentence
 
