@@ -2,11 +2,12 @@
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import NoReturn
+from typing import Any, NoReturn
 
+Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -19,51 +20,48 @@ class Stopped(SystemExit):
 
 @contextmanager
 def sigterm_as_exception() -> Iterator[None]:
-    """Within: SIGTERM raises Stopped wherever the program is, as Ctrl-C raises KeyboardInterrupt.
-
-    Not where SIGTERM has another meaning already (ignored, say), and in the main thread alone: others get no signals.
-    """
-    if threading.current_thread() is not threading.main_thread() or signal.getsignal(signal.SIGTERM) != signal.SIG_DFL:
+    """Within: SIGTERM raises Stopped wherever the program is, as Ctrl-C raises KeyboardInterrupt."""
+    with _handled_by(_stop, signal.SIGTERM):
         yield
-        return
-    signal.signal(signal.SIGTERM, _stop)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
 @contextmanager
 def signals_wait() -> Iterator[None]:
     """Within: Ctrl-C and SIGTERM wait for the end. For the few calls that put what is written in its place, or away."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
     came: list[int] = []
-    former = {number: signal.signal(number, lambda heard, _: came.append(heard)) for number in SIGNALS}
     try:
-        yield
+        with _handled_by(lambda number, _: came.append(number), *SIGNALS):
+            yield
     finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
-        for heard in came:
-            signal.raise_signal(heard)
+        for number in came:
+            signal.raise_signal(number)
 
 
 @contextmanager
 def signals_kill() -> Iterator[None]:
     """Within: Ctrl-C and SIGTERM end the process at once, by the system. For a long call of a library, in which Python
     hears of no signal, while nothing is half written; the statuses that a shell sees are the same."""
-    if threading.current_thread() is not threading.main_thread():
+    with _handled_by(signal.SIG_DFL, *SIGNALS):
         yield
-        return
-    former = {number: signal.signal(number, signal.SIG_DFL) for number in SIGNALS}
-    try:
-        yield
-    finally:
-        for number, handler in former.items():
-            signal.signal(number, handler)
 
 
 def _stop(number: int, _: FrameType | None) -> NoReturn:
     raise Stopped(number)
+
+
+@contextmanager
+def _handled_by(handler: Handler, *numbers: int) -> Iterator[None]:
+    """Within: `handler` gets these signals, but for those that are ignored (under nohup, say).
+
+    In the main thread alone: others get no signals.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
+    former = {number: signal.signal(number, handler) for number in heard}
+    try:
+        yield
+    finally:
+        for number, other in former.items():
+            signal.signal(number, other)
