@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING
 from src.config.arguments import CreateStudentArguments
 from src.config.constants import TARGET, TEXT, UNLABELED
 from src.config.errors import UserError
-from src.data.files import check_datasets, check_output_folder, check_trainable, read_datasets, training_splits
+from src.config.signals import signals_kill
+from src.data.files import (
+    check_datasets,
+    check_output_folder,
+    check_trainable,
+    read_datasets,
+    recover,
+    training_splits,
+)
 from src.models.families import Sizes, family_to_build, knows_layers, layer_counts
 from src.models.loading import Layers, check_model_files, load_config, load_model, load_tokenizer, parse_model_name
 from src.models.students import (
@@ -37,6 +45,7 @@ def create_student(config: CreateStudentArguments) -> Path:
 
     Raises UserError, with nothing written, if the folder is taken, a model or file is unusable, or a layer unknown.
     """
+    recover(config.output_dir)
     _check_free(config)
     model, tokenizer, origin = _keep_layers(config) if config.from_model else _build_new(config)
     folder = write_model_folder(config.output_dir, model, tokenizer, model_card(config, model, origin))
@@ -106,7 +115,8 @@ def _build_new(config: CreateStudentArguments) -> "Student":
         tokenizer, source = load_tokenizer(config.tokenizer), f"the tokenizer of `{config.tokenizer}`"
     else:
         texts = training_texts(config.dataset_path)
-        tokenizer = train_tokenizer(texts, config.vocab_size, family=family.name)
+        with signals_kill():
+            tokenizer = train_tokenizer(texts, config.vocab_size, family=family.name)
         source = f"a tokenizer trained on `{config.dataset_path}`"
     sizes = Sizes(
         vocab_size=max(tokenizer.get_vocab().values()) + 1,

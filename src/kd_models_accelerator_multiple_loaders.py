@@ -22,6 +22,7 @@ from src.models.loading import (
     load_config,
     load_model,
     load_tokenizer,
+    write_known_tokens_only,
 )
 from src.training.engine import Phase
 from src.training.phases import check_schedule, distillation_phases
@@ -36,7 +37,7 @@ def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experimen
     """
 
     def phases(accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, splits: tuple[str, ...]) -> list[Phase]:
-        teacher = _teacher(config, accelerator, experiment) if experiment.needs_teacher else None
+        teacher = _teacher(config, accelerator, tokenizer, experiment) if experiment.needs_teacher else None
         return distillation_phases(config, experiment, splits, teacher)
 
     task = Task(
@@ -79,9 +80,12 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
     check_comparable(experiment, student, teacher)
 
 
-def _teacher(config: DistillArguments, accelerator: Accelerator, experiment: Experiment) -> LiveTeacher:
+def _teacher(
+    config: DistillArguments, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, experiment: Experiment
+) -> LiveTeacher:
     dtype = torch.bfloat16 if config.teacher_dtype == "bf16" else torch.float32
     model = load_model(config.teacher_name, state_dict_path=config.teacher_state_dict_path, dtype=dtype)
+    write_known_tokens_only(model, tokenizer)
     if config.compile:
         compile_layers(model)
     return LiveTeacher(model.to(accelerator.device), experiment.layers.of("teacher"))

@@ -29,13 +29,19 @@ from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch is imported: its threads do not survive a fork
 
+import create_student_main
 import ft_main
 import gen_main
 import kd_dataset_with_logits_main
 import kd_main
 import prepare_datasets_main
 import simulate_api_main
-from src import generate_accelerator, prepare_datasets, train_models_accelerator  # noqa: F401  (loaded before forks)
+from src import (  # noqa: F401  (loaded before forks)
+    create_student,
+    generate_accelerator,
+    prepare_datasets,
+    train_models_accelerator,
+)
 from src.config.cli import run_script
 from src.models.students import build_from_scratch, train_tokenizer, write_model_folder
 from tests.conftest import VOCAB_SIZE, tiny_sentences, tiny_sizes
@@ -76,7 +82,14 @@ def make_cases(root: Path) -> dict[str, Case]:
     merge = {"original_dataset_path": datasets["original"], "generation_dataset_path": datasets["generated"]}
     demo = {"dataset_name": "demo", "train_size": 40, "val_size": 8, "val_ppl_size": 4, "test_size": 6}
     align = {"logits_dataset_path": root / "api" / "api_completions.jsonl", "student_name": models["student"]}
+    build = {"family": "t5", "dataset_path": datasets["original"], "vocab_size": 80, "d_model": 8, "n_heads": 2}
+    simulated = {"n_completions": 2, "top_logprobs": 3, "form": "jsonl", "batch_size": 2}
     cases = [
+        Case(
+            "create-student",
+            create_student_main.main,
+            lambda out: argv({**build, "overwrite": True, "output_dir": out}),
+        ),
         Case("prepare-original", prepare_datasets_main.main, lambda out: argv({**demo, "output_dir": out})),
         Case("prepare-generations", prepare_datasets_main.main, lambda out: argv({**merge, "output_dir": out})),
         Case(
@@ -103,9 +116,15 @@ def make_cases(root: Path) -> dict[str, Case]:
             kd_dataset_with_logits_main.main,
             lambda out: argv({**TINY, **train, **stored, "output_dir": out}),
         ),
+        Case(
+            "simulate",
+            simulate_api_main.main,
+            lambda out: gen_flags(models["teacher"], datasets["original"], out, **simulated),
+        ),
     ]
-    _make_stored(root, models["teacher"], datasets["original"], cases[2])
-    return {case.name: case for case in cases}
+    made = {case.name: case for case in cases}
+    _make_stored(root, made["simulate"], made["prepare-logits"])
+    return made
 
 
 def _models(root: Path) -> dict[str, str]:
@@ -151,10 +170,8 @@ def _write_datasets(root: Path) -> dict[str, Path]:
     return paths
 
 
-def _make_stored(root: Path, teacher: str, original: Path, prepare: Case) -> None:
+def _make_stored(root: Path, simulate: Case, prepare: Case) -> None:
     """An API's file by the teacher, and what prepare makes of it for kd-with-logits."""
-    shared = {"n_completions": 2, "top_logprobs": 3, "form": "jsonl"}
-    simulate = Case("simulate", simulate_api_main.main, lambda out: gen_flags(teacher, original, out, **shared))
     for case, out in ((simulate, root / "api"), (prepare, root)):
         ended = run(case, out, root / "log")
         if ended.status != 0:

@@ -1206,7 +1206,10 @@ def test_weights_of_another_shape_and_halves_of_a_model(place):
     name = next(iter(sorted(weights)))
     save_file({**weights, name: torch.zeros(3)}, place.folder / "shape.safetensors")
     save_file({key: value for key, value in weights.items() if key != name}, place.folder / "half.safetensors")
-    for file, said in (("shape", f"'{name}' is (3,), the"), ("half", f"'{name}' is missing")):
+    for wrong in ("nan", "inf"):
+        save_file({**weights, name: weights[name] * float(wrong)}, place.folder / f"{wrong}.safetensors")
+    said_of = {"shape": f"'{name}' is (3,), the", "half": f"'{name}' is missing"}
+    for file, said in (said_of | dict.fromkeys(("nan", "inf"), f"'{name}' holds NaN or infinity")).items():
         assert says(place.refuse("ft", checkpoint_path=f"@/{file}.safetensors"), f"{file}.safetensors: .*{said}")
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from src.config.constants import GENERATION_TYPES
+from src.config.errors import NotFiniteError
 from src.data.batches import Batch, Ragged, pad_sequences
 from src.models.decoding import Decoding, decoding_of, to_texts, write_tokens
 from src.models.diverse_beams import diverse_beam_search
@@ -70,6 +71,21 @@ def beams(generation_type: str, *, num_beams: int = 4, k: int = 2, length: int =
 
 
 # ------------------------------------------------------------------------------------------------- all generation types
+
+
+@pytest.mark.parametrize(
+    ("generation_type", "num_beams"), [*((name, 4) for name in GENERATION_TYPES), ("beam_search", 1)]
+)
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_a_model_that_computes_no_numbers_writes_nothing(family, generation_type, num_beams):
+    """Beams and the most probable token would be chosen from NaN all the same."""
+    model = babbler(family, seed=3)
+    decoding = beams(generation_type, num_beams=num_beams, k=1)
+    write_tokens(model, batch_of(model, INPUTS), decoding)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[3:].fill_(torch.nan)
+    with pytest.raises(NotFiniteError, match="^the model computes no finite numbers$"):
+        write_tokens(model, batch_of(model, INPUTS), decoding)
 
 
 @pytest.mark.parametrize("generation_type", GENERATION_TYPES)

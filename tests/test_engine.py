@@ -6,10 +6,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import TINY, ft_flags, kd_flags, names, places, read, result, rows, weights
+from tiny_runs import TINY, argv, ft_flags, kd_flags, names, places, read, result, rows, weights
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
 import ft_main
+import kd_dataset_with_logits_main
 import kd_main
 from src.config.cli import run_script
 from src.config.errors import UserError
@@ -414,6 +415,55 @@ def test_a_rate_that_is_much_too_high(model, tmp_path):
     data = write(tmp_path / "d.json", train=8, dev=2)
     with pytest.raises(UserError, match="non-finite loss at epoch 0"):
         ft_main.main(ft_flags(model, data, tmp_path / "out", learning_rate=1e30, save_checkpoint_every_n_steps=100))
+
+
+@pytest.mark.parametrize("learning", [True, False], ids=["learning", "measuring scales"])
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_a_non_finite_loss_of_a_distillation_names_its_terms(dropout_models, tmp_path, monkeypatch, family, learning):
+    """Also where the student writes the labels, and where scales are measured, of which the rows are named too."""
+    data = write(tmp_path / "d.json", train=8, dev=2)
+    loss = {"logits_weight": 0.5, "forward_weight": 0.5, "generate_labels_weight": 1.0, "loss_scale": not learning}
+    experiment = write_experiment(tmp_path / "e.yaml", loss)
+    fail_at(monkeypatch, 3)
+    flags = kd_flags(dropout_models[family], data, tmp_path / "out", **experiment)
+    order = order_of(dropout_models[family]["student"], str(data), "train", 0)
+    step = 2 if learning else 0  # the second micro-batch of the second window
+    place = rf"^non-finite loss at epoch 0, step {step}, rows \[{order[6]}, {order[7]}\] of 'train', "
+    terms = r"(logits [\d.]+, forward [\d.]+|forward [\d.]+, logits [\d.]+); last good checkpoint: "
+    with pytest.raises(UserError, match=place + terms):
+        kd_main.main(flags)
+
+
+def test_a_non_finite_loss_with_a_stored_teacher(dropout_models, tmp_path, monkeypatch):
+    student = dropout_models["t5"]["student"]
+    n_labels = len(load_tokenizer(student)("cat.")["input_ids"])
+    rows_ = {"text": ["a"] * 4, "target": ["cat."] * 4}
+    rows_ |= {"tokens": [[[5]] * n_labels] * 4, "logits": [[[0.0]] * n_labels] * 4}
+    (tmp_path / "d.json").write_text(json.dumps({"train": rows_}))
+    fail_at(monkeypatch, 1)
+    flags = {**TINY, "student_name": student, "dataset_path": tmp_path / "d.json", "output_dir": tmp_path / "out"}
+    said = r"^non-finite loss at epoch 0, step 0, rows \[\d, \d\] of 'train', logits [\d.]+; last good checkpoint: none"
+    with pytest.raises(UserError, match=said):
+        kd_dataset_with_logits_main.main(argv({**flags, "experiment_config_key": "logits_kd"}))
+
+
+@pytest.mark.parametrize("split", ["dev", "test"])
+def test_weights_that_an_update_makes_infinite(model, tmp_path, split):
+    """The only one of the run: no loss comes after it, but an evaluation."""
+    data = write(tmp_path / "d.json", train=2, **{split: 2})
+    said = f"^the model computes no finite numbers at epoch ., step ., evaluation on '{split}'; last good checkpoint: "
+    with pytest.raises(UserError, match=said):
+        ft_main.main(ft_flags(model, data, tmp_path / "out", learning_rate=1e38, epochs=1))
+    assert read(tmp_path / "out" / "run.json")["status"] == "unfinished"
+
+
+def test_a_student_without_numbers_that_should_write_its_labels(dropout_models, tmp_path):
+    data = write(tmp_path / "d.json", train=4)
+    experiment = write_experiment(tmp_path / "e.yaml", {"logits_weight": 1.0, "generate_labels_weight": 1.0})
+    flags = {"learning_rate": 1e38, "batch_size": 2, "save_checkpoint_every_n_steps": 100, **experiment}
+    said = r"^the model computes no finite numbers at epoch 0, step 1, rows \[\d, \d\] of 'train'; last good "
+    with pytest.raises(UserError, match=said):
+        kd_main.main(kd_flags(dropout_models["gpt2"], data, tmp_path / "out", **flags))
 
 
 # ------------------------------------------------------------------------------------------------------------ gradient

@@ -7,13 +7,21 @@ import resource
 import shutil
 import signal
 import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from src.config.cli import run_script
+from src.config.signals import Stopped, signals_wait, sigterm_as_exception
+from src.data import files
+from src.data.batches import Tokenization, TokenizedDatasets
 from src.data.files import atomic_write, recover, whole_folder
+from src.models import loading
 from src.training.checkpoints import RunState
 from tests.faults import (
     Case,
@@ -79,7 +87,7 @@ def test_random_kills(root, cases, whole):
 @pytest.mark.parametrize(
     ("name", "kill"),
     [
-        ("prepare-original", Kill(call=0, at=r"replace out/\.dataset\.json")),
+        ("prepare-original", Kill(call=0, at=r"replace \.dataset\.json")),
         ("prepare-logits", Kill(call=0, at=r"fsync .*train_1", moment="torn")),
         ("prepare-logits", Kill(call=0, at=r"rename ")),
         ("ft", Kill(call=0, at=r"fsync .*1_0\.\w+\.tmp/optimizer.pt", moment="torn")),  # the first state of all
@@ -165,13 +173,165 @@ def test_writing_stops_within_a_batch(tmp_path, cases, whole, number, status):
     assert differences(whole("gen-beam").outcome, outcome(out)) == []
 
 
-@pytest.mark.parametrize("name", ["prepare-original", "prepare-logits"])
-def test_preparing_stops_and_leaves_nothing(tmp_path, cases, name):
-    (tmp_path / "run" / "out").mkdir(parents=True)
-    at = Kill(call=0, at=r"fsync ", signal=signal.SIGINT)
-    ended = run(cases[name], tmp_path / "run" / "out", tmp_path / "log", at)
-    assert (ended.status, ended.errors) == (130, "")
-    assert names(tmp_path / "run" / "out") == set()
+MAKING = ("prepare-original", "prepare-generations", "prepare-logits", "create-student")
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("moment", ["before", "after"])
+@pytest.mark.parametrize("name", MAKING)
+def test_what_makes_a_file_stops_and_leaves_nothing(tmp_path, cases, whole, name, moment, number, status):
+    """At every call that changes the disk, in a folder that is new, too: no file, no half of one, no empty folder. What
+    is stopped after the last rename has made its file."""
+    expected, n_stopped = whole(name), 0
+    for call in range(expected.calls):
+        out = tmp_path / str(call) / "run" / "out"
+        out.parent.mkdir(parents=True)
+        ended = run(cases[name], out, tmp_path / "log", Kill(call=call, moment=moment, signal=number))
+        n_stopped += bool(ended.place)  # a call that fails has no moment after it
+        assert (ended.status, ended.errors) == (status if ended.place else 0, "")
+        left = outcome(out)
+        assert left in ({}, expected.outcome)
+        assert left or ended.place
+    assert n_stopped > expected.calls / 2
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("name", MAKING)
+def test_what_was_there_is_there_when_its_replacement_is_stopped(tmp_path, cases, whole, name, number, status):
+    """Between the two names of a folder, too."""
+    out, n_stopped = tmp_path / "run" / "out", 0
+    out.parent.mkdir()
+    assert run(cases[name], out, tmp_path / "log").status == 0
+    expected = whole(name)
+    for call in range(expected.calls + 8):  # a former folder is renamed and removed
+        ended = run(cases[name], out, tmp_path / "log", Kill(call=call, moment="after", signal=number))
+        n_stopped += bool(ended.place)
+        assert (ended.status, ended.errors) == (status if ended.place else 0, "")
+        assert differences(expected.outcome, outcome(out)) == []
+    assert n_stopped > expected.calls / 2
+
+
+def caught(owner: Any, name: str, number: int, call: int = 0) -> Callable[[], None]:
+    """In a run: the n-th call of a function gets the signal, and would take a minute."""
+
+    def install() -> None:
+        calls, plain = itertools.count(), getattr(owner, name)
+
+        def slow(*args: Any, **kwargs: Any) -> Any:
+            if next(calls) == call:
+                os.kill(os.getpid(), number)
+                for _ in range(600):  # as a library does, it looks up now and then
+                    time.sleep(0.1)
+            return plain(*args, **kwargs)
+
+        setattr(owner, name, slow)
+
+    return install
+
+
+STARTING = {  # what happens before the first update or the first text
+    "reads data": (files, "read_datasets"),
+    "reads a tokenizer": (loading, "find_model"),
+    "reads weights": (loading, "_model_class"),
+    "tokenises": (Tokenization, "encode_inputs"),
+}
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("where", STARTING)
+@pytest.mark.parametrize("name", ["ft", "kd", "kd-with-logits", "gen-beam", "simulate"])
+def test_a_run_that_starts_stops_at_once(tmp_path, cases, whole, name, where, number, status):
+    """Nothing is there, or a state with which the same command goes on (tokens are made when they are needed)."""
+    out = tmp_path / "run" / "out"
+    out.parent.mkdir()
+    ended = run(cases[name], out, tmp_path / "log", before=caught(*STARTING[where], number))
+    assert (ended.status, ended.errors) == (status, "")
+    assert ended.seconds < 10
+    if where != "tokenises" or not out.exists():
+        assert outcome(out) == {}
+        return
+    assert "the same command continues there" in ended.printed
+    assert run(cases[name], out, tmp_path / "log").status == 0
+    assert differences(whole(name).outcome, outcome(out)) == []
+
+
+@pytest.mark.parametrize("call", [1, 2, 3, 4])
+def test_a_run_that_tokenises_another_split_stops_at_once(tmp_path, cases, whole, call):
+    """That of an evaluation, or the next epoch's, beside this one."""
+    out = tmp_path / "run" / "out"
+    out.parent.mkdir()
+    ended = run(cases["ft"], out, tmp_path / "log", before=caught(Tokenization, "encode_inputs", signal.SIGTERM, call))
+    assert (ended.status, ended.errors) == (143, "")
+    assert ended.seconds < 10
+    assert run(cases["ft"], out, tmp_path / "log").status == 0
+    assert differences(whole("ft").outcome, outcome(out)) == []
+
+
+def test_the_end_does_not_wait_for_the_next_epoch_s_tokens():
+    """A thread tokenises; between two chunks of texts it is told to stop."""
+    begun = threading.Event()
+
+    class Slow:
+        pad_token_id, eos_token_id, bos_token_id = 0, 1, None
+
+        def __call__(self, texts=None, **_):
+            begun.set()
+            time.sleep(0.05)
+            return {"input_ids": [[5, 1] for _ in texts]} if isinstance(texts, list) else {"input_ids": [5, 1]}
+
+    rows = {"text": [str(i) for i in range(10**6)]}
+    data = TokenizedDatasets({"train_0": rows}, Tokenization(Slow(), True, 8, 8))
+    started = time.monotonic()
+    data.tokenize_ahead("train_0")
+    assert begun.wait(10)
+    data.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("tokenise"):
+            thread.join(10)
+            assert not thread.is_alive()
+    assert time.monotonic() - started < 10
+
+
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("name", ["prepare-original", "ft"])
+def test_exit_statuses_of_real_processes(tmp_path, cases, name, number, status):
+    """While libraries are imported, or right after."""
+    script = Path(sys.modules[cases[name].main.__module__].__file__)
+    (tmp_path / "run").mkdir()
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(script.parent)}
+    for seconds in (0.4, 1.2):
+        process = subprocess.Popen(
+            [sys.executable, str(script), *cases[name].flags(tmp_path / "run" / "out")],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+        )  # fmt: skip
+        time.sleep(seconds)
+        process.send_signal(number)
+        printed, errors = process.communicate(timeout=60)
+        assert (process.returncode, printed, errors) in ((status, "", ""), (-number, "", ""))
+        assert names(tmp_path / "run") == set()
+
+
+def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
+    """As under nohup, or in a script that traps it."""
+    former = signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    try:
+        assert run_script(lambda _: os.kill(os.getpid(), signal.SIGTERM)) == 0
+        assert signal.getsignal(signal.SIGTERM) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGTERM, former)
+
+
+def test_signals_wait_for_what_must_not_be_cut():
+    done = []
+    with pytest.raises(Stopped) as stopped, sigterm_as_exception(), signals_wait():
+        os.kill(os.getpid(), signal.SIGTERM)
+        done.append("renamed")
+    assert (done, stopped.value.code) == (["renamed"], 143)
+    with pytest.raises(KeyboardInterrupt), signals_wait():
+        os.kill(os.getpid(), signal.SIGINT)
+        done.append("removed")
+    assert done == ["renamed", "removed"]
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 # ---------------------------------------------------------------------------------------------------------------- disk

@@ -80,6 +80,16 @@ def test_an_infinite_term_that_counts_nothing_is_no_mistake():
     assert sums == {"loss": 1.0, "logits": float("inf")}
 
 
+@pytest.mark.parametrize("wrong", [float("nan"), float("inf")])
+def test_what_somebody_else_looks_at_may_be_anything(wrong):
+    """The norm of a gradient that the scaler skips: no number, so it is in no sum, nor in the state that is saved."""
+    book, sums = ledger(accelerator=False), {}
+    for norm in (1.0, wrong, 2.0):
+        book.note({"gradient_norm": torch.tensor(norm)}, "here", checked=None)
+    book.add_to(sums)
+    assert sums == {"gradient_norm": 3.0}
+
+
 class Reads(TorchDispatchMode):
     """Notes every operation of ours whose result or shape depends on what is in a tensor.
 

@@ -45,6 +45,16 @@ def test_the_same_command_again(config):
     assert (again.status, again.scores) == (FINISHED, {"sacrebleu": 12.5})
 
 
+@pytest.mark.parametrize("value", [float("inf"), float("nan")])
+def test_a_score_that_is_no_finite_number_is_null_in_json(config, value):
+    """The perplexity of an NLL of 800, for example."""
+    run = begun(config)
+    run.finish({"ppl": value, "nll": 800.0})
+    assert json.loads((run.path / "run.json").read_text())["scores"] == {"ppl": None, "nll": 800.0}
+    again = open_run(config, DATA).scores
+    assert str(again) == "{'ppl': nan, 'nll': 800.0}"
+
+
 @pytest.mark.parametrize(
     ("changes", "named"),
     [

@@ -10,6 +10,7 @@ from typing import Any, NoReturn, TypeVar
 
 from src.config.arguments import GROUPS, REQUIRED, Arguments
 from src.config.errors import UserError
+from src.config.signals import sigterm_as_exception
 from src.config.values import base_type, check_value, convert, is_list, nearest
 
 HUGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it is imported: large tensors cost fewer page faults
@@ -44,10 +45,17 @@ def explicit_flags(arguments_class: type[Arguments], argv: Sequence[str] | None 
 
 
 def run_script(main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None) -> int:
-    """Call `main(argv)` and return the exit status: 0, 2 for a UserError (one line on stderr), 130 for Ctrl-C."""
+    """Call `main(argv)` and return the exit status: 0, 2 for a UserError (one line on stderr), 130 for Ctrl-C.
+
+    SIGTERM raises Stopped, whose status is 143.
+    """
     os.environ.setdefault(*HUGE_PAGES)
     try:
-        main(argv)
+        with sigterm_as_exception():
+            main(argv)
+    try:
+        with sigterm_as_exception():
+            main(argv)
     except UserError as error:
         script = Path(main.__code__.co_filename).name
         print(f"{script}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)

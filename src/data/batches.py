@@ -9,9 +9,10 @@ with -100). Generation, teacher forcing and student-written targets therefore ne
 
 import copy
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from threading import Event
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
-TEXTS_PER_CALL = 10_000
+TEXTS_PER_CALL = 2_000  # fractions of a second, after which somebody may stop it
 POOL = 50  # updates whose rows are sorted by length together
 ANCHOR = "x"  # a word before a continuation, so that the continuation is tokenised as it is inside a sentence
 
@@ -163,7 +164,8 @@ class Tokenization:
     """How texts become model inputs and labels (SPEC §3, Preprocessing).
 
     max_input_length and max_labels_length count tokens, special ones included. task_prompt is a prefix for
-    encoder-decoder models and a suffix for decoder-only models; it is never cut.
+    encoder-decoder models and a suffix for decoder-only models; it is never cut. check runs between chunks of texts
+    and raises to stop.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -172,6 +174,7 @@ class Tokenization:
     max_labels_length: int
     task_prompt: str = ""
     prompt: str = field(init=False)
+    check: Callable[[], None] = lambda: None
 
     @classmethod
     def of(
@@ -226,6 +229,7 @@ class Tokenization:
         parts = []
         with progress_bar(len(texts), description, "texts") as bar:
             for start in range(0, len(texts), TEXTS_PER_CALL):
+                self.check()
                 chunk = list(texts[start : start + TEXTS_PER_CALL])
                 parts.append(Ragged.of(encode(chunk)))
                 bar.update(len(chunk))
@@ -352,6 +356,16 @@ class TokenizedDatasets:
         self._inputs = Ragged.of([])
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenise")
         self._coming: tuple[str, Future[TokenizedSplit]] | None = None
+        self._closed = Event()
+
+    def close(self) -> None:
+        """Stop what is tokenised ahead: the process would wait for its end."""
+        self._closed.set()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise CancelledError
 
     def __contains__(self, name: str) -> bool:
         return name in self.datasets
@@ -373,7 +387,8 @@ class TokenizedDatasets:
         """Tokenise a split beside other work, so that an epoch need not wait for it."""
         if name in self._splits or self._coming is not None:
             return
-        tokenization = replace(self.tokenization)  # with a tokenizer of its own: they don't bear two threads
+        # With a tokenizer of its own: they don't bear two threads.
+        tokenization = replace(self.tokenization, check=self._check_open)
         self._coming = name, self._thread.submit(self._tokenize, name, tokenization)
 
     def check_stored(self, names: Iterable[str], source: str) -> None:

@@ -28,6 +28,7 @@ from typing import IO, Any, Protocol
 from src.config.console import progress_bar
 from src.config.constants import DEV, GENERATED, TARGET, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
+from src.config.signals import signals_wait
 from src.config.values import shown
 from src.data.stored import NestedColumn
 
@@ -469,29 +470,54 @@ def kind(value: Any) -> str:
 def atomic_write(path: str | Path) -> Iterator[IO[str]]:
     """Open a text file (UTF-8) that takes the name `path` only once it is complete and on disk.
 
-    Written under a temporary name beside it, synced and renamed: a reader sees the old file or the whole new one. If
-    anything fails inside the block the temporary file is removed and `path` stays as it was. Makes parent folders.
+    Written under a temporary name, synced and renamed: a reader sees the old file or the whole new one. If anything
+    fails inside the block nothing is left of it and `path` stays as it was. Missing parents are made at the end.
     """
     path = Path(path)
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+    temporary = _beside(path, ".tmp")
     if path.is_dir():
         raise UserError(f"{path}: cannot be written: it is a folder")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        file = temporary.open("x", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
+        file = _open_new(temporary, path)
         with writing_to(path):
             with file:
                 _lock(file.fileno())
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            temporary.replace(path)
+            with signals_wait(), _parents_made(path):
+                temporary.replace(path)
     finally:
-        temporary.unlink(missing_ok=True)
+        with signals_wait():
+            if temporary.exists():
+                temporary.unlink()
     _sync_folder(path.parent)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A temporary name for what will be `path`: beside it, or beside the first of its folders that has to be made."""
+    there = next(parent for parent in path.absolute().parents if parent.is_dir())
+    return there / f".{path.name}.{secrets.token_hex(4)}{ending}"
+
+
+@contextlib.contextmanager
+def _parents_made(path: Path) -> Iterator[None]:
+    """Within: the folders above `path` are there. Those made for it go again if it does not come to be."""
+    missing = [folder for folder in path.absolute().parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for folder in missing:  # from below
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _open_new(temporary: Path, path: Path) -> IO[str]:
+    try:
+        return temporary.open("x", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 def writing_to(path: str | Path) -> contextlib.AbstractContextManager[None]:
@@ -710,28 +736,33 @@ def whole_folder(path: Path) -> Iterator[Path]:
 
     A former folder is replaced, missing parents are made at the end. Raises UserError if nothing can be written there.
     """
-    there = next(parent for parent in path.absolute().parents if parent.is_dir())
-    building = there / f".{path.name}.{secrets.token_hex(4)}.tmp"
+    building = _beside(path, ".tmp")
+    former = building.with_suffix(".former")
     try:
-        building.mkdir()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    try:
+        _make_new(building, path)
         with writing_to(path), _locked(building):
             yield building
             for file in filter(Path.is_file, building.rglob("*")):
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
-            path.parent.mkdir(parents=True, exist_ok=True)
-            if path.is_dir():
-                former = path.rename(building.with_suffix(".former"))
-                building.rename(path)
-                shutil.rmtree(former)
-            else:
+            with signals_wait(), _parents_made(path):
+                if path.is_dir():
+                    path.rename(former)
                 building.rename(path)
     finally:
-        shutil.rmtree(building, ignore_errors=True)
+        with signals_wait():
+            if former.is_dir() and not path.exists():  # no new one took its name
+                former.rename(path)
+            for rest in (former, building):
+                shutil.rmtree(rest, ignore_errors=True)
     _sync_folder(path.parent)
+
+
+def _make_new(building: Path, path: Path) -> None:
+    try:
+        building.mkdir()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
 
 
 @contextlib.contextmanager

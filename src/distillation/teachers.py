@@ -13,7 +13,13 @@ from src.distillation.objectives import Taught
 
 
 class Teacher(Protocol):
-    """Anything that can say what the teacher's states are for a batch, as far as a loss entry asks for them."""
+    """Anything that can say what the teacher's states are for a batch, as far as a loss entry asks for them.
+
+    model: the teacher itself, None where only what is stored of it is there.
+    """
+
+    @property
+    def model(self) -> PreTrainedModel | None: ...
 
     def __call__(self, batch: Batch, entry: LossEntry) -> Taught: ...
 
@@ -37,6 +43,8 @@ class LiveTeacher:
 @dataclass(frozen=True)
 class StoredTeacher:
     """A teacher of whom a few tokens' log-probabilities are stored with the data; no model is in memory."""
+
+    model: None = None
 
     def __call__(self, batch: Batch, entry: LossEntry) -> TopK:
         assert batch.teacher is not None and batch.labels is not None, "a split prepared with log-probabilities"

@@ -3,8 +3,9 @@
 Shapes: B batch, T target, N valid target positions, V vocabulary.
 """
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from math import exp
 
 import torch
@@ -14,9 +15,11 @@ from transformers import PreTrainedTokenizerBase
 
 from src.config.console import progress_bar
 from src.data.batches import Tokenization, TokenizedSplit, chunks, longest_first
-from src.evaluation.metrics import LIKELIHOOD_SCORES, score_columns, score_texts
+from src.evaluation.metrics import LIKELIHOOD_SCORES, resolve_metrics, score_columns, score_texts
 from src.models.decoding import Decoding, to_texts, write_tokens
 from src.models.forward import target_labels, teacher_forced, unwrapped
+
+COMPARED_ROWS = 256  # that another model writes for, to be compared with
 
 Check = Callable[[], None]  # called between batches; raises to stop
 
@@ -59,15 +62,28 @@ class Evaluator:
         The likelihood is that of `likelihood_split` (the split itself if None). `final` adds the costly metrics. The
         model's train/eval mode is the same afterwards.
         """
-        was_training = model.training
-        model.eval()
-        try:
+        with _in_eval_mode(model):
             predictions = self.predict(model, split)
             nll = self.mean_nll(model, split if likelihood_split is None else likelihood_split)
-        finally:
-            model.train(was_training)
         scores = score_texts(predictions, references, self.metrics, final=final)
         return Evaluation({**scores, "nll": nll, "ppl": _exp(nll)}, predictions)
+
+    def compare(
+        self, predictions: Sequence[str], other: nn.Module, split: TokenizedSplit, references: Sequence[str], score: str
+    ) -> tuple[float, float]:
+        """`score` of the first COMPARED_ROWS predictions for `split`, and of what the `other` model writes for them.
+
+        For scores of texts. The other model's train/eval mode is the same afterwards.
+        """
+        first = replace(split, input_of_row=split.input_of_row[:COMPARED_ROWS], labels=None, teacher=None)
+        with _in_eval_mode(other):
+            others = self.predict(other, first)
+        metrics = resolve_metrics((), score)
+
+        def scored(texts: Sequence[str]) -> float:
+            return score_texts(texts, references[: len(first)], metrics, final=False)[score]
+
+        return scored(predictions[: len(first)]), scored(others)
 
     def predict(self, model: nn.Module, split: TokenizedSplit) -> list[str]:
         """One text per row, in the split's order; batches are sorted by length."""
@@ -103,6 +119,16 @@ class Evaluator:
     @property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         return self.tokenization.tokenizer
+
+
+@contextmanager
+def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+    was_training = model.training
+    model.eval()
+    try:
+        yield
+    finally:
+        model.train(was_training)
 
 
 def _exp(nll: float) -> float:

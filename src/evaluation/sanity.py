@@ -3,12 +3,14 @@
 from collections.abc import Sequence
 from math import log
 
-from src.evaluation.metrics import score_texts
+from src.evaluation.metrics import METRICS, score_texts
 
 REPEATED = 4  # times that the same words stand behind each other at a text's end
 LONGEST_LOOP = 8  # words
 SHARE = 0.05  # of texts that may repeat themselves
 NEAR_RANDOM = 0.95  # of the NLL of a uniform distribution
+FAR_BELOW = 10  # points of 100 that a student may be worse than its teacher
+SEARCH = 32  # updates in which the scaler of half precision may find its scale, each half of the one before
 BLEU = "sacrebleu"
 
 
@@ -38,7 +40,31 @@ def of_likelihood(nll: float, vocab_size: int) -> str | None:
     return f"nll {nll:.2f} is that of a model that knows nothing (log of {vocab_size:,} tokens: {uniform:.2f})"
 
 
-def of_copying(score: float, texts: Sequence[str], references: Sequence[str]) -> str | None:
-    """Inputs that would score higher than the predictions, taken as they are; `score` is the predictions' BLEU."""
-    copied = score_texts(texts, references, [BLEU], final=False)[BLEU]
+def of_copying(predictions: Sequence[str], texts: Sequence[str], references: Sequence[str]) -> str | None:
+    """Inputs that would score a higher BLEU than the predictions, taken as they are (where its package is there)."""
+    if METRICS[BLEU].missing() is not None:
+        return None
+    score, copied = (score_texts(each, references, [BLEU], final=False)[BLEU] for each in (predictions, texts))
     return f"copying the input would score {copied:.1f} {BLEU}, the model {score:.1f}" if copied > score else None
+
+
+def of_teacher(student: float, teacher: float, name: str, *, greater_is_better: bool) -> str | None:
+    """A student that is far below its teacher after an epoch, by a score (0 to 100) on the same rows."""
+    gap = teacher - student if greater_is_better else student - teacher
+    if not gap > FAR_BELOW:
+        return None
+    return (
+        f"{name} {student:.1f} after the first epoch, the teacher's on the same rows is {teacher:.1f}; if it stays so, "
+        "look at --task_prompt (is it the teacher's?), --learning_rate, --max_input_length, --max_labels_length and "
+        "the tokenizer"
+    )
+
+
+def of_skipped(skipped: float, updates: float, updates_so_far: int) -> str | None:
+    """Updates in half precision that the scaler skipped; at a run's start it does so until it has found its scale."""
+    if updates_so_far <= SEARCH or not skipped > updates / 2:
+        return None
+    return (
+        f"{skipped:.0f} of the last {updates:.0f} updates were skipped, their gradients being too large for fp16; "
+        "--mixed_precision bf16 or no has room for them, and a lower --learning_rate may help"
+    )

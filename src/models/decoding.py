@@ -3,7 +3,8 @@
 Shapes: B inputs, S source tokens, K targets per input, L new tokens.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -11,6 +12,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from src.config.errors import NotFiniteError
 from src.data.batches import Batch
 from src.models.compiled import as_it_is
 from src.models.diverse_beams import diverse_beam_search
@@ -69,9 +71,9 @@ def decoding_of(generation_type: str, *, num_beams: int, targets_per_input: int,
 def write_tokens(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Tensor:
     """(B * K, L) new tokens only, the K targets of one input adjacent; padded with the pad token after EOS.
 
-    The model's train/eval mode is the caller's business.
+    The model's train/eval mode is the caller's business. Raises NotFiniteError if it computes no numbers.
     """
-    with as_it_is(model):
+    with as_it_is(model), _finite_states(model):
         return _written(model, batch, decoding)
 
 
@@ -90,6 +92,28 @@ def _written(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Tensor
     written = model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **decoding.arguments)
     start = 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
     return _padded_after_eos(written[:, start:], model.generation_config)
+
+
+@contextmanager
+def _finite_states(model: PreTrainedModel) -> Iterator[None]:
+    """Raises NotFiniteError at the end if what the output projection read to write the next token was not finite.
+
+    Beams and the most probable token would be chosen from NaN all the same. An accelerator is asked once, at the end.
+    """
+    projection = model.get_output_embeddings()
+    seen: list[Tensor] = []
+
+    def look(_: Any, args: tuple) -> None:
+        seen[:] = [torch.stack([*seen, args[0][:, -1].isfinite().all()]).all()]
+
+    handle = None if projection is None else projection.register_forward_pre_hook(look)
+    try:
+        yield
+    finally:
+        if handle is not None:
+            handle.remove()
+        if not all(seen):
+            raise NotFiniteError("the model computes no finite numbers")
 
 
 def _padded_after_eos(tokens: Tensor, ids: GenerationConfig) -> Tensor:

@@ -127,14 +127,17 @@ def load_model(
 
     `state_dict_path`: weights instead of the name's own, of exactly this (pruned) architecture: a bare state dict
     (.pt), a .safetensors file, or a folder with one (`save_pretrained`, accelerate's `save_state`).
-    Raises UserError for a name, file or folder that is missing, unreadable or of another architecture.
+    Raises UserError for a name, file or folder that is missing, unreadable or of another architecture, and for weights
+    that are no finite numbers.
     """
     base, encoder_layers, decoder_layers = parse_model_name(name)
     dtype = dtype or torch.float32
     if state_dict_path is not None:
         model = _fill(load_config(name), read_state_dict(state_dict_path), dtype, f"{state_dict_path}: not for {name}")
+        _check_finite(model, str(state_dict_path))
     else:
         model = _load_whole(base, dtype)
+        _check_finite(model, base)
         if encoder_layers is not None or decoder_layers is not None:
             model = prune(model, encoder_layers, decoder_layers)
     model.config._name_or_path = base
@@ -354,6 +357,12 @@ def _find_weights(path: Path) -> Path:
         if file.is_file():
             return file
     raise UserError(f"{path}: no weights there; give a .pt or .safetensors file, or a folder with model.safetensors")
+
+
+def _check_finite(model: "PreTrainedModel", place: str) -> None:
+    for name, weights in model.named_parameters():
+        if not weights.isfinite().all():
+            raise UserError(f"{place}: '{name}' holds NaN or infinity; these are no weights of a trained model")
 
 
 def _check_keys(place: str, report: dict) -> None:

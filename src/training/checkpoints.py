@@ -43,6 +43,7 @@ class RunState:
     evaluated: steps_done of the epoch's last evaluation. best_epoch: last epoch of this phase with a new best, for
     patience. last: the latest evaluation's folder name. n_rows, n_losses: evaluations and rows of losses in the run's
     files that belong to this state. losses: sums since the last row of losses. stage, scales: of this phase's loss.
+    said: warnings that are given once per run, and have been.
     """
 
     phase: int = 0
@@ -59,6 +60,7 @@ class RunState:
     losses: dict[str, float] = field(default_factory=dict)
     stage: Stage = field(default_factory=Stage)
     scales: dict[str, float] = field(default_factory=dict)
+    said: list[str] = field(default_factory=list)
 
     @classmethod
     def read(cls, folder: Path) -> "RunState":

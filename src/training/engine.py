@@ -4,7 +4,8 @@ A stage builds phases and hands them to `Trainer.fit`. A step is one micro-batch
 """
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from torch.nn.utils import get_total_norm
 from src.config.arguments import TrainingArguments
 from src.config.console import progress_bar, say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST, TEXT
-from src.config.errors import UserError
+from src.config.errors import NotFiniteError, UserError
 from src.config.experiments import LossEntry, Schedule
 from src.data.batches import Batch, TokenizedDatasets, TokenizedSplit, chunks, epoch_order
 from src.distillation.capture import Layers, run
@@ -28,6 +29,7 @@ from src.distillation.student_targets import relabelled, student_writes
 from src.distillation.teachers import Teacher
 from src.evaluation import sanity
 from src.evaluation.evaluate import Evaluation, Evaluator
+from src.evaluation.metrics import LIKELIHOOD_SCORES
 from src.models.forward import unwrapped
 from src.training import checkpoints, rhythm
 from src.training.checkpoints import LAST, Best, RunState, StateFolder, Training
@@ -188,7 +190,7 @@ class Trainer:
                     say(f"{phase.name}: no better score in {self.config.n_patience_epochs} epochs, stopping")
                     break
                 bar.set_description(f"{phase.name}, epoch {state.epoch}", refresh=False)
-                split = self.data.split(rhythm.rotated(phase.splits, state.epoch - state.phase_start))
+                split = self._split(rhythm.rotated(phase.splits, state.epoch - state.phase_start))
                 if state.epoch + 1 < state.phase_start + phase.epochs:
                     self.data.tokenize_ahead(rhythm.rotated(phase.splits, state.epoch + 1 - state.phase_start))
                 self._run_epoch(phase, split, bar)
@@ -237,7 +239,8 @@ class Trainer:
     def _update(self, phase: Phase, batches: Sequence[Batch]) -> None:
         """One optimiser update on a window of micro-batches, each weighed by its share of the window."""
         training, entry = self.training, phase.losses[self.state.stage.index]
-        batches = [self._relabelled(entry, batch, offset) for offset, batch in enumerate(batches)]
+        with self._finite(self._place(phase, *batches)):
+            batches = [self._relabelled(entry, batch, offset) for offset, batch in enumerate(batches)]
         training.model.train()
         self._seed(self.state.steps_done)
         window = _window(batches)
@@ -321,6 +324,14 @@ class Trainer:
         rows = [row for batch in batches for row in batch.rows]
         return f"epoch {state.epoch}, step {state.steps_done}, rows {rows} of '{split}'"
 
+    @contextmanager
+    def _finite(self, place: str) -> Iterator[None]:
+        """Within, the student writes: that it cannot, because its weights are no numbers any more, ends the run."""
+        try:
+            yield
+        except NotFiniteError as error:
+            raise UserError(f"{error} at {place}; {self._last_good_checkpoint()}") from None
+
     def _last_good_checkpoint(self) -> str:
         best = self.state.best and self.run.path / self.state.best.folder
         return f"last good checkpoint: {best or self.states.newest() or 'none yet'}"
@@ -333,10 +344,12 @@ class Trainer:
         results = {DEV: self.evaluate(DEV)} if DEV in self.data else {}
         if at_epoch_end and TEST in self.data and rhythm.is_test_epoch(state.epoch, self.config.test_every_n_epochs):
             results[TEST] = self.evaluate(TEST)
+        below = self._below_teacher(phase, results[DEV]) if at_epoch_end and DEV in results else None
         # Nothing is written before all is known: a run that is stopped in the middle evaluates again.
         self._write_losses(phase)
         for split, result in results.items():
             self.note(split, state.epoch, state.steps_done - 1, result)
+        self._warn_of(DEV, below)
         state.evaluated = state.steps_done
         former = state.best
         state.last = f"epoch{state.epoch}__step{state.steps_done - 1}"
@@ -348,11 +361,17 @@ class Trainer:
 
     def evaluate(self, split: str, *, final: bool = False) -> Evaluation:
         """Evaluate the student as it is; dev's likelihood is measured on dev_ppl if there is one."""
-        likelihood = self.data.split(DEV_PPL) if split == DEV and DEV_PPL in self.data else None
-        references = self.data.datasets[split][TARGET]
-        return self.evaluator.evaluate(
-            self.training.model, self.data.split(split), references, likelihood_split=likelihood, final=final
-        )
+        likelihood = self._split(DEV_PPL) if split == DEV and DEV_PPL in self.data else None
+        references, tokens = self.data.datasets[split][TARGET], self._split(split)
+        with self._finite(f"epoch {self.state.epoch}, step {self.state.steps_done}, evaluation on '{split}'"):
+            return self.evaluator.evaluate(
+                self.training.model, tokens, references, likelihood_split=likelihood, final=final
+            )
+
+    def _split(self, name: str) -> TokenizedSplit:
+        """The split's tokens: a large one takes minutes, in which nothing of the run changes."""
+        with self.stop.at_once():
+            return self.data.split(name)
 
     def note(self, split: str, epoch: int, step: int, result: Evaluation) -> None:
         """Write an evaluation's row and predictions, and print its main scores."""
@@ -363,19 +382,42 @@ class Trainer:
         shown = dict.fromkeys(name for name in (self.config.metric_for_best_model, "nll") if name in result.scores)
         place = "best checkpoint" if epoch == FINAL else f"epoch {epoch} step {step}"
         say(f"{place:<18} {split:<5}" + "".join(f"  {name} {result.scores[name]:.3f}" for name in shown))
-        if epoch == FINAL or self.state.n_rows == 1:
-            self._warn(split, result, is_final=epoch == FINAL)
+        self._look_at(split, result, is_final=epoch == FINAL)
 
-    def _warn(self, split: str, result: Evaluation, *, is_final: bool) -> None:
-        """Say what looks wrong: at the first evaluation that nothing is learnt, in the closing test what is written."""
-        lines = [sanity.of_likelihood(result.scores["nll"], len(self.training.tokenizer))]
+    def _look_at(self, split: str, result: Evaluation, *, is_final: bool) -> None:
+        """Say what looks wrong: that nothing is learnt, at the first evaluation; what is written, in the closing test;
+        and texts that repeat themselves already when they do so on dev."""
+        if is_final or self.state.n_rows == 1:
+            self._warn_of(split, sanity.of_likelihood(result.scores["nll"], len(self.training.tokenizer)))
         if is_final:
-            lines.append(sanity.of_loops(result.predictions))
-            if sanity.BLEU in result.scores:
-                columns = self.data.datasets[split]
-                lines.append(sanity.of_copying(result.scores[sanity.BLEU], columns[TEXT], columns[TARGET]))
-        for line in filter(None, lines):
-            say(f"warning: {split}: {line}")
+            columns = self.data.datasets[split]
+            self._warn_of(split, sanity.of_loops(result.predictions))
+            self._warn_of(split, sanity.of_copying(result.predictions, columns[TEXT], columns[TARGET]))
+        elif split == DEV:
+            self._warn_of(split, sanity.of_loops(result.predictions), once="loops")
+
+    def _below_teacher(self, phase: Phase, dev: Evaluation) -> str | None:
+        """A line on a student that is far below its live teacher after the first epoch, on the first rows of dev.
+
+        Nothing of the run follows from it: the teacher's mode stays, and random numbers have seeds of their own.
+        """
+        score = self.config.metric_for_best_model
+        teacher = None if phase.teacher is None else phase.teacher.model
+        if teacher is None or self.state.epoch != self.state.phase_start or score in LIKELIHOOD_SCORES:
+            return None
+        with self.accelerator.autocast():
+            scores = self.evaluator.compare(
+                dev.predictions, teacher, self._split(DEV), self.data.datasets[DEV][TARGET], score
+            )
+        return sanity.of_teacher(*scores, score, greater_is_better=self.config.greater_is_better)
+
+    def _warn_of(self, subject: str, line: str | None, *, once: str | None = None) -> None:
+        """Say a line, if there is one; what has the name `once` is said once per run."""
+        if line is None or once in self.state.said:
+            return
+        if once is not None:
+            self.state.said.append(once)
+        say(f"warning: {subject}: {line}")
 
     def _judge(self, score: float, phase: Phase) -> None:
         """Take note of a score on dev: what is learnt next, and if it is the best so far, keep the weights."""
@@ -395,8 +437,10 @@ class Trainer:
         """A row of training losses: means over the updates since the last row."""
         state = self.state
         self.ledger.add_to(state.losses)
-        updates = state.losses.pop(UPDATES, 0)
-        means = {name: total / updates for name, total in state.losses.items()}
+        updates, skipped = state.losses.pop(UPDATES, 0), state.losses.get(SKIPPED, 0)
+        counts = {GRADIENT_NORM: updates - skipped}  # the gradients of skipped updates have none
+        means = {name: total / (counts.get(name, updates) or 1) for name, total in state.losses.items()}
+        self._warn_of(self.config.mixed_precision, sanity.of_skipped(skipped, updates, state.updates), once=SKIPPED)
         rate = self.training.scheduler.get_last_lr()[0]
         learnt = phase.losses[state.stage.index].name
         place = {"phase": state.phase, "learnt": learnt, "epoch": state.epoch, "step": state.steps_done - 1}

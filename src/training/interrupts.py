@@ -1,14 +1,15 @@
 """Ctrl-C and SIGTERM: noted at once, obeyed where the state is whole."""
 
 import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
+from src.config.signals import SIGNALS, Stopped
 
-class Interrupted(SystemExit):
-    """The run was asked to stop; the exit status is 128 + the signal's number (130 or 143)."""
 
-    def __init__(self, signal_number: int) -> None:
-        super().__init__(128 + signal_number)
+class Interrupted(Stopped):
+    """The run was asked to stop, and its state is whole."""
 
 
 class StopRequests:
@@ -17,17 +18,27 @@ class StopRequests:
     A second signal is obeyed at once, wherever the program is.
     """
 
-    SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
     def __init__(self) -> None:
         self.received: int | None = None
+        self._obeys_at_once = False
 
     def check(self) -> None:
         if self.received is not None:
             raise Interrupted(self.received)
 
+    @contextmanager
+    def at_once(self) -> Iterator[None]:
+        """Within: a signal raises Interrupted wherever the program is. For long work that leaves the state alone."""
+        self._obeys_at_once = True
+        try:
+            if self.received is not None:
+                raise Interrupted(self.received)
+            yield
+        finally:
+            self._obeys_at_once = False
+
     def __enter__(self) -> "StopRequests":
-        self._former = {number: signal.signal(number, self._note) for number in self.SIGNALS}
+        self._former = {number: signal.signal(number, self._note) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -36,5 +47,7 @@ class StopRequests:
 
     def _note(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:
-            raise SystemExit(128 + number)  # not Interrupted: the state may be half changed and must not be saved
+            raise Stopped(number)  # not Interrupted: the state may be half changed and must not be saved
         self.received = number
+        if self._obeys_at_once:
+            raise Interrupted(number)

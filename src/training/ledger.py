@@ -33,7 +33,10 @@ class Ledger:
         self._entries: deque[_Entry] = deque()
 
     def note(self, values: Mapping[str, Tensor], place: str, *, checked: str | None = LOSS) -> None:
-        """Note values (scalars without gradient) of a micro-batch or an update; the one `checked` must be finite."""
+        """Note values (scalars without gradient) of a micro-batch or an update; the one `checked` must be finite.
+
+        None: somebody else looks at them (the scaler, which skips an update); those that are not finite do not count.
+        """
         stacked = torch.stack([value.float() for value in values.values()]).to("cpu", non_blocking=True)
         there = None
         if self._event is not None:
@@ -56,4 +59,5 @@ class Ledger:
                 what = f"non-finite {entry.checked.replace('_', ' ')} at {entry.place}{others}"
                 raise UserError(f"{what}; {self._where_to_go_back()}")
             for name, value in values.items():
-                sums[name] = sums.get(name, 0.0) + value
+                if entry.checked is not None or isfinite(value):
+                    sums[name] = sums.get(name, 0.0) + value

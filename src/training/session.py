@@ -1,6 +1,7 @@
 """From checked arguments to a trained student: what every script that trains does around its phases."""
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -91,7 +92,7 @@ def _train(config: TrainingArguments, datasets: Datasets, task: Task, run: RunFo
     if config.compile:
         compile_layers(model)
     phases = task.phases(accelerator, tokenizer, splits) if config.do_train else ()
-    with StopRequests() as stop:
+    with StopRequests() as stop, closing(data):
         decoding = decoding_of(
             "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
         )
@@ -99,7 +100,7 @@ def _train(config: TrainingArguments, datasets: Datasets, task: Task, run: RunFo
         updates = _nominal_updates(config, data, splits)
         warmup = rhythm.warmup_updates(updates, from_checkpoint=_starts_from_weights(run))
         model = accelerator.prepare(model)
-        optimizer = accelerator.prepare(_optimizer(config, model))
+        optimizer = accelerator.prepare(_optimizer(config, model, fused=accelerator.scaler is None))
         scheduler = get_linear_schedule_with_warmup(optimizer, warmup, updates)
         training = Training(model, tokenizer, optimizer, scheduler, accelerator.scaler)
         trainer = Trainer(config, accelerator, training, data, evaluator, run, stop)
@@ -151,13 +152,14 @@ def make_accelerator(config: SharedArguments) -> Accelerator:
     return accelerator
 
 
-def _optimizer(config: TrainingArguments, model: nn.Module) -> torch.optim.AdamW:
+def _optimizer(config: TrainingArguments, model: nn.Module, *, fused: bool) -> torch.optim.AdamW:
+    """AdamW, in one kernel if `fused`: one that skips an update by itself when a scaler says so, and tells nobody."""
     return torch.optim.AdamW(
         model.parameters(),
         lr=config.learning_rate,
         eps=config.optimizer_eps,
         weight_decay=config.weight_decay,
-        fused=True,
+        fused=fused,
     )
 
 

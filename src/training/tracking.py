@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -131,7 +132,7 @@ class RunFolder:
         description = {
             "script": self.flags["script"],
             "status": status,
-            "scores": dict(scores),
+            "scores": {name: value if isfinite(value) else None for name, value in scores.items()},  # JSON has no NaN
             "flags": {name: value for name, value in self.flags.items() if name != "script"},
             "data": dict(self.inputs),
             "versions": _versions(),
@@ -229,7 +230,8 @@ def open_run(config: SharedArguments, inputs: Mapping[str, Any]) -> RunFolder:
         )
     if not config.resume:
         raise UserError(f"{path}: holds this run already ({found['status']}); --overwrite True starts anew")
-    run.status, run.scores = found["status"], found["scores"]
+    run.status = found["status"]
+    run.scores = {name: nan if value is None else value for name, value in found["scores"].items()}
     return run
 
 

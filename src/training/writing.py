@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from src.config.arguments import WritingArguments
 from src.config.console import progress_bar, say
 from src.config.constants import TEXT
-from src.config.errors import UserError
+from src.config.errors import NotFiniteError, UserError
 from src.config.values import nearest
 from src.data.batches import Batch, Tokenization, TokenizedDatasets, chunks, longest_first
 from src.data.files import Datasets, append_json_line, check_datasets, read_json_lines
@@ -58,8 +58,11 @@ class Writer:
 
     def write(self, batch: Batch, k: int) -> Tensor:
         """(B * K, L) as `write_tokens`; the batch must be on the device."""
-        with self.accelerator.autocast():
-            return write_tokens(self.model, batch, replace(self.decoding, targets_per_input=k))
+        try:
+            with self.accelerator.autocast():
+                return write_tokens(self.model, batch, replace(self.decoding, targets_per_input=k))
+        except NotFiniteError as error:
+            raise UserError(f"{self.model.config._name_or_path}: {error}; try --mixed_precision no") from None
 
 
 def write_file(
