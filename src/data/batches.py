@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -427,12 +428,25 @@ class TokenizedDatasets:
             coming, self._coming = self._coming, None
             self._add(coming.result())
         if name not in self._splits:
-            self._add(self._tokenize(name, self.tokenization))
+            self._add(self._tokenize(name, self.datasets[name], self.tokenization))
         return self._splits[name]
 
+    def glimpse(self, name: str, at_most: int) -> TokenizedSplit:
+        """The split's tokens, or of one with more than `at_most` rows those of some, evenly spread over it."""
+        if name in self._splits or self.rows(name) <= at_most:
+            return self.split(name)
+        every = ceil(self.rows(name) / at_most)
+        columns = {column: values[::every] for column, values in self.datasets[name].items()}
+        some = self._tokenize(name, columns, self.tokenization)
+        self._warn(some)
+        return some
+
     def _add(self, split: TokenizedSplit) -> None:
-        """Keep a split, and say what is lost of it: once of a kind, for the first split where it is much."""
         self._splits[split.name] = split
+        self._warn(split)
+
+    def _warn(self, split: TokenizedSplit) -> None:
+        """Say what the limits cut off a split: once of a kind, for the first split where it is much."""
         for look in tuple(self._unsaid):
             line = look(split.cuts)
             if line is not None and (look is not of_nothing or is_training_split(split.name)):
@@ -444,7 +458,7 @@ class TokenizedDatasets:
         if name in self._splits or self._coming is not None:
             return
         tokenization = replace(self.tokenization)  # with a tokenizer of its own: they don't bear two threads
-        self._coming = self._thread.submit(self._tokenize, name, tokenization)
+        self._coming = self._thread.submit(self._tokenize, name, self.datasets[name], tokenization)
 
     def check_stored(self, names: Iterable[str], source: str) -> None:
         """Raise UserError, naming the file `source`, where stored log-probabilities are not for this tokenizer."""
@@ -455,8 +469,7 @@ class TokenizedDatasets:
                 except UserError as error:
                     raise UserError(f"{source}: {error}") from None
 
-    def _tokenize(self, name: str, tokenization: Tokenization) -> TokenizedSplit:
-        columns = self.datasets[name]
+    def _tokenize(self, name: str, columns: Columns, tokenization: Tokenization) -> TokenizedSplit:
         texts = columns[TEXT]
         new = list(dict.fromkeys(text for text in texts if text not in self._input_of_text))
         known = len(self._input_of_text)
