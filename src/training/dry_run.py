@@ -151,8 +151,7 @@ def _described(model: PreTrainedModel) -> str:
 
 
 def _tools(tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> list[str]:
-    precision = accelerator.mixed_precision
-    passes = "" if precision == "no" else f", forward passes in {precision}"
+    passes = f", forward passes in {accelerator.mixed_precision}" if accelerator.native_amp else ""
     return [f"tokenizer of {len(tokenizer):,} tokens", f"on {machine.name_of(accelerator.device)}{passes}"]
 
 
@@ -193,8 +192,8 @@ def _work(prepared: "Prepared", works: Sequence[Work]) -> list[str]:
     counts = (f"{count:,} of {split}" for split, count in _evaluations(trainer, works).items())
     lines.append(f"evaluations: {', '.join(counts) or 'none'}")
     if left:
-        rise = f"rises in {plural(prepared.warmup, 'update')}" if prepared.warmup else "does not rise"
-        lines.append(f"learning rate: {rise} (warm-up), then falls to 0 at update {prepared.updates:,}")
+        rise = f"warm-up over {plural(prepared.warmup, 'update')}" if prepared.warmup else "no warm-up"
+        lines.append(f"learning rate: {rise}, falls to 0 at update {prepared.updates:,}")
         patience = trainer.config.n_patience_epochs
         lines += [f"less where {plural(patience, 'epoch')} bring no better score on dev"] if patience else []
     return lines
