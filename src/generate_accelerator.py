@@ -8,10 +8,9 @@ from src.config.constants import DEV_PPL, FT, GENERATED, TEXT
 from src.config.errors import UserError
 from src.data.batches import Batch
 from src.data.files import Columns, Datasets, write_datasets
-from src.models.ctranslate import CTranslate2Engine, is_installed
+from src.models.ctranslate import CTranslate2Engine, check_settings, is_converted, is_installed
 from src.models.decoding import LENGTH_PENALTIES, decoding_of, to_texts
-from src.training.tracking import RunFolder
-from src.training.writing import Writer, write_file, written_rows
+from src.training.writing import Job, WriteBatch, Writer, Writing, write_file
 
 RESULT = "generated_datasets.json"
 
@@ -23,19 +22,26 @@ def generate(config: GenerateArguments, datasets: Datasets) -> Path:
     Raises UserError for what is wrong with flags, data or model.
     """
 
-    def make(run: RunFolder, chosen: Datasets, path: Path) -> str:
-        generated = _generate_all(config, run, chosen)
-        write_datasets(path, {split: _columns(config, columns, generated[split]) for split, columns in chosen.items()})
-        return f"{sum(map(len, generated.values()))} pseudo-targets"
-
-    return write_file(config, datasets, RESULT, left_out=(FT, DEV_PPL), make=make)
-
-
-def _generate_all(config: GenerateArguments, run: RunFolder, datasets: Datasets) -> dict[str, list[str]]:
-    """All targets by split, the K of a row adjacent."""
     k = config.num_return_sequences
+
+    def make(writing: Writing, path: Path) -> str:
+        generated = {split: [""] * (k * len(columns[TEXT])) for split, columns in writing.datasets.items()}
+        for split, row, targets in writing.results():
+            generated[split][k * row : k * (row + 1)] = targets
+        made = {split: _columns(config, columns, generated[split]) for split, columns in writing.datasets.items()}
+        write_datasets(path, made)
+        return f"{writing.n_targets} pseudo-targets"
+
+    job = Job(RESULT, (FT, DEV_PPL), lambda chosen: dict.fromkeys(chosen, k), lambda: _load(config), make)
+    return write_file(config, datasets, job)
+
+
+def _load(config: GenerateArguments) -> tuple[Writer, WriteBatch]:
     decoding = decoding_of(
-        config.generation_type, num_beams=config.num_beams, targets_per_input=k, max_new_tokens=config.max_labels_length
+        config.generation_type,
+        num_beams=config.num_beams,
+        targets_per_input=config.num_return_sequences,
+        max_new_tokens=config.max_labels_length,
     )
     writer = Writer.of(config, decoding)
     engine = _engine(config, writer)
@@ -43,10 +49,7 @@ def _generate_all(config: GenerateArguments, run: RunFolder, datasets: Datasets)
     def write(batch: Batch, k: int) -> list[str]:
         return to_texts(writer.tokenizer, writer.write(batch, k) if engine is None else engine.write(batch, decoding))
 
-    generated = {split: [""] * (k * len(columns[TEXT])) for split, columns in datasets.items()}
-    for split, row, targets in written_rows(config, run, datasets, writer, write, dict.fromkeys(datasets, k)):
-        generated[split][k * row : k * (row + 1)] = targets
-    return generated
+    return writer, write
 
 
 def _engine(config: GenerateArguments, writer: Writer) -> CTranslate2Engine | None:
@@ -57,6 +60,10 @@ def _engine(config: GenerateArguments, writer: Writer) -> CTranslate2Engine | No
     if not is_wanted and not (config.generation_type in LENGTH_PENALTIES and is_installed()):
         return None
     try:
+        if config.dry_run and not is_converted(writer.model, writer.tokenizer):
+            check_settings(writer.model)
+            say("the model is not converted for CTranslate2 yet, and is not now: hf is tried out in its place")
+            return None
         return CTranslate2Engine(writer.model, writer.tokenizer, config.mixed_precision)
     except UserError as error:
         if is_wanted:

@@ -23,8 +23,7 @@ from src.data.files import Columns, Datasets, atomic_write, is_training_split, w
 from src.data.token_bytes import TokenBytes, n_whole
 from src.models.decoding import Decoding, behind_eos, decoding_of
 from src.models.forward import target_labels, target_logits
-from src.training.tracking import RunFolder
-from src.training.writing import Writer, write_file, written_rows
+from src.training.writing import Job, WriteBatch, Writer, Writing, write_file
 
 RESULTS = {"published": "api_completions.json", "chat": "api_completions.json", "jsonl": "api_completions.jsonl"}
 STOP, LENGTH = "stop", "length"  # why a completion ended, in an API's words
@@ -34,7 +33,7 @@ IMPOSSIBLE = -9999.0  # what an API writes for a log-probability of minus infini
 
 @dataclass(frozen=True)
 class Completion:
-    """tokens, logprobs: (T, K + 1), at each position the K most likely tokens, and last the one written.
+    """tokens, logprobs: (T, K + 1), at each position the K most likely tokens, and last the one written: 8 bytes each.
 
     EOS has no position; ended: whether the model wrote one.
     """
@@ -53,19 +52,22 @@ def simulate(config: SimulateApiArguments, datasets: Datasets) -> Path:
     Raises UserError for what is wrong with flags, data or model.
     """
 
-    def make(run: RunFolder, chosen: Datasets, path: Path) -> str:
-        writer = Writer.of(config, _decoding(config))
-        writer.model.generation_config.forced_eos_token_id = None  # an API's completion that is cut has no EOS
-        completions = _complete_all(config, run, chosen, writer)
-        token_bytes = TokenBytes(writer.tokenizer)
+    def make(writing: Writing, path: Path) -> str:
+        completions: Completions = {split: [[] for _ in columns[TEXT]] for split, columns in writing.datasets.items()}
+        for split, row, records in writing.results():
+            completions[split][row] = [_completion(record) for record in records]
+        token_bytes = TokenBytes(writing.writer.tokenizer)
         if config.form == "jsonl":
             with atomic_write(path) as file:
-                file.writelines(_response_lines(chosen, completions, token_bytes))
+                file.writelines(_response_lines(writing.datasets, completions, token_bytes))
         else:
-            write_datasets(path, _dataset_form(config.form, chosen, completions, token_bytes))
-        return f"{sum(len(row) for rows in completions.values() for row in rows)} completions"
+            write_datasets(path, _dataset_form(config.form, writing.datasets, completions, token_bytes))
+        return f"{writing.n_targets} completions"
 
-    return write_file(config, datasets, RESULTS[config.form], left_out=(DEV_PPL,), make=make)
+    job = Job(
+        RESULTS[config.form], (DEV_PPL,), lambda chosen: n_completions(config, chosen), lambda: _load(config), make
+    )
+    return write_file(config, datasets, job)
 
 
 def _decoding(config: SimulateApiArguments) -> Decoding:
@@ -81,8 +83,10 @@ def _decoding(config: SimulateApiArguments) -> Decoding:
 # ----------------------------------------------------------------------------------------------------- model → numbers
 
 
-def _complete_all(config: SimulateApiArguments, run: RunFolder, datasets: Datasets, writer: Writer) -> Completions:
-    """The completions of every row, in 8 bytes per log-probability."""
+def _load(config: SimulateApiArguments) -> tuple[Writer, WriteBatch]:
+    """The model, and what makes records of the completions of a batch."""
+    writer = Writer.of(config, _decoding(config))
+    writer.model.generation_config.forced_eos_token_id = None  # an API's completion that is cut has no EOS
     known = torch.tensor(sorted(writer.tokenizer.get_vocab().values()))
 
     def write(batch: Batch, k: int) -> list[dict[str, Any]]:
@@ -95,10 +99,7 @@ def _complete_all(config: SimulateApiArguments, run: RunFolder, datasets: Datase
         scored = ((written[part], _with_labels(batch, sources[part], written[part])) for part in parts)
         return [record for rows, labeled in scored for record in _records(config, writer, rows, labeled, known)]
 
-    completions: Completions = {split: [[] for _ in columns[TEXT]] for split, columns in datasets.items()}
-    for split, row, records in written_rows(config, run, datasets, writer, write, n_completions(config, datasets)):
-        completions[split][row] = [_completion(record) for record in records]
-    return completions
+    return writer, write
 
 
 def n_completions(config: SimulateApiArguments, splits: Iterable[str]) -> dict[str, int]:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from src.config import arguments
 from src.models.families import Sizes
@@ -140,3 +141,11 @@ def rotation_path(tmp_path_factory) -> str:
     path = Path(tmp_path_factory.mktemp("rotation")) / "rotation.json"
     path.write_text(json.dumps(datasets), encoding="utf-8")
     return str(path)
+
+
+@pytest.fixture
+def fresh_accelerator():
+    """The number format is chosen once in a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)

@@ -42,7 +42,7 @@ def stored(
     tokenizer = STUDENTS[kind]
     made = tokenization(tokenizer, is_encoder_decoder=IS_ENCODER_DECODER[kind])
     ((labels, characters),) = made.locate_labels([completion.prediction])
-    assert labels == made.encode_labels([completion.prediction])[0].tolist()
+    assert labels == made.encode_labels([completion.prediction]).tokens[0].tolist()
     aligner = Aligner(StudentTokens(tokenizer), TeacherBytes(new_word_char), rule)
     tokens, logs = aligner.stored(completion, labels, characters)
     assert [len(entry) for entry in tokens] == [len(entry) for entry in logs]
@@ -210,7 +210,7 @@ def test_spans_reproduce_the_text(kind, text):
 def test_labels_are_those_that_are_trained_on_and_spans_lie_in_the_text(kind, text):
     made = tokenization(STUDENTS[kind], is_encoder_decoder=IS_ENCODER_DECODER[kind])
     ((labels, characters),) = made.locate_labels([text])
-    assert labels == made.encode_labels([text])[0].tolist()
+    assert labels == made.encode_labels([text]).tokens[0].tolist()
     spans = StudentTokens(STUDENTS[kind]).locate(labels, characters, text)
     assert spans[-1][0] == spans[-1][1]  # EOS
     assert all(0 <= start <= end <= len(placed_text(text)) for start, end in spans)
@@ -324,7 +324,7 @@ def test_the_students_own_tokens_align_one_to_one_and_keep_all_mass(kind, rule, 
     if kind == "unigram":
         text = text.replace("é🙂", "e")
     made = tokenization(tokenizer, is_encoder_decoder=IS_ENCODER_DECODER[kind])
-    ids = made.encode_labels([text])[0].tolist()[:-1]
+    ids = made.encode_labels([text]).tokens[0].tolist()[:-1]
     char = "Ġ" if kind == "bytes" else "▁"
     others = [char + "cat", char + "dog", "ing"]
     tops = [

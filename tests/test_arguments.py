@@ -34,6 +34,7 @@ SHARED = {
     "debug": False,
     "resume": True,
     "overwrite": False,
+    "dry_run": False,
 }
 TRAINING = SHARED | {
     "compile": False,

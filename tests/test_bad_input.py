@@ -38,13 +38,17 @@ GENERATED = {"train": {"text": ["A cat.", "A cat.", "A dog."], "generated": ["a"
 
 @pytest.fixture
 def place(tmp_path, dropout_models) -> Path:
+    return make_place(tmp_path, dropout_models)
+
+
+def make_place(root: Path, models: dict[str, dict[str, str]]) -> Path:
     """A folder with good data, models and a student's weights; `out` is not there."""
-    (tmp_path / "data.json").write_text(json.dumps(GOOD))
-    (tmp_path / "generated.json").write_text(json.dumps(GENERATED))
-    for family, folders in dropout_models.items():
+    (root / "data.json").write_text(json.dumps(GOOD))
+    (root / "generated.json").write_text(json.dumps(GENERATED))
+    for family, folders in models.items():
         for role, folder in folders.items():
-            shutil.copytree(folder, tmp_path / f"{family}_{role}")
-    return tmp_path
+            shutil.copytree(folder, root / f"{family}_{role}")
+    return root
 
 
 def flags_of(script: str, place: Path, **flags: Any) -> list[str]:

@@ -46,11 +46,11 @@ def rows(ragged: Ragged) -> list[list[int]]:
 
 
 def inputs_of(made: Tokenization, *texts: str) -> list[list[int]]:
-    return rows(made.encode_inputs(texts))
+    return rows(made.encode_inputs(texts).tokens)
 
 
 def labels_of(made: Tokenization, *targets: str) -> list[list[int]]:
-    return rows(made.encode_labels(targets))
+    return rows(made.encode_labels(targets).tokens)
 
 
 def with_special_tokens(tokenizer, template: str):
@@ -519,7 +519,7 @@ def test_more_texts_than_fit_one_call_keep_their_order(t5, monkeypatch):
     made = tokenization(t5)
     assert inputs_of(made, *texts) == [t5(text)["input_ids"] for text in texts]
     assert labels_of(made, *texts) == [t5(text)["input_ids"] for text in texts]
-    assert len(made.encode_inputs([])) == 0
+    assert len(made.encode_inputs([]).tokens) == 0
 
 
 # --------------------------------------------------------------------------------------------------------------- ragged

@@ -648,7 +648,12 @@ def test_labels_of_mbart_end_with_eos_and_not_with_a_language():
     pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("▁b", -2.0)]
     tokenizer = MBartTokenizer(vocab=[*pieces, ("en_XX", 0.0), ("de_DE", 0.0)], src_lang="en_XX", tgt_lang="de_DE")
     assert tokenizer(text_target="a b")["input_ids"] == [4, 5, 2, tokenizer.convert_tokens_to_ids("de_DE")]
-    labels = Tokenization(tokenizer, True, max_input_length=8, max_labels_length=3).encode_labels(
-        ["a b", "a", "a b a b"]
-    )
-    assert [labels[row].tolist() for row in range(3)] == [[4, 5, 2], [4, 2], [4, 5, 2]]
+    made = Tokenization(tokenizer, True, max_input_length=5, max_labels_length=3)
+    encoded = made.encode_labels(["a b", "a", "a b a b", ""])
+    assert [encoded.tokens[row].tolist() for row in range(4)] == [[4, 5, 2], [4, 2], [4, 5, 2], [2]]
+    assert (encoded.whole.tolist(), encoded.n_empty) == ([3, 2, 5, 1], 1)
+    # An input is cut before its EOS and language.
+    english = tokenizer.convert_tokens_to_ids("en_XX")
+    encoded = made.encode_inputs(["a b a", "a b a b"])
+    assert [encoded.tokens[row].tolist() for row in range(2)] == [[4, 5, 4, 2, english]] * 2
+    assert encoded.whole.tolist() == [5, 6]

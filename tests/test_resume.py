@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import ft_flags, gen_flags, kd_flags, names, places, read, result, rows, snapshot
+from tiny_runs import ft_flags, gen_flags, kd_flags, names, places, read, result, rows, snapshot, tree
 
 import ft_main
 import gen_main
@@ -118,6 +118,24 @@ def test_stopped_and_continued(monkeypatch, tmp_path, commands, whole, script, c
     assert read(tmp_path / "out" / "run.json")["status"] == "unfinished"
     MAINS[script](flags)
     assert result(tmp_path / "out") == whole[script]
+
+
+@pytest.mark.parametrize(("script", "check"), [("ft", 0), ("ft", 4), ("kd", 16), ("kd", 60), ("gen", 2)])
+def test_a_dry_run_in_between_changes_nothing(monkeypatch, tmp_path, capsys, commands, whole, script, check):
+    """Neither on the disk nor in what the continued run ends with."""
+    flags = commands[script](tmp_path / "out")
+    assert run_stopped(monkeypatch, MAINS[script], flags, check)
+    if script == "gen":  # what a kill leaves is repaired by the run that continues, not by a look at it
+        with (tmp_path / "out" / "generated_datasets.partial.jsonl").open("a") as file:
+            file.write('{"split": "tr')
+    before = tree(tmp_path)
+    capsys.readouterr()
+    assert run_script(MAINS[script], [*flags, "--dry_run", "True"]) == 0
+    assert ": continues" in capsys.readouterr().out
+    assert tree(tmp_path) == before
+    MAINS[script](flags)
+    assert result(tmp_path / "out") == whole[script]
+    assert read(tmp_path / "out" / "run.json")["flags"]["dry_run"] is False
 
 
 @pytest.mark.parametrize(("script", "every"), [("ft", 11), ("kd", 13), ("gen", 1)])

@@ -311,14 +311,6 @@ def test_the_likelihood_of_dev_is_that_of_dev_ppl(dropout_models, rotation_path,
     assert final(tmp_path / "out")["nll"] == pytest.approx(best, rel=1e-6)
 
 
-@pytest.fixture
-def fresh_accelerator():
-    """The number format is chosen once in a process."""
-    AcceleratorState._reset_state(reset_partial_state=True)
-    yield
-    AcceleratorState._reset_state(reset_partial_state=True)
-
-
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
 def test_bfloat16(fresh_accelerator, dropout_models, rotation_path, tmp_path, family):
     """Forward passes in bfloat16, weights in float32."""

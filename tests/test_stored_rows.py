@@ -118,7 +118,7 @@ def test_positions_are_the_labels_that_are_trained_on(prepare, students, kind):
     texts = ["the cat walking.", "Don't — 🙂 see", "a, b?", " red  cat "]
     made = prepare({"train": columns(*(row(f"x{i}", text) for i, text in enumerate(texts)))}, kind=kind)
     tokenizer = load_tokenizer(students[kind])
-    labels = tokenization(tokenizer, is_encoder_decoder=kind != "bytes").encode_labels(made["train_0"]["target"])
+    labels = tokenization(tokenizer, is_encoder_decoder=kind != "bytes").encode_labels(made["train_0"]["target"]).tokens
     assert list(map(len, made["train_0"]["tokens"])) == labels.lengths.tolist()
     for i, entries in enumerate(made["train_0"]["tokens"]):
         assert all(label in entry for label, entry in zip(labels[i].tolist(), entries, strict=True))

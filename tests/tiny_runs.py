@@ -76,6 +76,13 @@ def snapshot(root: Path) -> dict[str, str]:
     return {str(file.relative_to(root)): hashlib.sha256(file.read_bytes()).hexdigest() for file in files}
 
 
+def tree(root: Path) -> dict[str, tuple]:
+    """{path below root: kind, time of change and size} of all that is there, the root and hidden files included."""
+    entries = [root, *sorted(root.rglob("*"))]
+    stats = {str(entry.relative_to(root)): entry.lstat() for entry in entries}
+    return {name: (stat.st_mode, stat.st_mtime_ns, stat.st_size, stat.st_ino) for name, stat in stats.items()}
+
+
 def result(out: Path) -> dict[str, str]:
     """`snapshot` of a run without what equal runs may differ in: the flags' paths, in run.json and the model card."""
     return {name: digest for name, digest in snapshot(out).items() if name not in ("run.json", "model/README.md")}

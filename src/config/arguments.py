@@ -124,6 +124,11 @@ class SharedArguments(Arguments):
     debug: bool = flag(False, f"Use at most {DEBUG_ROWS} rows of every split, to try a command out.", RUN)
     resume: bool = flag(True, "Continue where an interrupted run in output_dir stopped.", RUN)
     overwrite: bool = flag(False, "Start anew, and replace what an earlier run left in output_dir.", RUN)
+    dry_run: bool = flag(
+        False,
+        "Check everything, load the models and time a few steps; print what the run would do and take, write nothing.",
+        RUN,
+    )
 
     @property
     def max_rows(self) -> int | None:

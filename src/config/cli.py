@@ -53,9 +53,6 @@ def run_script(main: Callable[[Sequence[str] | None], object], argv: Sequence[st
     try:
         with sigterm_as_exception():
             main(argv)
-    try:
-        with sigterm_as_exception():
-            main(argv)
     except UserError as error:
         script = Path(main.__code__.co_filename).name
         print(f"{script}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)

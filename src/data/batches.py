@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from math import ceil
 from threading import Event
 from typing import TYPE_CHECKING
 
@@ -20,11 +21,12 @@ import torch
 from torch import Tensor
 
 from src.config.arguments import SharedArguments
-from src.config.console import progress_bar
+from src.config.console import progress_bar, say
 from src.config.constants import IGNORE_INDEX, TARGET, TEXT
 from src.config.errors import UserError
 from src.config.values import shown
-from src.data.files import Columns, Datasets
+from src.data.files import Columns, Datasets, is_training_split
+from src.data.lengths import Cuts, Lengths, of_inputs, of_nothing, of_targets
 from src.data.stored import LOGITS, TOKENS, StoredRow, StoredRows, pad_stored
 
 if TYPE_CHECKING:
@@ -65,6 +67,23 @@ class Ragged:
     @property
     def lengths(self) -> np.ndarray:
         return np.diff(self.offsets)
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """Texts as tokens, cut to their limit.
+
+    whole: (N,) tokens that each had before. n_empty: targets that are blank, or of which special tokens alone are left.
+    """
+
+    tokens: Ragged
+    whole: np.ndarray
+    n_empty: int = 0
+
+    @classmethod
+    def concatenate(cls, parts: Sequence["Encoded"]) -> "Encoded":
+        whole = np.concatenate([np.zeros(0, np.int32), *(part.whole for part in parts)])
+        return cls(Ragged.concatenate([part.tokens for part in parts]), whole, sum(part.n_empty for part in parts))
 
 
 @dataclass(frozen=True)
@@ -118,13 +137,15 @@ class Batch:
 class TokenizedSplit:
     """A split as tokens. Rows with equal text share one input: row i reads `inputs[input_of_row[i]]`.
 
-    teacher: what is stored of a teacher at the positions of the labels, before they were cut.
+    cuts: what the limits of length have cut off. teacher: what is stored of a teacher at the positions of the labels,
+    before they were cut.
     """
 
     name: str
     inputs: Ragged
     input_of_row: np.ndarray
     labels: Ragged | None
+    cuts: Cuts
     teacher: StoredRows | None = None
 
     def __len__(self) -> int:
@@ -175,6 +196,7 @@ class Tokenization:
     task_prompt: str = ""
     prompt: str = field(init=False)
     check: Callable[[], None] = lambda: None
+    _silent: "_Silent" = field(init=False, repr=False, compare=False)
 
     @classmethod
     def of(
@@ -187,9 +209,9 @@ class Tokenization:
         if prompt and self.is_encoder_decoder:
             prompt += " "
         object.__setattr__(self, "prompt", prompt)
-        # A copy: how texts are cut here must not be saved with the caller's tokenizer.
+        # A copy: a call switches off the limit that a tokenizer may have of its own, which is saved with the caller's.
         object.__setattr__(self, "tokenizer", copy.deepcopy(self.tokenizer))
-        self.tokenizer.truncation_side = "right"  # the prompt stands on the left
+        object.__setattr__(self, "_silent", _Silent(self.tokenizer))
         fixed = self._n_fixed_tokens()
         if fixed >= self.max_input_length:
             raise UserError(
@@ -197,19 +219,13 @@ class Tokenization:
                 f"tokens take {fixed} tokens and leave no room for text; possible: {fixed + 1} or more"
             )
 
-    def encode_inputs(self, texts: Sequence[str]) -> Ragged:
+    def encode_inputs(self, texts: Sequence[str]) -> Encoded:
         """Prompt and text as token ids; a text too long is cut at its end, the prompt never."""
-        if self.is_encoder_decoder:
-            return self._in_chunks(texts, self._encoder_inputs, "tokenise inputs")
-        return self._in_chunks(texts, self._contexts, "tokenise inputs")
+        return self._in_chunks(texts, self._inputs, "tokenise inputs")
 
-    def encode_labels(self, targets: Sequence[str]) -> Ragged:
+    def encode_labels(self, targets: Sequence[str]) -> Encoded:
         """Target and EOS as token ids; a target too long is cut, its EOS kept."""
-
-        def encode(chunk: list[str]) -> list[list[int]]:
-            return [self._ended(located.ids) for located in self._targets(chunk)]
-
-        return self._in_chunks(targets, encode, "tokenise targets")
+        return self._in_chunks(targets, self._labels, "tokenise targets")
 
     def locate_labels(self, targets: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """The tokens of `encode_labels`, and the characters (start, end) of the target each stands for; none for EOS.
@@ -218,31 +234,61 @@ class Tokenization:
         """
         labels = []
         for located in self._targets(list(targets)):
-            ids = self._ended(located.ids)
+            ids = self._cut_labels(self._ended(located.ids))
             labels.append((ids, [*located.spans()[: len(ids) - 1], (0, 0)]))
         return labels
 
     def _targets(self, targets: list[str]) -> list[Located]:
         return self._encoder_decoder_targets(targets) if self.is_encoder_decoder else self._continue(targets)
 
-    def _in_chunks(self, texts: Sequence[str], encode: Callable, description: str) -> Ragged:
+    def _in_chunks(self, texts: Sequence[str], encode: Callable[[list[str]], Encoded], description: str) -> Encoded:
         parts = []
         with progress_bar(len(texts), description, "texts") as bar:
             for start in range(0, len(texts), TEXTS_PER_CALL):
                 self.check()
                 chunk = list(texts[start : start + TEXTS_PER_CALL])
-                parts.append(Ragged.of(encode(chunk)))
+                parts.append(encode(chunk))
                 bar.update(len(chunk))
-        return Ragged.concatenate(parts)
+        return Encoded.concatenate(parts)
+
+    def _inputs(self, texts: list[str]) -> Encoded:
+        if self.is_encoder_decoder:
+            made, n_end = self._encoder_inputs(texts), self._n_closing()
+        else:
+            suffix = self._prompt_ids()
+            made, n_end = [head + suffix for head in self._heads(texts)], len(suffix)
+        whole = [ids or [self._first] for ids in made]  # a model needs at least one token to read
+        return Encoded(Ragged.of(self._cut_input(ids, n_end) for ids in whole), _lengths(whole))
+
+    def _cut_input(self, ids: list[int], n_end: int) -> list[int]:
+        """An input within its limit, the last `n_end` tokens kept."""
+        if len(ids) <= self.max_input_length:
+            return ids
+        return ids[: self.max_input_length - n_end] + ids[len(ids) - n_end :]
 
     def _encoder_inputs(self, texts: list[str]) -> list[list[int]]:
-        prompted = [self.prompt + text for text in texts]
-        encoded = self.tokenizer(prompted, truncation=True, max_length=self.max_input_length)
-        return [ids or [self._eos] for ids in encoded["input_ids"]]
+        return self.tokenizer([self.prompt + text for text in texts], verbose=False)["input_ids"]
+
+    def _n_closing(self) -> int:
+        """Special tokens that the tokenizer puts behind a text."""
+        text, ids = self._tokens(ANCHOR), self.tokenizer(ANCHOR)["input_ids"]
+        return next(n for n in range(len(ids)) if ids[: len(ids) - n][-len(text) :] == text)
+
+    def _labels(self, targets: list[str]) -> Encoded:
+        whole = [self._ended(located.ids) for located in self._targets(targets)]
+        labels = [self._cut_labels(ids) for ids in whole]
+        n_empty = sum(not text.strip() or self._is_silent(ids) for text, ids in zip(targets, labels, strict=True))
+        return Encoded(Ragged.of(labels), _lengths(whole), n_empty)
+
+    def _is_silent(self, ids: list[int]) -> bool:
+        return all(map(self._silent.__getitem__, ids))
+
+    def _cut_labels(self, ids: list[int]) -> list[int]:
+        return ids if len(ids) <= self.max_labels_length else [*ids[: self.max_labels_length - 1], self._eos]
 
     def _encoder_decoder_targets(self, targets: list[str]) -> list[Located]:
         beyond = self._n_beyond_eos()
-        encoded = self.tokenizer(text_target=targets, truncation=True, max_length=self.max_labels_length + beyond)
+        encoded = self.tokenizer(text_target=targets, verbose=False)
         return [
             Located(ids[: len(ids) - beyond], encoding)
             for ids, encoding in zip(encoded["input_ids"], _encodings(encoded), strict=True)
@@ -253,15 +299,9 @@ class Tokenization:
         ids = self.tokenizer(text_target=ANCHOR)["input_ids"]
         return ids[::-1].index(self._eos) if self._eos in ids else 0
 
-    def _contexts(self, texts: list[str]) -> list[list[int]]:
-        suffix = self._prompt_ids()
-        room = self.max_input_length - len(suffix)
-        # A decoder-only model needs at least one token to continue from.
-        return [head[:room] + suffix or [self._first] for head in self._heads(texts)]
-
     def _heads(self, texts: list[str]) -> list[list[int]]:
         """Tokens of each text as a sequence begins (BOS included, where the tokenizer adds one) but does not end."""
-        encoded = self.tokenizer(texts)["input_ids"]
+        encoded = self.tokenizer(texts, verbose=False)["input_ids"]
         adds_eos = self.tokenizer(ANCHOR)["input_ids"][-1] == self._eos
         return [ids[:-1] for ids in encoded] if adds_eos else encoded
 
@@ -269,7 +309,7 @@ class Tokenization:
         """Tokens of each text as they are after another word, without special tokens; none for a blank text."""
         anchor = self._tokens(ANCHOR)
         before = f"{ANCHOR} "
-        joined = self.tokenizer([before + text for text in texts], add_special_tokens=False)
+        joined = self.tokenizer([before + text for text in texts], add_special_tokens=False, verbose=False)
         continued: list[Located] = []
         for text, ids, encoding in zip(texts, joined["input_ids"], _encodings(joined), strict=True):
             if not text.strip():
@@ -282,8 +322,7 @@ class Tokenization:
         return continued
 
     def _ended(self, ids: list[int]) -> list[int]:
-        body = ids[:-1] if ids and ids[-1] == self._eos else ids
-        return [*body[: self.max_labels_length - 1], self._eos]
+        return ids if ids and ids[-1] == self._eos else [*ids, self._eos]
 
     def _tokens(self, text: str) -> list[int]:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -304,6 +343,9 @@ class Tokenization:
 
     @property
     def _first(self) -> int:
+        """What a model reads of an empty text that the tokenizer makes nothing of."""
+        if self.is_encoder_decoder:
+            return self._eos
         bos = self.tokenizer.bos_token_id
         return self._eos if bos is None else bos
 
@@ -337,6 +379,25 @@ class Tokenization:
         )
 
 
+def _lengths(sequences: Sequence[Sequence[int]]) -> np.ndarray:
+    return np.fromiter(map(len, sequences), dtype=np.int32, count=len(sequences))
+
+
+class _Silent(dict[int, bool]):
+    """Whether a token stands for no text: BOS, EOS and the like, and white space. Found out at its first use."""
+
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+        super().__init__()
+        self._tokenizer = tokenizer
+        self._special = {*tokenizer.all_special_ids, tokenizer.eos_token_id}
+        if tokenizer.unk_token_id != tokenizer.eos_token_id:  # an unknown word is one
+            self._special.discard(tokenizer.unk_token_id)
+
+    def __missing__(self, token: int) -> bool:
+        self[token] = token in self._special or not str(self._tokenizer.decode([token])).strip()
+        return self[token]
+
+
 def _encodings(encoded: "BatchEncoding") -> "Sequence[Encoding | None]":
     """What a fast tokenizer knows of each text's tokens."""
     return encoded.encodings or [None] * len(encoded["input_ids"])
@@ -354,8 +415,10 @@ class TokenizedDatasets:
         self._splits: dict[str, TokenizedSplit] = {}
         self._input_of_text: dict[str, int] = {}
         self._inputs = Ragged.of([])
+        self._whole_inputs = np.zeros(0, dtype=np.int32)
+        self._unsaid = [of_inputs, of_targets, of_nothing]
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenise")
-        self._coming: tuple[str, Future[TokenizedSplit]] | None = None
+        self._coming: Future[TokenizedSplit] | None = None
         self._closed = Event()
 
     def close(self) -> None:
@@ -376,12 +439,33 @@ class TokenizedDatasets:
     def split(self, name: str) -> TokenizedSplit:
         """The split's tokens; waits for a split that is being tokenised ahead, whichever it is."""
         if self._coming is not None:
-            ahead, split = self._coming
-            self._coming = None
-            self._splits[ahead] = split.result()
+            coming, self._coming = self._coming, None
+            self._add(coming.result())
         if name not in self._splits:
-            self._splits[name] = self._tokenize(name, self.tokenization)
+            self._add(self._tokenize(name, self.datasets[name], self.tokenization))
         return self._splits[name]
+
+    def glimpse(self, name: str, at_most: int) -> TokenizedSplit:
+        """The split's tokens, or of one with more than `at_most` rows those of some, evenly spread over it."""
+        if name in self._splits or self.rows(name) <= at_most:
+            return self.split(name)
+        every = ceil(self.rows(name) / at_most)
+        columns = {column: values[::every] for column, values in self.datasets[name].items()}
+        some = self._tokenize(name, columns, self.tokenization)
+        self._warn(some)
+        return some
+
+    def _add(self, split: TokenizedSplit) -> None:
+        self._splits[split.name] = split
+        self._warn(split)
+
+    def _warn(self, split: TokenizedSplit) -> None:
+        """Say what the limits cut off a split: once of a kind, for the first split where it is much."""
+        for look in tuple(self._unsaid):
+            line = look(split.cuts)
+            if line is not None and (look is not of_nothing or is_training_split(split.name)):
+                self._unsaid.remove(look)
+                say(f"warning: {split.name}: {line}")
 
     def tokenize_ahead(self, name: str) -> None:
         """Tokenise a split beside other work, so that an epoch need not wait for it."""
@@ -389,7 +473,7 @@ class TokenizedDatasets:
             return
         # With a tokenizer of its own: they don't bear two threads.
         tokenization = replace(self.tokenization, check=self._check_open)
-        self._coming = name, self._thread.submit(self._tokenize, name, tokenization)
+        self._coming = self._thread.submit(self._tokenize, name, self.datasets[name], tokenization)
 
     def check_stored(self, names: Iterable[str], source: str) -> None:
         """Raise UserError, naming the file `source`, where stored log-probabilities are not for this tokenizer."""
@@ -400,18 +484,23 @@ class TokenizedDatasets:
                 except UserError as error:
                     raise UserError(f"{source}: {error}") from None
 
-    def _tokenize(self, name: str, tokenization: Tokenization) -> TokenizedSplit:
-        columns = self.datasets[name]
+    def _tokenize(self, name: str, columns: Columns, tokenization: Tokenization) -> TokenizedSplit:
         texts = columns[TEXT]
         new = list(dict.fromkeys(text for text in texts if text not in self._input_of_text))
         known = len(self._input_of_text)
         self._input_of_text.update((text, known + i) for i, text in enumerate(new))
         if new:
-            self._inputs = Ragged.concatenate([self._inputs, tokenization.encode_inputs(new)])
+            encoded = tokenization.encode_inputs(new)
+            self._inputs = Ragged.concatenate([self._inputs, encoded.tokens])
+            self._whole_inputs = np.concatenate([self._whole_inputs, encoded.whole])
         input_of_row = np.fromiter((self._input_of_text[text] for text in texts), dtype=np.int64, count=len(texts))
-        labels = tokenization.encode_labels(columns[TARGET]) if TARGET in columns else None
-        teacher = None if labels is None else self._stored(name, columns, labels)
-        return TokenizedSplit(name, self._inputs, input_of_row, labels, teacher)
+        inputs = Lengths.of(self._whole_inputs[input_of_row], tokenization.max_input_length)
+        if TARGET not in columns:
+            return TokenizedSplit(name, self._inputs, input_of_row, None, Cuts(inputs))
+        encoded = tokenization.encode_labels(columns[TARGET])
+        cuts = Cuts(inputs, Lengths.of(encoded.whole, tokenization.max_labels_length), encoded.n_empty)
+        teacher = self._stored(name, columns, encoded.tokens)
+        return TokenizedSplit(name, self._inputs, input_of_row, encoded.tokens, cuts, teacher)
 
     def _stored(self, name: str, columns: Columns, labels: Ragged) -> StoredRows | None:
         """What the split stores of a teacher, if it does. Raises UserError if it was made for another tokenizer."""

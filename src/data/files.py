@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import errno
 import glob
 import hashlib
 import io
@@ -568,8 +569,13 @@ def recover(path: str | Path) -> None:
                 entry.unlink()
 
 
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file, where that can be told; none does of one that is not there."""
+    return fcntl is not None and path.exists() and not _is_stale(path)
+
+
 def _is_stale(temporary: Path) -> bool:
-    """Whether no process is writing what has this temporary name."""
+    """Whether no process has marked what has this name as its own."""
     if fcntl is None:
         return False
     try:
@@ -721,6 +727,15 @@ def check_output_folder(path: Path) -> None:
     raise UserError(f"--output_dir {path}: cannot be written: Not a directory: {there}")
 
 
+def check_writable(path: Path) -> None:
+    """Raise UserError if nothing can be written in a folder, or a folder that is not there cannot be made."""
+    there = next(each for each in (path, *path.absolute().parents) if each.is_dir())
+    if not os.access(there, os.W_OK | os.X_OK):
+        is_read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY
+        reason = errno.EROFS if is_read_only else errno.EACCES
+        raise UserError(f"{path}: cannot be written: {os.strerror(reason)}")
+
+
 def _check_replaceable(folder: Path) -> None:
     """Raise UserError if anything but a folder of Arrow files is there."""
     if folder.exists() and not folder.is_dir():
@@ -812,27 +827,29 @@ def append_json_line(path: str | Path, value: Any) -> None:
         os.fsync(file.fileno())
 
 
-def read_json_lines(path: str | Path) -> list[Any]:
-    """The values of a file of JSON lines, none if it is missing. A torn last line is cut off the file.
+def read_json_lines(path: str | Path, *, repair: bool = True) -> list[Any]:
+    """The values of a file of JSON lines, none if it is missing. A torn last line is no value, and cut off if `repair`.
 
     Torn: without its newline, or the last and not JSON. Raises UserError for a bad line before the last.
     """
     path = Path(path)
     if not path.exists():
         return []
-    _drop_unfinished_line(path)
     values = []
     end = 0  # of the good lines, in bytes
     with _opened(path) as lines:
         for i, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                break
             try:
                 values.append(_parse_json(line, f"{path}: line {i}"))
             except UserError:
-                if lines.read(1):
+                if b"\n" in lines.read():
                     raise
-                os.truncate(path, end)
                 break
             end += len(line)
+    if repair and end < path.stat().st_size:
+        os.truncate(path, end)
     return values
 
 

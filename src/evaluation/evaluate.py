@@ -8,8 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from math import exp
 
+import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 from transformers import PreTrainedTokenizerBase
 
@@ -91,12 +92,15 @@ class Evaluator:
         with progress_bar(len(split), f"{split.name}: generate", "rows") as bar:
             for rows in chunks(longest_first(split.input_lengths), self.batch_size):
                 self.check()
-                batch = self.tokenization.collate(split, rows).to(self.device)
-                texts = to_texts(self._tokenizer, write_tokens(unwrapped(model), batch, self.decoding))
-                for row, text in zip(rows, texts, strict=True):
+                for row, text in zip(rows, self.write(model, split, rows), strict=True):
                     predictions[row] = text
                 bar.update(len(rows))
         return predictions
+
+    def write(self, model: nn.Module, split: TokenizedSplit, rows: np.ndarray) -> list[str]:
+        """A text for each of some rows, which are one batch; the model's train/eval mode is the caller's business."""
+        batch = self.tokenization.collate(split, rows).to(self.device)
+        return to_texts(self._tokenizer, write_tokens(unwrapped(model), batch, self.decoding))
 
     @torch.no_grad()
     def mean_nll(self, model: nn.Module, split: TokenizedSplit) -> float:
@@ -106,15 +110,20 @@ class Evaluator:
         with progress_bar(len(split), f"{split.name}: likelihood", "rows") as bar:
             for rows in chunks(longest_first(split.lengths), self.batch_size):
                 self.check()
-                batch = self.tokenization.collate(split, rows).to(self.device)
-                labels = target_labels(batch)
-                scores = teacher_forced(model, batch).scores.cast()
-                for part in scores.chunks():
-                    losses = F.cross_entropy(scores.some(part), labels[part], reduction="none")
+                for losses in self.token_losses(model, split, rows):
                     total += losses.double().sum().cpu()
-                tokens += len(labels)
+                    tokens += len(losses)
                 bar.update(len(rows))
         return float(total) / tokens
+
+    @torch.no_grad()
+    def token_losses(self, model: nn.Module, split: TokenizedSplit, rows: np.ndarray) -> Iterator[Tensor]:
+        """Negative log-likelihoods of the target tokens of some rows, which are one batch: (N,) in several parts."""
+        batch = self.tokenization.collate(split, rows).to(self.device)
+        labels = target_labels(batch)
+        scores = teacher_forced(model, batch).scores.cast()
+        for part in scores.chunks():
+            yield F.cross_entropy(scores.some(part), labels[part], reduction="none")
 
     @property
     def _tokenizer(self) -> PreTrainedTokenizerBase:

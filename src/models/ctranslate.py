@@ -8,6 +8,7 @@ import hashlib
 import json
 import os
 import tempfile
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -51,20 +52,12 @@ class CTranslate2Engine:
         self._model, self._tokenizer = model, tokenizer
         self._is_encoder_decoder = model.config.is_encoder_decoder
         self._compute_type = COMPUTE_TYPES[mixed_precision]
-        self._check_settings()
+        check_settings(model)
         self._folder = converted(model, tokenizer)
         self._source_names, self._target_names = _vocabularies(self._folder)
         self._id_of = {name: i for i, name in enumerate(self._target_names)}
         self._translator = self._loaded()
         self._check_agreement()
-
-    def _check_settings(self) -> None:
-        ids = self._model.generation_config
-        fields = unknown_fields(ids) + [
-            name for name in ("forced_bos_token_id", "bad_words_ids") if getattr(ids, name) not in (None, [])
-        ]
-        if fields:
-            raise UserError(f"--generation_engine ctranslate2: the model's generation config sets {' '.join(fields)}")
 
     def _loaded(self) -> "ctranslate2.Translator | ctranslate2.Generator":
         kind = self._package.Translator if self._is_encoder_decoder else self._package.Generator
@@ -160,6 +153,21 @@ class CTranslate2Engine:
         return torch.tensor(result.log_probs)
 
 
+def check_settings(model: PreTrainedModel) -> None:
+    """Raise UserError for a generation config that asks for what CTranslate2 does not do."""
+    ids = model.generation_config
+    fields = unknown_fields(ids) + [
+        name for name in ("forced_bos_token_id", "bad_words_ids") if getattr(ids, name) not in (None, [])
+    ]
+    if fields:
+        raise UserError(f"--generation_engine ctranslate2: the model's generation config sets {' '.join(fields)}")
+
+
+def is_converted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> bool:
+    """Whether the converted model is in the user's cache."""
+    return (_folder(model, tokenizer) / "model.bin").is_file()
+
+
 def converted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
     """The folder of the converted model in the user's cache; converted if it is not there yet.
 
@@ -167,7 +175,7 @@ def converted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pat
     """
     import ctranslate2
 
-    folder = _cache() / _fingerprint(model, tokenizer, ctranslate2.__version__)
+    folder = _folder(model, tokenizer)
     if (folder / "model.bin").is_file():
         return folder
     say(f"converting the model for CTranslate2: {folder}")
@@ -196,6 +204,10 @@ def _vocabularies(folder: Path) -> tuple[list[str], list[str]]:
 
 def _named(vocabulary: list[str], tokens: list[int]) -> list[str]:
     return [vocabulary[token] for token in tokens]
+
+
+def _folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
+    return _cache() / _fingerprint(model, tokenizer, version(PACKAGE))
 
 
 def _cache() -> Path:

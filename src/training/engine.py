@@ -93,6 +93,10 @@ class Trainer:
         self.ledger = Ledger(accelerator.device, self._last_good_checkpoint)
         self.state_saved_at = time.monotonic()
 
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
+
     # -------------------------------------------------------------------------------------------------------- begin
 
     def resume(self, folder: Path, phases: Sequence[Phase]) -> None:
@@ -111,9 +115,9 @@ class Trainer:
         if self.run.holds(folder):
             if state.best is not None and not (self.run.path / state.best.folder).is_dir():
                 raise UserError(f"{folder}: the best checkpoint of its time, {state.best.folder}, is gone")
+            self.run.check_lines(state.n_rows, state.n_losses)
         else:
             state.n_rows = state.n_losses = 0
-        say(f"continuing from {folder}: epoch {state.epoch}, step {state.steps_done}")
 
     def begin(self) -> None:
         """Open the run's folder, the first thing that is written: what it holds becomes that of the position."""
@@ -122,6 +126,7 @@ class Trainer:
         self.run.begin(anew=not goes_on)
         if folder is None:
             return
+        say(f"continuing from {folder}: epoch {state.epoch}, step {state.steps_done}")
         if not goes_on:
             self._adopt_best(folder)
         self._save_state()  # before anything is dropped: from here on nothing newer counts
@@ -233,8 +238,17 @@ class Trainer:
             bar.update(len(batches))
             self._save_state_in_time()
 
+    def try_update(self, phase: Phase, split: TokenizedSplit, rows: np.ndarray) -> None:
+        """One update on some rows as training makes it, learning the phase's first loss, to see what it takes.
+
+        Writes nothing. The run is of no use afterwards.
+        """
+        self.state.stage = Stage()
+        self._update(phase, [self._batch(split, some) for some in chunks(rows, self.config.micro_batch_size)])
+        self.ledger.add_to(self.state.losses)
+
     def _batch(self, split: TokenizedSplit, rows: np.ndarray) -> Batch:
-        return self.evaluator.tokenization.collate(split, rows).to(self.accelerator.device)
+        return self.evaluator.tokenization.collate(split, rows).to(self.device)
 
     def _update(self, phase: Phase, batches: Sequence[Batch]) -> None:
         """One optimiser update on a window of micro-batches, each weighed by its share of the window."""

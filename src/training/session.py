@@ -30,7 +30,7 @@ from src.models.loading import (
     load_tokenizer,
     write_known_tokens_only,
 )
-from src.training import checkpoints, rhythm
+from src.training import checkpoints, dry_run, rhythm
 from src.training.checkpoints import Training
 from src.training.engine import FINAL, Phase, Trainer
 from src.training.interrupts import StopRequests
@@ -56,21 +56,56 @@ class Task:
     inputs: Mapping[str, Any] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class Prepared:
+    """A run that is ready to train: all that can be wrong has been looked for, and nothing is written yet.
+
+    name: the model's. updates: those after which the learning rate is 0, warmup: those in which it rises.
+    """
+
+    trainer: Trainer
+    phases: Sequence[Phase]
+    name: str
+    updates: int
+    warmup: int
+
+
 def train(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str, float]:
     """Train the task's model through its phases, test its best checkpoint, and return the test's scores.
 
-    All that can be wrong is found before weights are read, and before anything is written.
+    All that can be wrong is found before weights are read, and before anything is written. A dry run ends there, with
+    a report; it has no scores.
     """
     run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets), **task.inputs})
+    if config.dry_run:
+        _dry_run(config, datasets, task, run)
+        return {}
     with run.held():
         if run.status != FINISHED:
-            return _train(config, datasets, task, run)
+            return _train(_prepare(config, datasets, task, run), datasets)
         _tidy(run, keep=config.keep_checkpoint_after_test)
         _print_scores(run)
         return run.scores
 
 
-def _train(config: TrainingArguments, datasets: Datasets, task: Task, run: RunFolder) -> dict[str, float]:
+def _dry_run(config: TrainingArguments, datasets: Datasets, task: Task, run: RunFolder) -> None:
+    run.check_free()
+    dry_run.announce(config)
+    if run.status == FINISHED:
+        dry_run.report_finished(run)
+    else:
+        dry_run.report_training(_prepare(config, datasets, task, run))
+
+
+def _train(prepared: Prepared, datasets: Datasets) -> dict[str, float]:
+    trainer = prepared.trainer
+    with trainer.stop, closing(trainer.data):
+        trainer.begin()
+        trainer.fit(prepared.phases)
+        return _finish(trainer, datasets)
+
+
+def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: RunFolder) -> Prepared:
     splits = _check(config, datasets)
     task.check()
     if config.compile:
@@ -92,23 +127,21 @@ def _train(config: TrainingArguments, datasets: Datasets, task: Task, run: RunFo
     if config.compile:
         compile_layers(model)
     phases = task.phases(accelerator, tokenizer, splits) if config.do_train else ()
-    with StopRequests() as stop, closing(data):
-        decoding = decoding_of(
-            "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
-        )
-        evaluator = Evaluator(tokenization, decoding, metrics, config.micro_batch_size, accelerator.device, stop.check)
-        updates = _nominal_updates(config, data, splits)
-        warmup = rhythm.warmup_updates(updates, from_checkpoint=_starts_from_weights(run))
-        model = accelerator.prepare(model)
-        optimizer = accelerator.prepare(_optimizer(config, model, fused=accelerator.scaler is None))
-        scheduler = get_linear_schedule_with_warmup(optimizer, warmup, updates)
-        training = Training(model, tokenizer, optimizer, scheduler, accelerator.scaler)
-        trainer = Trainer(config, accelerator, training, data, evaluator, run, stop)
-        if resumed is not None:
-            trainer.resume(resumed, phases)
-        trainer.begin()
-        trainer.fit(phases)
-        return _finish(trainer, datasets)
+    stop = StopRequests()
+    decoding = decoding_of(
+        "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
+    )
+    evaluator = Evaluator(tokenization, decoding, metrics, config.micro_batch_size, accelerator.device, stop.check)
+    updates = _nominal_updates(config, data, splits)
+    warmup = rhythm.warmup_updates(updates, from_checkpoint=_starts_from_weights(run))
+    model = accelerator.prepare(model)
+    optimizer = accelerator.prepare(_optimizer(config, model, fused=accelerator.scaler is None))
+    scheduler = get_linear_schedule_with_warmup(optimizer, warmup, updates)
+    training = Training(model, tokenizer, optimizer, scheduler, accelerator.scaler)
+    trainer = Trainer(config, accelerator, training, data, evaluator, run, stop)
+    if resumed is not None:
+        trainer.resume(resumed, phases)
+    return Prepared(trainer, phases, task.model_name, updates, warmup)
 
 
 def _check(config: TrainingArguments, datasets: Datasets) -> tuple[str, ...]:

@@ -24,8 +24,10 @@ from src.data.files import (
     append_json_line,
     atomic_write,
     check_output_folder,
+    check_writable,
     fingerprint,
     fingerprint_datasets,
+    is_locked,
     read_json,
     read_json_lines,
     write_json,
@@ -40,7 +42,7 @@ RESUMABLE = ("state", PARTIAL)
 WRITTEN = ("generated_datasets.json", "api_completions.json", "api_completions.jsonl")
 OURS = (*RESUMABLE, SCORES, LOSSES, GENERATIONS, GENERATION_LINES, "model", "epoch*__step*", *WRITTEN)
 UNFINISHED_FILES = tuple(f".{name}{ending}" for name in (*OURS, RUN) for ending in (".*.tmp", ".*.former"))
-WITHOUT_INFLUENCE = ("output_dir", "resume", "overwrite", "save_state_every_n_minutes")
+WITHOUT_INFLUENCE = ("output_dir", "resume", "overwrite", "save_state_every_n_minutes", "dry_run")
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "sacrebleu", "rouge_score", "nltk")
 
 NEW, UNFINISHED, FINISHED = "new", "unfinished", "finished"
@@ -81,13 +83,27 @@ class RunFolder:
         try:
             lock.acquire()
         except Timeout:
-            raise UserError(
-                f"{self.path}: another run is at work there; wait for its end, or take another --output_dir"
-            ) from None
+            raise self._at_work() from None
         except OSError as error:
             raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
         if _described(self.path) != self.former:
             raise UserError(f"{self.path}: another run has been there since this one was started; start it again")
+
+    def _at_work(self) -> UserError:
+        return UserError(f"{self.path}: another run is at work there; wait for its end, or take another --output_dir")
+
+    def check_free(self) -> None:
+        """Raise UserError if `held` or `begin` would: another run is at work, or nothing can be written. Leaves no
+        trace."""
+        if self.status == FINISHED and not os.access(self.path, os.W_OK):
+            return
+        if is_locked(self.path / LOCK):
+            raise self._at_work()
+        check_writable(self.path)
+
+    def files(self) -> list[Path]:
+        """What a run has left here: what starting anew would remove."""
+        return [entry for pattern in OURS for entry in self.path.glob(pattern)]
 
     def begin(self, *, anew: bool) -> None:
         """Make the folder and say in run.json what is going to happen; `anew` removes the files of an earlier run.
@@ -153,41 +169,50 @@ class RunFolder:
 
     def keep_rows(self, name: str, count: int) -> None:
         """Drop the rows after the first `count`: they came after the state that is resumed, and will come again."""
-        self._keep_lines(name, count + 1 if count else 0)  # with the header
+        self._check_rows(name, count)
+        self._keep_lines(name, _with_header(count))
+
+    def check_lines(self, n_evaluations: int, n_losses: int) -> None:
+        """Raise UserError unless the files have what a state counts on; writes nothing."""
+        self._check_rows(SCORES, n_evaluations)
+        self._check_rows(LOSSES, n_losses)
+        self._check_count(GENERATION_LINES, len(self._generations(repair=False)), n_evaluations)
+
+    def _check_rows(self, name: str, count: int) -> None:
+        path, found = self.path / name, 0
+        if path.is_file():
+            with path.open("rb") as lines:
+                found = sum(line.endswith(b"\n") for line in islice(lines, _with_header(count)))
+        self._check_count(name, found, _with_header(count))
+
+    def _check_count(self, name: str, found: int, expected: int) -> None:
+        if found < expected:
+            raise UserError(
+                f"{self.path / name}: {found} whole lines are left of the {expected} that were there when the run's "
+                "state was saved; put it back, or start anew with --overwrite True"
+            )
 
     def _keep_lines(self, name: str, count: int) -> None:
         path = self.path / name
-        if not path.is_file():
-            self._check_lines(path, 0, count)
-            return
-        with path.open(encoding="utf-8", newline="\n") as lines, atomic_write(path) as file:
-            kept = 0
-            for line in islice(lines, count):
-                if line.endswith("\n"):
-                    file.write(line)
-                    kept += 1
-            self._check_lines(path, kept, count)
-
-    @staticmethod
-    def _check_lines(path: Path, found: int, expected: int) -> None:
-        if found < expected:
-            raise UserError(
-                f"{path}: {found} whole lines are left of the {expected} that were there when the run's state was "
-                "saved; put it back, or start anew with --overwrite True"
-            )
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="\n") as lines, atomic_write(path) as file:
+                file.writelines(islice(lines, count))
 
     def append_generations(self, split: str, epoch: int, step: int, predictions: Sequence[str]) -> None:
         line = {"split": split, "epoch": epoch, "step": step, "predictions": list(predictions)}
         append_json_line(self.path / GENERATION_LINES, line)
 
     def keep_generations(self, count: int) -> None:
-        read_json_lines(self.path / GENERATION_LINES)  # repairs a torn last line
+        self._check_count(GENERATION_LINES, len(self._generations()), count)
         self._keep_lines(GENERATION_LINES, count)
+
+    def _generations(self, *, repair: bool = True) -> list[Any]:
+        return read_json_lines(self.path / GENERATION_LINES, repair=repair)
 
     def compose_generations(self, references: Mapping[str, Sequence[str]]) -> None:
         """Write eval_generations.json from the lines of the run; `references` by split."""
         composed = {}
-        for line in read_json_lines(self.path / GENERATION_LINES):
+        for line in self._generations():
             key = f"{line['split']}__epoch{line['epoch']}__step{line['step']}"
             composed[key] = {**line, "references": list(references[line["split"]])}
         write_json(self.path / GENERATIONS, composed, indent=1)
@@ -195,6 +220,11 @@ class RunFolder:
     def tidy(self) -> None:
         """Remove what a finished run needs no more: lines that the finished files hold, halves that a kill left."""
         self._remove((GENERATION_LINES, PARTIAL, *UNFINISHED_FILES))
+
+
+def _with_header(n_rows: int) -> int:
+    """Lines of a table: its header comes with its first row."""
+    return n_rows + 1 if n_rows else 0
 
 
 def data_fingerprint(path: str, datasets: Datasets) -> str:
@@ -250,7 +280,7 @@ def _former_run(path: Path) -> dict[str, Any] | None:
 
 def _check_replaceable(run: RunFolder, *, overwrite: bool) -> None:
     """Refuse to remove, by starting anew, what is an input of the run or belongs to no run."""
-    there = [entry for pattern in OURS for entry in run.path.glob(pattern)]
+    there = run.files()
     if there and not overwrite:
         raise UserError(
             f"{run.path}: holds '{there[0].name}', but no {RUN}; take another --output_dir, or --overwrite True to "

@@ -28,9 +28,12 @@ from src.models.loading import (
     load_tokenizer,
     write_known_tokens_only,
 )
+from src.training import dry_run
 from src.training.interrupts import Interrupted, StopRequests
 from src.training.session import make_accelerator
 from src.training.tracking import FINISHED, PARTIAL, UNFINISHED, RunFolder, data_fingerprint, open_run
+
+WriteBatch = Callable[[Batch, int], list]
 
 
 @dataclass(frozen=True)
@@ -65,33 +68,107 @@ class Writer:
             raise UserError(f"{self.model.config._name_or_path}: {error}; try --mixed_precision no") from None
 
 
-def write_file(
-    config: WritingArguments,
-    datasets: Datasets,
-    name: str,
-    *,
-    left_out: Iterable[str],
-    make: Callable[[RunFolder, Datasets, Path], str],
-) -> Path:
+@dataclass(frozen=True)
+class Writing:
+    """Writing that is ready to begin: K results for every row of some splits, in durable pieces.
+
+    k_of: K by split. write(batch, K): the results of a batch on the device, JSON values, the K of one row adjacent.
+    """
+
+    config: WritingArguments
+    run: RunFolder
+    datasets: Datasets
+    k_of: Mapping[str, int]
+    writer: Writer
+    write: WriteBatch
+
+    @property
+    def n_targets(self) -> int:
+        return sum(self.k_of[split] * len(columns[TEXT]) for split, columns in self.datasets.items())
+
+    def tokenized(self) -> TokenizedDatasets:
+        texts = {split: {TEXT: columns[TEXT]} for split, columns in self.datasets.items()}
+        return TokenizedDatasets(texts, self.writer.tokenization)
+
+    def progress(self, *, repair: bool) -> list[dict[str, Any]]:
+        """The pieces that are written already. `repair` cuts off one that is torn."""
+        return read_json_lines(self.run.path / PARTIAL, repair=repair) if self.run.status == UNFINISHED else []
+
+    def results(self) -> Iterator[tuple[str, int, list]]:
+        """(split, row, its K results) for every row once, in any order; those of earlier, interrupted runs come first.
+
+        Longest inputs go first. Each batch is seeded by (seed, split, number): a continued run has the same results.
+        """
+        data = self.tokenized()
+        pieces = list(_pieces(data, self.datasets, self.config.batch_size))
+        progress = self.run.path / PARTIAL
+        self.run.begin(anew=self.run.status != UNFINISHED)
+        done = set()
+        for line in self.progress(repair=True):
+            done.add((line["split"], line["batch"]))
+            yield from _by_row(line["split"], line["rows"], line["targets"])
+        pieces = [piece for piece in pieces if (piece.split, piece.number) not in done]
+        there = self.n_targets - sum(self.k_of[piece.split] * len(piece.rows) for piece in pieces)
+        if there:
+            say(f"continuing: {there} of {self.n_targets} targets are there")
+        with StopRequests() as stop, progress_bar(self.n_targets, "generate", "targets", initial=there) as bar:
+            for piece in pieces:
+                _check_stop(stop, progress)
+                torch.manual_seed(_seed(self.config.seed, piece))
+                batch = self.writer.tokenization.collate(data.split(piece.split), piece.rows)
+                targets = self.write(batch.to(self.writer.accelerator.device), self.k_of[piece.split])
+                rows = [int(row) for row in piece.rows]
+                line = {"split": piece.split, "batch": piece.number, "rows": rows, "targets": targets}
+                append_json_line(progress, line)
+                yield from _by_row(piece.split, rows, targets)
+                bar.update(len(targets))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a stage wants written.
+
+    file: its name. left_out: splits that are taken only if they are named. k_of(splits): results of a row, by split.
+    load(): the model, and what makes results with it. make(writing, path): writes the file, and returns a line on it.
+    """
+
+    file: str
+    left_out: tuple[str, ...]
+    k_of: Callable[[Datasets], Mapping[str, int]]
+    load: Callable[[], tuple[Writer, WriteBatch]]
+    make: Callable[[Writing, Path], str]
+
+
+def write_file(config: WritingArguments, datasets: Datasets, job: Job) -> Path:
     """The run around a file that a model's writing goes to: checked first, made once, its path returned.
 
-    make(run, the chosen splits, path) writes the file and returns a line on it; a finished run is not repeated.
-    Raises UserError for what is wrong with flags, data or model.
+    A finished run is not repeated; a dry run ends with a report. Raises UserError for what is wrong with flags, data
+    or model.
     """
-    chosen = chosen_splits(config, datasets, left_out=left_out)
+    chosen = chosen_splits(config, datasets, left_out=job.left_out)
     run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets)})
-    path = run.path / name
+    path = run.path / job.file
+    is_there = run.status == FINISHED and path.is_file()
+    if config.dry_run:
+        run.check_free()
+        dry_run.announce(config)
+        dry_run.report_finished(run) if is_there else dry_run.report_writing(_prepare(config, job, run, chosen))
+        return path
     with run.held():
-        if run.status == FINISHED and path.is_file():
+        if is_there:
             line = "written already"
         else:
-            check_model_files(config.model_name, state_dict_path=config.checkpoint_path)
-            check_lengths(config.model_name, config.max_input_length, config.max_labels_length)
-            line = make(run, chosen, path)
+            line = job.make(_prepare(config, job, run, chosen), path)
             run.finish({})
         run.tidy()
     say(f"{line}: {path}")
     return path
+
+
+def _prepare(config: WritingArguments, job: Job, run: RunFolder, chosen: Datasets) -> Writing:
+    check_model_files(config.model_name, state_dict_path=config.checkpoint_path)
+    check_lengths(config.model_name, config.max_input_length, config.max_labels_length)
+    return Writing(config, run, chosen, job.k_of(chosen), *job.load())
 
 
 def chosen_splits(config: WritingArguments, datasets: Datasets, *, left_out: Iterable[str]) -> Datasets:
@@ -106,44 +183,6 @@ def chosen_splits(config: WritingArguments, datasets: Datasets, *, left_out: Ite
     chosen = {split: datasets[split] for split in names}
     check_datasets(chosen, config.dataset_path, need_target=False)
     return chosen
-
-
-def written_rows(
-    config: WritingArguments,
-    run: RunFolder,
-    datasets: Datasets,
-    writer: Writer,
-    write: Callable[[Batch, int], list],
-    k_of: Mapping[str, int],
-) -> Iterator[tuple[str, int, list]]:
-    """(split, row, its K results) for every row once, in any order; those of earlier, interrupted runs come first.
-
-    k_of: K by split. write(batch, K): the results of a batch on the device, JSON values, the K of one row adjacent.
-    Longest inputs go first. Each batch is seeded by (seed, split, number): a continued run has the same results.
-    """
-    data = TokenizedDatasets({split: {TEXT: columns[TEXT]} for split, columns in datasets.items()}, writer.tokenization)
-    pieces = list(_pieces(data, datasets, config.batch_size))
-    progress = run.path / PARTIAL
-    run.begin(anew=run.status != UNFINISHED)
-    done = set()
-    for line in read_json_lines(progress):
-        done.add((line["split"], line["batch"]))
-        yield from _by_row(line["split"], line["rows"], line["targets"])
-    total = sum(k_of[piece.split] * len(piece.rows) for piece in pieces)
-    pieces = [piece for piece in pieces if (piece.split, piece.number) not in done]
-    left = sum(k_of[piece.split] * len(piece.rows) for piece in pieces)
-    if left < total:
-        say(f"continuing: {total - left} of {total} targets are there")
-    with StopRequests() as stop, progress_bar(total, "generate", "targets", initial=total - left) as bar:
-        for piece in pieces:
-            _check_stop(stop, progress)
-            torch.manual_seed(_seed(config.seed, piece))
-            batch = writer.tokenization.collate(data.split(piece.split), piece.rows).to(writer.accelerator.device)
-            targets = write(batch, k_of[piece.split])
-            rows = [int(row) for row in piece.rows]
-            append_json_line(progress, {"split": piece.split, "batch": piece.number, "rows": rows, "targets": targets})
-            yield from _by_row(piece.split, rows, targets)
-            bar.update(len(targets))
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,91 @@
+"""How long texts are before a limit cuts them, in tokens, and what is said where it cuts much.
+
+Shapes: N texts.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+WHOLE = 0.99  # of the texts, which the limit that is proposed would leave whole
+MUCH = 0.1  # of the texts, which may be cut without a word
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Of n texts: tokens before they are cut, special ones and the prompt included.
+
+    limit: tokens that one may have, n_cut: how many had more. enough: the limit that would leave 99 % of them whole.
+    """
+
+    limit: int
+    n: int = 0
+    mean: float = 0.0
+    longest: int = 0
+    n_cut: int = 0
+    enough: int = 0
+
+    @classmethod
+    def of(cls, lengths: np.ndarray, limit: int) -> "Lengths":
+        """Of lengths (N,) in tokens."""
+        if not len(lengths):
+            return cls(limit)
+        enough = np.quantile(lengths, WHOLE, method="inverted_cdf")
+        n_cut = int((lengths > limit).sum())
+        return cls(limit, len(lengths), float(lengths.mean()), int(lengths.max()), n_cut, int(enough))
+
+    @property
+    def share(self) -> float:
+        """Of the texts, which are cut."""
+        return self.n_cut / max(1, self.n)
+
+
+@dataclass(frozen=True)
+class Cuts:
+    """What the limits do to a split: to its inputs, and to its targets, of which n_empty have no text left at all."""
+
+    inputs: Lengths
+    targets: Lengths | None = None
+    n_empty: int = 0
+
+
+def of_inputs(cuts: Cuts) -> str | None:
+    """Many inputs whose end is never read."""
+    inputs = cuts.inputs
+    if inputs.share <= MUCH:
+        return None
+    return f"{_count(inputs)} inputs are cut to --max_input_length {inputs.limit}; {_what_would_do(inputs)}"
+
+
+def of_targets(cuts: Cuts) -> str | None:
+    """Many targets that end in the middle of what they say, with an EOS."""
+    targets = cuts.targets
+    if targets is None or targets.share <= MUCH:
+        return None
+    most = "most targets are truncated: " if targets.share > 0.5 else ""
+    return f"{most}{_count(targets)} targets are cut to --max_labels_length {targets.limit}; {_what_would_do(targets)}"
+
+
+def of_nothing(cuts: Cuts) -> str | None:
+    """Targets that teach nothing but to stop at once."""
+    if cuts.targets is None or not cuts.n_empty:
+        return None
+    return (
+        f"{cuts.n_empty:,} of {cuts.targets.n:,} targets have nothing but an end: they are blank, or "
+        f"--max_labels_length {cuts.targets.limit} leaves nothing of them"
+    )
+
+
+def percent(share: float) -> str:
+    """A share for people: 0 %, 0.2 %, 12 %; what is not nothing is not called 0 %."""
+    if not share:
+        return "0 %"
+    return f"{100 * share:.0f} %" if share >= 0.1 else f"{max(0.1, 100 * share):.1f} %"
+
+
+def _count(lengths: Lengths) -> str:
+    return f"{lengths.n_cut:,} of {lengths.n:,} ({percent(lengths.share)})"
+
+
+def _what_would_do(lengths: Lengths) -> str:
+    return f"{lengths.enough} would keep {percent(WHOLE)} of them whole"

@@ -1,0 +1,187 @@
+"""A few real steps of a run that is ready to begin, timed and measured. The models are of no use afterwards."""
+
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+
+from src.config.arguments import TrainingArguments
+from src.config.console import progress_bar
+from src.data.batches import TokenizedDatasets, TokenizedSplit, chunks, epoch_order, longest_first
+from src.distillation.teachers import LiveTeacher
+from src.training import machine
+from src.training.engine import Phase, Trainer
+from src.training.preflight import Kind, Memory, Needs, memory_at_peak, nearest_to_mean
+
+if TYPE_CHECKING:
+    from src.training.writing import Writing
+
+ROWS = 20_000  # of a split, at most, that are looked at
+QUICK = 1.0  # seconds
+TYPICAL = 2  # updates or batches that are timed, after the longest one
+
+
+@dataclass(frozen=True)
+class Trained:
+    """The kinds of updates of each phase, and the seconds that an evaluation takes for a row."""
+
+    kinds: tuple[tuple[Kind, ...], ...]
+    evaluation: float
+
+
+def try_training(
+    trainer: Trainer, phases: Sequence[tuple[Phase, str]], evaluated: str | None
+) -> tuple[Trained | None, Memory]:
+    """Updates of every kind, with the split that each phase goes on with, and a batch of an evaluation.
+
+    None where there is not enough memory.
+    """
+    variants = [[(*variant, split) for variant in _variants(phase)] for phase, split in phases]
+    splits = {name: trainer.data.glimpse(name, ROWS) for name in (*(name for _, name in phases), evaluated) if name}
+
+    def steps(bar: Any) -> Trained:
+        kinds = tuple(
+            tuple(_time_updates(trainer, kind, phase, splits[name], bar) for kind, phase, name in each)
+            for each in variants
+        )
+        return Trained(kinds, _time_evaluation(trainer, splits[evaluated]) if evaluated else 0.0)
+
+    with _not_compiled(trainer.config):
+        n_steps = (1 + TYPICAL) * sum(map(len, variants))
+        return _measured(steps, needs_of_training(trainer, [phase for phase, _ in phases]), trainer.device, n_steps)
+
+
+def try_writing(writing: "Writing", data: TokenizedDatasets) -> tuple[float | None, Memory]:
+    """Seconds by target, from a few batches after the longest one; None where there is not enough memory."""
+    tokenization, device = writing.writer.tokenization, writing.writer.accelerator.device
+    splits = {name: data.glimpse(name, ROWS) for name in writing.datasets}
+    batches = [
+        (name, rows)
+        for name, split in splits.items()
+        for rows in chunks(longest_first(split.input_lengths), writing.config.batch_size)
+    ]
+    sizes = [writing.k_of[name] * _padded(splits[name].input_lengths, rows) for name, rows in batches]
+
+    def write(place: int) -> int:
+        name, rows = batches[place]
+        return len(writing.write(tokenization.collate(splits[name], rows).to(device), writing.k_of[name]))
+
+    def steps(bar: Any) -> float:
+        write(int(np.argmax(sizes)))
+        bar.update()
+        seconds, n_targets = 0.0, 0
+        for place in nearest_to_mean(sizes, TYPICAL):
+            seconds += _seconds(partial(write, place), device)
+            n_targets += len(batches[place][1]) * writing.k_of[batches[place][0]]
+            bar.update()
+        return seconds / n_targets
+
+    needs = Needs(_bytes_of(writing.writer.model.parameters()))
+    return _measured(steps, needs, device, 1 + TYPICAL)
+
+
+def needs_of_training(trainer: Trainer, phases: Sequence[Phase]) -> Needs:
+    """What can be counted beforehand; without phases nothing is learnt."""
+    model, state = trainer.training.model, trainer.training.optimizer.state
+    gradients = _bytes_of(each for each in model.parameters() if each.requires_grad) if phases else 0
+    teachers = [phase.teacher.model for phase in phases if isinstance(phase.teacher, LiveTeacher)]
+    return Needs(
+        weights=_bytes_of(model.parameters()),
+        gradients=gradients,
+        optimizer=2 * gradients,  # AdamW's two moments, in the format of the weights
+        teacher=_bytes_of(teachers[0].parameters()) if teachers else 0,
+        optimizer_there=_bytes_of(
+            value for held in state.values() for value in held.values() if torch.is_tensor(value)
+        ),
+    )
+
+
+def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:
+    return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+
+def _measured(steps: Callable[[Any], Any], needs: Needs, device: torch.device, n_steps: int) -> tuple[Any, Memory]:
+    """What steps(bar) returns, and the memory that it took; None where there is not enough for it."""
+    before, available = machine.held(device), machine.within_reach(device)
+    result = peak = None
+    if before + needs.to_come <= available:
+        with progress_bar(n_steps, "dry run: steps", "steps") as bar, machine.Peak(device) as memory:
+            try:
+                result = steps(bar)
+                peak = memory.bytes
+            except (RuntimeError, MemoryError) as error:
+                if not machine.is_lack_of_memory(error):
+                    raise
+    return result, memory_at_peak(needs, before=before, peak=peak, available=available)
+
+
+def _not_compiled(config: TrainingArguments) -> AbstractContextManager:
+    """Within: nothing is compiled, which would take minutes and write files."""
+    return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
+
+
+def _variants(phase: Phase) -> list[tuple[Kind, Phase]]:
+    """The kinds of updates that a phase has, each as a phase of its own: of every loss, with each writer of labels.
+
+    How many updates learn which loss may depend on the scores: all are taken for equally many.
+    """
+    variants = []
+    for entry in phase.losses:
+        share = entry.generate_labels_weight
+        for writes, part in ((0.0, 1 - share), (1.0, share)):
+            if part > 0:
+                what = f"{entry.name} on labels of the student" if writes else entry.name
+                loss = replace(entry, generate_labels_weight=writes)
+                variants.append((Kind(what, part / len(phase.losses), 0.0), replace(phase, losses=(loss,))))
+    return variants
+
+
+def _time_updates(trainer: Trainer, kind: Kind, phase: Phase, split: TokenizedSplit, bar: Any) -> Kind:
+    """The kind with the time of an update: the longest one goes first, then some of usual length are timed."""
+    size, seed = trainer.config.batch_size, trainer.config.seed
+    updates = list(chunks(epoch_order(split.lengths, size, seed=seed, epoch=trainer.state.epoch), size))
+    sizes = [_padded(split.lengths, rows) for rows in updates]
+    trainer.try_update(phase, split, updates[int(np.argmax(sizes))])
+    bar.update()
+    seconds = []
+    for place in nearest_to_mean(sizes, TYPICAL):
+        seconds.append(_seconds(partial(trainer.try_update, phase, split, updates[place]), trainer.device))
+        bar.update()
+    return replace(kind, seconds=sum(seconds) / len(seconds))
+
+
+def _time_evaluation(trainer: Trainer, split: TokenizedSplit) -> float:
+    """Seconds that a row takes when it is evaluated, by a batch of usual length; without the metrics."""
+    evaluator, model = trainer.evaluator, trainer.training.model
+    batches = list(chunks(longest_first(split.input_lengths), evaluator.batch_size))
+    (place,) = nearest_to_mean([_padded(split.input_lengths, rows) for rows in batches], 1)
+    rows = batches[place]
+
+    def evaluate() -> None:
+        evaluator.write(model, split, rows)
+        deque(evaluator.token_losses(model, split, rows), maxlen=0)
+
+    model.eval()
+    seconds = _seconds(evaluate, trainer.device)
+    if seconds < QUICK:  # what the first time alone takes may be most of it
+        seconds = _seconds(evaluate, trainer.device)
+    return seconds / len(rows)
+
+
+def _padded(lengths: np.ndarray, rows: np.ndarray) -> int:
+    """Tokens of a batch of rows, padding included."""
+    return len(rows) * int(lengths[rows].max())
+
+
+def _seconds(step: Callable[[], object], device: torch.device) -> float:
+    machine.wait_for(device)
+    start = time.perf_counter()
+    step()
+    machine.wait_for(device)
+    return time.perf_counter() - start

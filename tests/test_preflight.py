@@ -1,0 +1,760 @@
+"""--dry_run True: the report's numbers are those of the run, nothing is written, and what is wrong is refused alike."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import pytest
+import torch
+from test_bad_input import MAINS, corrupt, flags_of, make_place, refused
+from tiny_runs import TINY, argv, ft_flags, gen_flags, kd_flags, names, read, rows, tree, weights
+
+import ft_main
+from src.config.arguments import REPOSITORY, FineTuneArguments
+from src.config.cli import parse, run_script
+from src.config.errors import UserError
+from src.config.experiments import LossEntry
+from src.data.batches import Tokenization, TokenizedDatasets
+from src.data.files import check_writable
+from src.data.lengths import Cuts, Lengths
+from src.models.loading import is_encoder_decoder, load_config, load_tokenizer
+from src.training import checkpoints, machine, rehearsal
+from src.training.checkpoints import RunState
+from src.training.engine import Phase, Trainer
+from src.training.preflight import (
+    Kind,
+    Looked,
+    Memory,
+    Needs,
+    Part,
+    Work,
+    disk_at_peak,
+    disk_lines,
+    duration,
+    kinds_text,
+    listed,
+    mean_seconds,
+    memory_at_peak,
+    memory_lines,
+    moment,
+    nearest_to_mean,
+    plural,
+    render,
+    size,
+    smaller_micro_batch,
+    span,
+    table_of_splits,
+    time_lines,
+    work_in_epoch,
+    work_of_phases,
+)
+from src.training.tracking import LOCK, data_fingerprint, open_run
+
+DRY = ["--dry_run", "True"]
+
+# ---------------------------------------------------------------------------------------------------------------- work
+
+
+def config_of(**flags) -> FineTuneArguments:
+    sizes = {"batch_size": 4, "max_gpu_batch_size": 2}
+    return FineTuneArguments(output_dir="out", dataset_path="d.json", **{**sizes, **flags})
+
+
+@pytest.mark.parametrize(
+    ("every", "place", "left"),
+    [
+        (0.55, (0, 0), (3, 3)),  # 10 rows: 5 steps in windows of 2, 2 and 1; due every 2 steps and at the end
+        (1.0, (0, 0), (3, 1)),
+        (3.0, (0, 0), (3, 2)),  # step 3 lies inside a window: due at its end, 4
+        (0.55, (2, 2), (2, 2)),
+        (0.55, (2, 0), (2, 3)),  # stopped before the evaluation
+        (0.55, (5, 4), (0, 1)),
+        (0.55, (5, 5), (0, 0)),
+    ],
+)
+def test_work_in_epoch(every, place, left):
+    config = config_of(save_checkpoint_every_n_steps=every)
+    assert work_in_epoch(config, 10, steps_done=place[0], evaluated=place[1]) == left
+
+
+def data_of(**n_rows: int) -> TokenizedDatasets:
+    return TokenizedDatasets({name: {"text": ["a"] * n} for name, n in n_rows.items()}, None)
+
+
+PHASES = [Phase("distil", ("train_0", "train_1"), 3), Phase("fine-tune", ("ft",), 2, from_best=True)]
+
+
+def test_work_of_phases():
+    data = data_of(train_0=10, train_1=8, ft=3, dev=2, test=2)
+    config = config_of(test_every_n_epochs=2)
+    # train_0 has 3 updates and 3 evaluations, train_1 2 and 2, ft 1 and 1; tests after epochs 1 and 3 of 0 to 4
+    assert work_of_phases(config, PHASES, data, RunState()) == [Work((3, 2, 3), 8, 1), Work((1, 1), 2, 1)]
+    at = RunState(epoch=1, steps_done=2, evaluated=2)
+    assert work_of_phases(config, PHASES, data, at) == [Work((1, 3), 4, 1), Work((1, 1), 2, 1)]
+    # The last epoch is over, its test is there; the state of its last evaluation is continued.
+    at = RunState(phase=1, epoch=3, phase_start=3, steps_done=2, evaluated=2)
+    assert work_of_phases(config, PHASES, data, at) == [Work((0, 1), 1, 0)]
+    assert (Work((3, 2, 3)).epochs, Work((3, 2, 3)).updates, Work(()).updates) == (3, 8, 0)
+
+
+def test_work_without_dev_and_test():
+    data = data_of(train_0=10, train_1=8, ft=3)
+    works = work_of_phases(config_of(test_every_n_epochs=1), PHASES, data, RunState())
+    assert works == [Work((3, 2, 3)), Work((1, 1))]
+
+
+def test_nearest_to_mean():
+    assert nearest_to_mean([10, 1, 4, 6, 4], 2) == [2, 3]  # mean 5
+    assert nearest_to_mean([7], 2) == [0]
+    assert nearest_to_mean([3, 3, 3], 2) == [0, 1]
+
+
+# ----------------------------------------------------------------------------------------------------- memory and disk
+
+
+NEEDS = Needs(weights=100, gradients=100, optimizer=200, teacher=50)
+
+
+def test_memory_at_peak():
+    """400 bytes before: weights, teacher and 250 others; at the peak gradients, the optimiser's state and 80 more."""
+    memory = memory_at_peak(NEEDS, before=400, peak=780, available=1000)
+    assert memory == Memory(NEEDS, work=80, rest=250, available=1000)
+    assert (memory.total, memory.fits) == (780, True)
+    assert not memory_at_peak(NEEDS, before=400, peak=1001, available=1000).fits
+
+
+def test_memory_of_a_run_that_continues():
+    """Its optimiser's state is there before the first step."""
+    needs = Needs(weights=100, gradients=100, optimizer=200, optimizer_there=200)
+    assert needs.to_come == 100
+    memory = memory_at_peak(needs, before=400, peak=580, available=1000)
+    assert (memory.work, memory.rest, memory.total) == (80, 100, 580)
+
+
+def test_memory_that_ran_out():
+    memory = memory_at_peak(NEEDS, before=400, peak=None, available=600)
+    assert (memory.work, memory.total, memory.fits) == (None, 700, False)
+    first, parts = memory_lines(memory, "cuda:0", ["--max_gpu_batch_size 4", "a smaller model"])
+    assert first == (
+        "does not fit: more than 1 kB at the peak, and this run can have 1 kB (cuda:0); try --max_gpu_batch_size 4, "
+        "a smaller model"
+    )
+    assert "longest batch" not in parts
+
+
+def test_memory_lines():
+    needs = Needs(weights=240_000_000, gradients=240_000_000, optimizer=480_000_000, teacher=0)
+    fits = Memory(needs, work=1_500_000_000, rest=400_000_000, available=16_000_000_000)
+    assert memory_lines(fits, "cpu", []) == [
+        "about 2.9 GB at the peak, of 16 GB that this run can have (cpu)",
+        "weights 240 MB + gradients 240 MB + optimiser 480 MB + the longest batch 1.5 GB + program and data 400 MB",
+    ]
+    tight = Memory(needs, work=1_500_000_000, rest=400_000_000, available=2_000_000_000)
+    assert memory_lines(tight, "cpu", ["x"])[0].startswith(
+        "does not fit: about 2.9 GB at the peak, and this run can have 2"
+    )
+
+
+@pytest.mark.parametrize(
+    ("sizes", "smaller"), [((96, 96), 48), ((96, 9), 4), ((10, 5), 2), ((8, 1), None), ((7, 7), 1)]
+)
+def test_smaller_micro_batch(sizes, smaller):
+    assert smaller_micro_batch(*sizes) == smaller
+
+
+@pytest.mark.parametrize(
+    ("has_dev", "n_phases", "needed"),
+    [(True, 1, 4 * 12), (True, 2, 5 * 12), (False, 1, 2 * 12 + 4), (False, 2, 3 * 12), (True, 0, 4)],
+)
+def test_disk_at_peak(has_dev, n_phases, needed):
+    assert disk_at_peak(4, 8, has_dev=has_dev, n_phases=n_phases) == needed
+
+
+def test_disk_lines():
+    assert disk_lines(5000, free=9000, freed=0) == ["checkpoints take up to 5 kB; 9 kB are free"]
+    line = "checkpoints take up to 5 kB; 3 kB are free, and 2 kB are this folder's already"
+    assert disk_lines(5000, free=3000, freed=2000) == [line]
+    assert disk_lines(5001, free=3000, freed=2000) == [f"does not fit: {line}; try another --output_dir"]
+
+
+@pytest.mark.parametrize("flags", [{}, {"ft_steps_at_end": 2, "epochs": 4, "stop_training_after_n_epochs": 2}])
+def test_a_run_takes_no_more_of_the_disk(tiny_models, rotation_path, tmp_path, monkeypatch, flags):
+    """Measured wherever a checkpoint has just been written; what is not weights or optimiser is small."""
+    taken = []
+    save = checkpoints.save_checkpoint
+
+    def measured(*args) -> None:
+        save(*args)
+        files = [file for file in out.rglob("*") if file.name in ("model.safetensors", "optimizer.pt")]
+        taken.append(sum(file.stat().st_size for file in files))
+
+    monkeypatch.setattr(checkpoints, "save_checkpoint", measured)
+    out = tmp_path / "out"
+    better = {"metric_for_best_model": "nll", "greater_is_better": False}
+    MAINS["kd"](kd_flags(tiny_models["t5"], rotation_path, out, **better, **flags))
+    n = sum(tensor.numel() for tensor in weights(out / "model").values())
+    expected = disk_at_peak(4 * n, 8 * n, has_dev=True, n_phases=1 + bool(flags))
+    assert 0.9 * expected < max(taken) < 1.3 * expected  # names and headers, where models are this small
+
+
+def test_what_is_free_where_a_folder_will_be(tmp_path):
+    assert machine.free_disk(tmp_path / "a" / "b") == pytest.approx(shutil.disk_usage(tmp_path).free, rel=0.01)
+    (tmp_path / "c").mkdir()
+    (tmp_path / "c" / "d").write_text("12345")
+    (tmp_path / "e").write_text("123")
+    assert machine.size_of([tmp_path / "c", tmp_path / "e"]) == 8
+
+
+def test_the_peak_of_a_cpu_is_seen():
+    """Memory that is there for a moment only."""
+    device = torch.device("cpu")
+    before = machine.held(device)
+    with machine.Peak(device) as peak:
+        held = torch.ones(50_000_000)
+        assert held.sum() == 50_000_000
+        del held
+    assert peak.bytes > before + 150_000_000
+    assert machine.within_reach(device) > before
+
+
+def test_what_lack_of_memory_looks_like():
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(2**60)
+    assert machine.is_lack_of_memory(caught.value)
+    assert machine.is_lack_of_memory(torch.OutOfMemoryError("CUDA out of memory."))
+    assert not machine.is_lack_of_memory(RuntimeError("size mismatch"))
+
+
+# ------------------------------------------------------------------------------------------------------ time and words
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0.4, "less than 1 s"),
+        (40, "40 s"),
+        (99, "99 s"),
+        (100, "2 min"),
+        (12_000, "3 h 20 min"),
+        (3_599, "1 h 0 min"),
+        (47 * 3600, "47 h 0 min"),
+        (190_000, "2 days 5 h"),
+    ],
+)
+def test_duration(seconds, text):
+    assert duration(seconds) == text
+
+
+def test_words():
+    assert [size(n) for n in (0, 340_400, 999_400, 999_600, 2_449_000, 17e9, 1.2e12)] == [
+        "0 kB", "340 kB", "999 kB", "1.0 MB", "2.4 MB", "17 GB", "1.2 TB"
+    ]  # fmt: skip
+    assert [moment(s) for s in (0.0314, 2.44, 75.4)] == ["0.031 s", "2.4 s", "75 s"]
+    assert [span([7000, 7000]), span([7000, 6990, 6999])] == ["7,000", "6,990 to 7,000"]
+    assert [plural(1, "epoch"), plural(1200, "epoch"), plural(2, "batch", "batches")] == [
+        "1 epoch", "1,200 epochs", "2 batches"
+    ]  # fmt: skip
+    assert listed(["a", "b", "c"]) == "a, b, c"
+    assert listed([f"train_{i}" for i in range(1, 48)]) == "train_1 … train_47 (47 splits)"
+
+
+def test_time_lines():
+    parts = [Part("distil update", 36_000, 0.3), Part("dev evaluation", 200, 6), Part("test evaluation", 0, 9)]
+    assert time_lines(parts) == [
+        "about 3 h 20 min",
+        "36,000 distil updates of 0.3 s: 3 h 0 min",
+        "200 dev evaluations of 6 s: 20 min",
+    ]
+    assert time_lines([Part("update", 1, 0.2)]) == ["less than 1 s", "1 update of 0.2 s: less than 1 s"]
+
+
+def test_kinds_of_updates():
+    kinds = [Kind("logits", 0.7, 0.5), Kind("logits on labels of the student", 0.3, 2.0)]
+    assert mean_seconds(kinds) == pytest.approx(0.95)
+    assert kinds_text(kinds) == " (70 % logits: 0.5 s, 30 % logits on labels of the student: 2 s)"
+    assert kinds_text(kinds[:1]) == ""
+
+
+def test_the_kinds_that_a_phase_has():
+    losses = (
+        LossEntry(name="a", forward_weight=1.0),
+        LossEntry(name="b", logits_weight=1.0, generate_labels_weight=0.25),
+        LossEntry(name="c", logits_weight=1.0, generate_labels_weight=1.0),
+    )
+    kinds = rehearsal._variants(Phase("distil", ("train",), 1, losses=losses))
+    assert [(kind.what, round(kind.share * 12)) for kind, _ in kinds] == [
+        ("a", 4), ("b", 3), ("b on labels of the student", 1), ("c on labels of the student", 4)
+    ]  # fmt: skip
+    assert [phase.losses[0].generate_labels_weight for _, phase in kinds] == [0.0, 0.0, 1.0, 1.0]
+
+
+def test_table_of_splits():
+    inputs, targets = Lengths(48, 5000, 14.25, 1200, 50, 60), Lengths(8, 5000, 9.0, 31, 3000, 20)
+    looked = [Looked("train_0", 35_000, Cuts(inputs, targets, 3)), Looked("unlabeled", 5000, Cuts(inputs))]
+    assert table_of_splits(looked) == [
+        "split        rows  inputs: mean  longest    cut  targets: mean  longest   cut  empty",
+        "train_0    35,000          14.2    1,200  1.0 %            9.0       31  60 %      3  (of 5,000 rows)",
+        "unlabeled   5,000          14.2    1,200  1.0 %",
+    ]
+    assert table_of_splits(looked[1:])[0] == "split       rows  inputs: mean  longest    cut"
+
+
+def test_render():
+    assert render([("run", ["a", "b"]), ("memory", ["c"])]) == "run     a\n        b\nmemory  c"
+
+
+# -------------------------------------------------------------------------------------------------------------- scripts
+
+
+def stored_columns(model: str, columns: dict[str, list[str]]) -> dict:
+    """The split with log-probabilities of an API that knows no token but the target's."""
+    kind = is_encoder_decoder(load_config(model))
+    labels = Tokenization(load_tokenizer(model), kind, 64, 64).encode_labels(columns["target"]).tokens
+    tokens = [[[int(token)] for token in labels[row]] for row in range(len(labels))]
+    return {**columns, "tokens": tokens, "logits": [[[0.0] for _ in row] for row in tokens]}
+
+
+@pytest.fixture
+def command(tiny_models, rotation_path, tmp_path):
+    """The command line of a script for a family; everything lies in tmp_path, and is small."""
+
+    def make(script: str, family: str, **flags) -> list[str]:
+        models, data, out = tiny_models[family], tmp_path / "data.json", tmp_path / "out"
+        datasets = read(Path(rotation_path))
+        if script == "stored":
+            for name in ("train_0", "train_1", "train_2"):
+                datasets[name] = stored_columns(models["student"], datasets[name])
+        data.write_text(json.dumps(datasets), encoding="utf-8")
+        closing = {"epochs": 4, "stop_training_after_n_epochs": 3, "ft_steps_at_end": 2}
+        if script == "ft":
+            return ft_flags(models["student"], data, out, **{"epochs": 3, "test_every_n_epochs": 2, **flags})
+        if script == "kd":
+            return kd_flags(models, data, out, **{**closing, **flags})
+        if script == "stored":
+            named = {"student_name": models["student"], "experiment_config_key": "logits_kd"}
+            return argv({**TINY, **named, "dataset_path": data, "output_dir": out, **closing, **flags})
+        if script == "simulate":
+            return gen_flags(models["student"], data, out, n_completions=2, **flags)
+        flags = {"generation_type": "sampling", "num_return_sequences": 3, **flags}
+        return gen_flags(models["student"], data, out, **flags)
+
+    return make
+
+
+def dry_run(script: str, command: Sequence[str], root: Path, capsys) -> dict[str, list[str]]:
+    """The sections of the report; the disk is as it was."""
+    before = tree(root)
+    capsys.readouterr()
+    assert run_script(MAINS[script], [*command, *DRY]) == 0
+    assert tree(root) == before
+    printed = capsys.readouterr().out
+    return sections_of(printed.partition("\n\n")[2])
+
+
+def sections_of(printed: str) -> dict[str, list[str]]:
+    sections: dict[str, list[str]] = {}
+    for line in printed.splitlines():
+        name = line[: line.index(" ")]
+        if name:
+            sections[name] = last = []
+        last.append(line[len(name) :].strip())
+    return sections
+
+
+def number(pattern: str, lines: Sequence[str]) -> int:
+    """The number that stands for `#` in the one line that has the rest of the pattern."""
+    found = [match[1] for line in lines if (match := re.search(pattern.replace("#", r"([\d,]+)"), line))]
+    assert len(found) == 1, (pattern, lines)
+    return int(found[0].replace(",", ""))
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("script", ["ft", "kd", "stored"])
+def test_the_numbers_of_the_report_are_those_of_the_run(command, tmp_path, capsys, monkeypatch, script, family):
+    flags = command(script, family)
+    sections = dry_run(script, flags, tmp_path, capsys)
+    assert list(sections) == ["run", "models", "data", "work", "disk", "memory", "time"]
+    updates = []
+    update = Trainer._update
+    monkeypatch.setattr(Trainer, "_update", lambda self, *given: updates.append(1) or update(self, *given))
+    assert run_script(MAINS[script], flags) == 0
+    scores = rows(tmp_path / "out")
+    evaluated = [row["split"] for row in scores]
+    assert number("# of dev", sections["work"]) == evaluated.count("dev")
+    assert number("# of test", sections["work"]) == evaluated.count("test")
+    phases = ["fine-tune"] if script == "ft" else [r"distil \(logits_kd\)", "fine-tune"]
+    in_all = [number(f"^{phase}: .*, # in all", sections["work"]) for phase in phases]
+    assert in_all == ([8] if script == "ft" else [8, 4])  # 3 + 3 + 2, and 2 + 2
+    assert sum(in_all) == len(updates)
+    epochs = [number(f"^{phase}: # epoch", sections["work"]) for phase in phases]
+    assert sum(epochs) == len({row["epoch"] for row in scores if row["split"] == "dev"}) == (3 if script == "ft" else 5)
+    for phase, n in zip(phases, in_all, strict=True):
+        assert number(f"^# {phase} updates of ", sections["time"]) == n
+    assert number("^# dev evaluations of ", sections["time"]) == evaluated.count("dev")
+    losses = rows(tmp_path / "out", "train_losses.csv")
+    assert float(losses[-1]["learning_rate"]) == 0 if script == "ft" else float(losses[-1]["learning_rate"]) >= 0
+    nominal = 8 if script == "ft" else 11  # of 3 epochs; of 4
+    assert number("falls to 0 at update #", sections["work"]) == nominal
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_lengths_by_hand(command, tmp_path, capsys, family, tiny_tokenizers):
+    """Of targets of at most 8 tokens, EOS included, and inputs of at most 9."""
+    flags = command("ft", family, max_input_length=9)
+    table = dry_run("ft", flags, tmp_path, capsys)["data"]
+    tokenizer, eos = tiny_tokenizers[family], 1 if family == "t5" else 0
+    for split, columns in read(tmp_path / "data.json").items():
+        if not split.startswith(("train_0", "dev", "test")):
+            continue
+        inputs = [len(tokenizer(text)["input_ids"]) for text in columns["text"]]
+        before = "" if family == "t5" else " "
+        targets = [
+            len(tokenizer(before + text, add_special_tokens=False)["input_ids"]) + 1 for text in columns["target"]
+        ]
+        shares = [
+            sum(length > limit for length in lengths) / len(lengths) for lengths, limit in ((inputs, 9), (targets, 8))
+        ]
+        (line,) = (line for line in table if line.startswith(f"{split} "))
+        cells = line.replace(" %", "%").split()
+        assert eos in (0, 1)
+        assert cells == [
+            split, str(len(inputs)),
+            f"{sum(inputs) / len(inputs):.1f}", str(max(inputs)), f"{100 * shares[0]:.0f}%",
+            f"{sum(targets) / len(targets):.1f}", str(max(targets)), f"{100 * shares[1]:.0f}%", "0",
+        ]  # fmt: skip
+    assert "not looked at: train_1, train_2, 8 to 9 rows each" in table
+    assert "not used: ft, unlabeled" in table
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("script", ["gen", "simulate"])
+def test_the_numbers_of_writing(command, tmp_path, capsys, script, family):
+    """41 inputs but ft and dev_ppl (gen) or dev_ppl alone; three targets each, or two of what is trained on."""
+    flags = command(script, family)
+    sections = dry_run(script, flags, tmp_path, capsys)
+    assert list(sections) == ["run", "model", "data", "work", "memory", "time"]
+    assert run_script(MAINS[script], flags) == 0
+    if script == "gen":
+        made = read(tmp_path / "out" / "generated_datasets.json")
+        n_targets = sum(len(columns["generated"]) for columns in made.values())
+    else:
+        made = read(tmp_path / "out" / "api_completions.json")
+        n_targets = sum(len(columns["prediction"]) for columns in made.values())
+    assert number("^# targets, ", sections["work"]) == n_targets == (120 if script == "gen" else 78)
+    assert number("^# targets of ", sections["time"]) == n_targets
+    assert number(" # batches of up to 4 inputs", sections["work"]) == (12 if script == "gen" else 14)
+    assert [line.split()[0] for line in sections["data"][1:-1] if not line.startswith("not ")] == list(made)
+
+
+def test_models_are_described(fresh_accelerator, command, tmp_path, capsys, tiny_models):
+    sections = dry_run("kd", command("kd", "t5", teacher_dtype="bf16", mixed_precision="bf16"), tmp_path, capsys)
+    student, teacher, tokenizer, device = sections["models"]
+    folder = tiny_models["t5"]["student"]
+    n = sum(tensor.numel() for tensor in weights(Path(folder)).values()) / 1e6
+    assert student == f"student {folder}: t5, {n:.2f} M parameters, 2 + 2 layers, vocabulary of 96, float32"
+    assert teacher.endswith("3 + 3 layers, vocabulary of 96, bfloat16")
+    assert tokenizer == "one tokenizer of 96 tokens for both"
+    assert device == "on cpu, 1 thread, forward passes in bf16"
+
+
+@pytest.mark.parametrize(
+    ("key", "shares"),  # of the updates whose labels the student writes
+    [
+        ("logits_kd_student_gens", {1.0}),
+        ("logits_kd_student_gens_co_teaching", {0.0, 1.0}),
+        ("attention_kd_student_gens", {0.0, 1.0}),
+        ("noisy_kd", {0.0}),
+        ("finetuning", {0.0}),
+    ],
+)
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_experiments(command, tmp_path, capsys, monkeypatch, key, shares, family):
+    """Where the student writes half of the labels, updates with and without are timed."""
+    written = []
+    relabel = Trainer._relabelled
+    monkeypatch.setattr(
+        Trainer, "_relabelled", lambda self, entry, *given: written.append(entry) or relabel(self, entry, *given)
+    )
+    flags = command("kd", family, experiment_config_key=key, ft_steps_at_end=None)
+    sections = dry_run("kd", flags, tmp_path, capsys)
+    assert {entry.generate_labels_weight for entry in written} == shares
+    (line,) = (line for line in sections["time"] if " distil " in line)
+    assert line.count("50 %") == (2 if len(shares) == 2 else 0)
+    assert ("on labels of the student" in line) is (len(shares) == 2)
+    assert any("measuring scales" in line for line in sections["time"]) is key.startswith("attention")
+    assert any("teacher" in line for line in sections["models"]) is (key != "finetuning")
+
+
+@pytest.mark.parametrize("script", ["ft", "kd", "stored"])
+def test_only_a_test(command, tmp_path, capsys, script):
+    """--do_train False: nothing to learn, no teacher to load."""
+    sections = dry_run(script, command(script, "t5", do_train=False), tmp_path, capsys)
+    assert sections["work"] == ["evaluations: 1 of test"]
+    assert not any("teacher" in line for line in sections["models"])
+    assert not any("gradients" in line for line in sections["memory"])
+    assert number("^# test evaluation of", sections["time"]) == 1
+    assert [line.split()[0] for line in sections["data"][1:2]] == ["test"]
+
+
+def test_nothing_is_written_anywhere(command, tmp_path):
+    """In a process of its own: neither at home, nor in a cache, a temporary folder or where it was started."""
+    for name in ("home", "tmp", "cache", "here"):
+        (tmp_path / name).mkdir()
+    environment = {
+        **os.environ,
+        "HOME": str(tmp_path / "home"),
+        "TMPDIR": str(tmp_path / "tmp"),
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "HF_HOME": str(tmp_path / "cache" / "hub"),
+        "PYTHONDONTWRITEBYTECODE": "1",
+        "PYTHONPATH": str(REPOSITORY),
+    }
+    flags = command("kd", "t5")
+    before = elsewhere_than_in(tmp_path / "tmp")
+    done = subprocess.run(
+        [sys.executable, str(REPOSITORY / "kd_main.py"), *flags, *DRY],
+        cwd=tmp_path / "here",
+        capture_output=True,
+        text=True,
+        check=True,
+        env=environment,
+    )
+    assert elsewhere_than_in(tmp_path / "tmp") == before
+    assert names(tmp_path / "tmp") == set()  # Python itself tries out whether it can be written
+    assert "run " in done.stdout
+    assert done.stderr == ""
+
+
+def elsewhere_than_in(folder: Path) -> dict[str, tuple]:
+    return {name: stat for name, stat in tree(folder.parent).items() if name != folder.name}
+
+
+# ------------------------------------------------------------------------------------------------------- what it says
+
+
+def test_of_a_run_that_is_finished(command, tmp_path, capsys):
+    flags = command("ft", "t5", epochs=1)
+    ft_main.main(flags)
+    sections = dry_run("ft", flags, tmp_path, capsys)
+    assert list(sections) == ["run"]
+    assert "finished already, nothing is left to do" in sections["run"][0]
+    assert sections["run"][1].startswith("sacrebleu ")
+    sections = dry_run("ft", [*flags, "--overwrite", "True"], tmp_path, capsys)
+    assert sections["run"] == [
+        f"{tmp_path / 'out'}: a new run; what an earlier one has left there is removed (--overwrite True)"
+    ]
+    assert "are this folder's already" in sections["disk"][0]
+    assert run_script(ft_main.main, [*flags, "--learning_rate", "0.5", *DRY]) == 2
+    assert "--learning_rate was 0.01, is 0.5" in capsys.readouterr().err
+
+
+def test_of_texts_that_are_written(command, tmp_path, capsys):
+    flags = command("gen", "t5")
+    MAINS["gen"](flags)
+    assert dry_run("gen", flags, tmp_path, capsys)["run"] == [
+        f"{tmp_path / 'out'}: finished already, nothing is left to do"
+    ]
+
+
+def test_of_a_new_run(command, tmp_path, capsys):
+    flags = command("ft", "t5")
+    (line,) = dry_run("ft", flags, tmp_path, capsys)["run"]
+    assert line == f"{tmp_path / 'out'}: a new run, in a folder that will be made"
+    (tmp_path / "out").mkdir()
+    assert dry_run("ft", flags, tmp_path, capsys)["run"] == [f"{tmp_path / 'out'}: a new run"]
+
+
+def test_of_a_run_that_goes_on_from_another(command, tmp_path, capsys):
+    former = tmp_path / "former"
+    ft_main.main(command("ft", "t5", output_dir=former, epochs=1, keep_checkpoint_after_test=True))
+    (folder,) = (path for path in former.glob("epoch*") if not path.name.endswith("__last"))
+    state = read(folder / "run_state.json")["run"]
+    sections = dry_run("ft", command("ft", "t5", checkpoint_path=folder), tmp_path, capsys)
+    assert sections["run"] == [
+        f"{tmp_path / 'out'}: goes on from {folder}, epoch {state['epoch']}, step {state['steps_done']}"
+    ]
+
+
+def test_patience_and_warm_up(command, tmp_path, capsys):
+    flags = command("ft", "t5", batch_size=1, max_gpu_batch_size=1, epochs=12, n_patience_epochs=3)
+    work = dry_run("ft", flags, tmp_path, capsys)["work"]
+    # 4 × (10 + 9 + 8) = 108 updates
+    assert "learning rate: warm-up over 8 updates, falls to 0 at update 108" in work
+    assert "less where 3 epochs bring no better score on dev" in work
+
+
+def test_of_long_splits_some_rows_are_looked_at(command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("src.training.rehearsal.ROWS", 4)
+    monkeypatch.setattr("src.training.dry_run.ROWS", 4)
+    data = dry_run("ft", command("ft", "t5"), tmp_path, capsys)["data"]
+    (line,) = (line for line in data if line.startswith("train_0 "))
+    assert line.endswith("(of 4 rows)")  # 0, 3, 6, 9
+    assert line.split()[1] == "10"
+    (line,) = (line for line in data if line.startswith("test "))
+    assert "of" not in line
+
+
+def test_a_glimpse_is_of_rows_all_over_the_split(tiny_tokenizers):
+    made = Tokenization(tiny_tokenizers["t5"], True, 32, 8)
+    words = ["a", "cat", "dog", "bird", "red", "blue", "old"]
+    data = TokenizedDatasets({"train": {"text": words, "target": words[::-1]}}, made)
+    some = data.glimpse("train", 3)
+    chosen = [0, 3, 6]
+    assert [some.inputs[i].tolist() for i in some.input_of_row] == [
+        tiny_tokenizers["t5"](words[i])["input_ids"] for i in chosen
+    ]
+    assert len(data.glimpse("train", 7)) == len(data.split("train")) == 7
+    assert len(data.glimpse("train", 3)) == 7  # it is there now
+
+
+@pytest.mark.parametrize("compiles", [False, True])
+def test_nothing_is_compiled(command, tmp_path, capsys, monkeypatch, compiles):
+    """It would take minutes, and write files."""
+
+    def backend(*_: object) -> None:
+        raise AssertionError("compiled")
+
+    monkeypatch.setattr("src.models.compiled.BACKEND", backend)
+    time = dry_run("ft", command("ft", "t5", compile=compiles), tmp_path, capsys)["time"]
+    assert ("timed without --compile True, whose steps are faster" in time) is compiles
+
+
+@pytest.mark.parametrize("script", ["ft", "gen"])
+def test_memory_that_runs_out_in_a_step(command, tmp_path, capsys, monkeypatch, script):
+    def runs_out(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(Trainer, "try_update", runs_out)
+    monkeypatch.setattr("src.training.writing.Writer.write", runs_out)
+    sections = dry_run(script, command(script, "t5"), tmp_path, capsys)
+    smaller = "--max_gpu_batch_size 1" if script == "ft" else "--batch_size 2"
+    assert sections["memory"][0].startswith("does not fit: more than ")
+    assert sections["memory"][0].endswith(f"; try {smaller}, a smaller model")
+    assert sections["time"] == ["not known: there is not enough memory for a step"]
+
+
+def test_memory_that_is_known_to_be_too_small(command, tmp_path, capsys, monkeypatch):
+    """No step is tried: on a CPU the system would end the process."""
+    monkeypatch.setattr(machine, "within_reach", lambda device: 1000)
+    monkeypatch.setattr(Trainer, "try_update", None)
+    sections = dry_run("kd", command("kd", "t5"), tmp_path, capsys)
+    assert sections["memory"][0].startswith("does not fit: more than ")
+    assert "--teacher_dtype bf16" in sections["memory"][0]
+
+
+def test_another_error_of_a_step_is_no_lack_of_memory(command, monkeypatch):
+    def fails(*_: object) -> None:
+        raise RuntimeError("size mismatch")
+
+    monkeypatch.setattr(Trainer, "try_update", fails)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        ft_main.main([*command("ft", "t5"), *DRY])
+
+
+# --------------------------------------------------------------------------------------------------- what is refused
+
+
+@pytest.fixture
+def place(tmp_path, dropout_models) -> Path:
+    return make_place(tmp_path, dropout_models)
+
+
+@pytest.mark.parametrize(
+    ("script", "flags"),
+    [
+        ("ft", {"batchsize": 3}),
+        ("kd", {"do_train": "maybe"}),
+        ("ft", {"metric_for_best_model": "rouge"}),
+        ("ft", {"output_dir": "@/data.json"}),
+        ("gen", {"output_dir": "@/data.json/out"}),
+        ("ft", {"task_prompt": "modern: " * 30}),
+        ("kd", {"dataset_path": "@/none.json"}),
+        ("gen", {"split_for_generation": "trian"}),
+        ("simulate", {"model_name": "@/none"}),
+        ("gen", {"checkpoint_path": "@/none.pt"}),
+        ("kd", {"teacher_name": "@/gpt2_teacher"}),
+        ("kd", {"experiment_config_key": "logit_kd"}),
+        ("stored", {}),
+        ("ft", {"checkpoint_path": "@/t5_teacher"}),  # found when the weights are read
+        ("kd", {"teacher_state_dict_path": "@/t5_student"}),
+        ("ft", {"mixed_precision": "fp8"}),
+    ],
+)
+def test_a_wrong_command_is_refused_alike(place, capsys, script, flags):
+    command = flags_of(script, place, **flags)
+    assert refused(script, [*command, *DRY], place, capsys) == refused(script, command, place, capsys)
+
+
+@pytest.mark.parametrize("script", ["ft", "gen", "kd"])
+def test_corrupt_weights_are_refused_alike(place, capsys, script):
+    corrupt(place / "t5_student" / "model.safetensors")
+    command = flags_of(script, place)
+    assert refused(script, [*command, *DRY], place, capsys) == refused(script, command, place, capsys)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda out: (out / "eval_scores.csv").write_text("split,epoch\n"),
+        lambda out: (out / "train_losses.csv").unlink(),
+        lambda out: (out / "eval_generations.jsonl").write_text("{}\n{\n{}\n"),
+        lambda out: corrupt(next(out.glob("state/*")) / "optimizer.pt"),
+        lambda out: [shutil.rmtree(folder) for folder in out.glob("epoch*")],
+        lambda out: (out / "run.json").write_text("{"),
+    ],
+)
+def test_a_damaged_run_is_refused_alike(place, capsys, monkeypatch, damage):
+    command = flags_of("ft", place, epochs=3)
+    with monkeypatch.context() as patch:
+        save, saved = Trainer._save_state, []
+
+        def killed(self: Trainer) -> None:
+            save(self)
+            saved.append(1)
+            if len(saved) == 3:
+                raise KeyboardInterrupt
+
+        patch.setattr(Trainer, "_save_state", killed)
+        assert run_script(ft_main.main, command) == 130
+    damage(place / "out")
+    assert refused("ft", [*command, *DRY], place, capsys) == refused("ft", command, place, capsys)
+
+
+def test_a_run_at_work_is_not_disturbed(command, tmp_path, capsys):
+    """It has the folder; a dry run says so in one line and touches nothing, the lock neither."""
+    flags = command("ft", "t5")
+    config = parse(FineTuneArguments, flags)
+    data = {"dataset_path": data_fingerprint(config.dataset_path, {})}
+    run = open_run(config, data)
+    with run.held():
+        run.begin(anew=True)
+        line = refused("ft", [*flags, *DRY], tmp_path, capsys)
+        assert line == refused("ft", flags, tmp_path, capsys)
+        assert f"{tmp_path / 'out'}: another run is at work there" in line
+        before = tree(tmp_path)
+        assert run_script(ft_main.main, [*flags, *DRY]) == 2
+        assert tree(tmp_path) == before
+        assert run.lock.is_locked
+        assert (tmp_path / "out" / LOCK).exists()
+    assert run_script(ft_main.main, [*flags, *DRY]) == 0
+
+
+def test_the_lock_of_a_killed_run_is_no_run(command, tmp_path, capsys):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / LOCK).touch()
+    dry_run("ft", command("ft", "t5"), tmp_path, capsys)
+
+
+def test_a_folder_that_cannot_be_written(tmp_path, monkeypatch):
+    """Everybody may write everywhere who runs these tests as root: what the system says is made up."""
+    check_writable(tmp_path / "a" / "b")
+    asked = []
+    monkeypatch.setattr("os.access", lambda path, mode: asked.append((path, mode)))
+    with pytest.raises(UserError, match=r"a/b: cannot be written: Permission denied$"):
+        check_writable(tmp_path / "a" / "b")
+    assert asked == [(tmp_path, os.W_OK | os.X_OK)]
