@@ -17,7 +17,7 @@ from src.config.arguments import (
     GenerateArguments,
     PrepareArguments,
 )
-from src.config.cli import HUGE_PAGES, explicit_flags, parse, run_script
+from src.config.cli import explicit_flags, parse, run_script
 from src.config.errors import UserError
 
 CLASSES = {
@@ -325,14 +325,3 @@ def test_light_imports():
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True, env=dict(os.environ)
     )
     assert done.stdout.strip() == "[]"
-
-
-def test_torch_is_told_of_huge_pages_before_it_is_imported_and_users_have_the_last_word(monkeypatch):
-    name, value = HUGE_PAGES
-    for given, expected in ((None, value), ("0", "0")):
-        monkeypatch.delenv(name, raising=False)
-        if given is not None:
-            monkeypatch.setenv(name, given)
-        seen = []
-        assert run_script(lambda _: seen.append(os.environ[name])) == 0  # noqa: B023 (called at once)
-        assert seen == [expected]

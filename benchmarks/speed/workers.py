@@ -5,7 +5,6 @@ Imports nothing heavy: torch is loaded by the processes alone.
 
 import importlib.util
 import multiprocessing
-import os
 import resource
 import sys
 import time
@@ -18,7 +17,6 @@ from statistics import median
 from typing import Any
 
 from benchmarks.speed.rows import Row
-from src.config.cli import HUGE_PAGES
 
 LIMIT = "limit"  # the name of the process that measures the machine
 PAUSE = 0.3  # seconds between turns: threads of some libraries spin for 0.2 s after their work
@@ -121,8 +119,6 @@ def _ended(status: int | None) -> Exception:
 
 def serve(connection: Connection, row: Row, name: str, settings: Settings) -> None:
     """A process's whole life: load, then answer questions until the pipe closes."""
-    if name.startswith("ours"):
-        os.environ.setdefault(*HUGE_PAGES)  # as the scripts do
     import torch
 
     from benchmarks.speed.contestants import Contestant, Limit

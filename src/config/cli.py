@@ -1,7 +1,6 @@
 """The command line: dataclass of flags -> argparse -> checked instance, and the exit statuses of every script."""
 
 import argparse
-import os
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import Field, fields
@@ -13,7 +12,6 @@ from src.config.errors import UserError
 from src.config.signals import sigterm_as_exception
 from src.config.values import base_type, check_value, convert, is_list, nearest
 
-HUGE_PAGES = ("THP_MEM_ALLOC_ENABLE", "1")  # read by torch when it is imported: large tensors cost fewer page faults
 Parsed = TypeVar("Parsed", bound=Arguments)
 
 
@@ -49,7 +47,6 @@ def run_script(main: Callable[[Sequence[str] | None], object], argv: Sequence[st
 
     SIGTERM raises Stopped, whose status is 143.
     """
-    os.environ.setdefault(*HUGE_PAGES)
     try:
         with sigterm_as_exception():
             main(argv)
