@@ -4,12 +4,16 @@ A row of a table is (what is wrong, the input, what the line says); `.*` in what
 @ stands for the test's folder, which holds `data.json`, a `student` and a `teacher` (T5), and `gpt2`.
 """
 
+import bz2
 import csv
+import gzip
 import io
 import json
+import lzma
 import os
 import pickle
 import re
+import resource
 import shutil
 import struct
 from collections.abc import Callable
@@ -686,11 +690,32 @@ def test_arrow_folder(place, no_weights, row):
     assert says(place.refuse("ft", dataset_path="@/data"), said)
 
 
+LONG = "a" * 2**20
+
+
+def of_one(value: Any, count: int, kind: pa.DataType) -> pa.DictionaryArray:
+    """An array of `count` times the same value."""
+    return pa.DictionaryArray.from_arrays(pa.array([0] * count, pa.int32()), pa.array([value], kind))
+
+
+def in_lists(values: pa.Array) -> pa.ListArray:
+    """One row, a list of all values."""
+    return pa.ListArray.from_arrays(pa.array([0, len(values)], pa.int32()), values)
+
+
+PLAIN = {"use_dictionary": False, "write_statistics": False}
 BOMBS = [
-    ("a million rows of one word", {"text": pa.array(["a"] * 1_000_000).dictionary_encode()}, {}),
-    ("sixteen megabytes of one letter", {"text": ["a" * 2**24]}, {"use_dictionary": False, "write_statistics": False}),
+    ("a million rows of one word", {"text": of_one("a", 1_000_000, pa.string())}, {}),
+    ("sixteen megabytes of one letter", {"text": ["a" * 2**24]}, PLAIN),
     ("a million nulls", {"text": pa.nulls(1_000_000)}, {}),
-]
+    ("a row of a million nulls", {"text": ["a"], "x": in_lists(pa.nulls(1_000_000, pa.int32()))}, {}),
+    ("a row of a million zeros", {"text": ["a"], "x": in_lists(pa.array([0] * 1_000_000, pa.int8()))}, {}),
+    ("a row of a million empty lists", {"text": ["a"], "x": in_lists(pa.array([[]] * 1_000_000, pa.list_(pa.int8())))},
+     {}),
+    ("wide zeros of one width", {"text": ["a"] * 300, "x": pa.array([bytes(10_000)] * 300, pa.binary(10_000))}, {}),
+    ("texts that share a prefix", {"text": [f"{LONG}{i}" for i in range(8)]},
+     {**PLAIN, "column_encoding": {"text": "DELTA_BYTE_ARRAY"}}),
+]  # fmt: skip
 
 
 @table(BOMBS)
@@ -705,20 +730,170 @@ def test_parquet_bomb(place, no_weights, monkeypatch, row):
     assert says(line, f"rows.parquet: {len(content):,} bytes that would take .*in memory")
 
 
-def test_a_dictionary_of_a_long_text_takes_its_room_once(tmp_path):
-    """3,000 rows of one text of a megabyte, in a file of some kilobytes: 3 GB if each had its own."""
-    rows = pa.DictionaryArray.from_arrays(pa.array([0] * 3_000, pa.int32()), pa.array(["a" * 2**20]))
-    (tmp_path / "rows.parquet").write_bytes(parquet({"text": rows, "target": rows}, compression="zstd"))
+def arrow_stream(columns: dict[str, Any], compression: str | None = None) -> bytes:
+    table = pa.table(columns)
+    sink = io.BytesIO()
+    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def arrow_file(columns: dict[str, Any], compression: str | None = None) -> bytes:
+    table = pa.table(columns)
+    sink = io.BytesIO()
+    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
+    return sink.getvalue()
+
+
+def views(count: int) -> pa.Array:
+    """So many views of one text of a megabyte."""
+    one = pa.array([LONG], pa.string_view())
+    buffers = [None, pa.py_buffer(one.buffers()[1].to_pybytes() * count), one.buffers()[2]]
+    return pa.Array.from_buffers(pa.string_view(), count, buffers)
+
+
+LIST_VIEWS = pa.ListViewArray.from_arrays(
+    pa.array([0] * 1_000, pa.int32()), pa.array([1_000] * 1_000, pa.int32()), pa.array(range(1_000))
+)
+RUNS = pa.RunEndEncodedArray.from_arrays(pa.array([1_000_000], pa.int32()), pa.array(["a"]))
+EXPANDS = "bytes that would take .*in memory"
+ARROW_BOMBS = [
+    ("sixteen megabytes of one letter, zstd", {"text": ["a" * 2**24]}, "zstd", EXPANDS),
+    ("a dictionary of a long word, zstd", {"text": pa.array(["a" * 2**24]).dictionary_encode()}, "zstd", EXPANDS),
+    ("a million nulls", {"text": pa.nulls(1_000_000)}, None, EXPANDS),
+    ("a row of a million nulls", {"text": ["a"], "x": in_lists(pa.nulls(1_000_000))}, None, EXPANDS),
+    ("a thousand views of one long text", {"text": views(1_000), "target": ["a"] * 1_000}, None, EXPANDS),
+    ("runs", {"text": RUNS}, None, "column 'text': type run_end_encoded.*is not read"),
+    ("lists that overlap", {"text": ["a"] * 1_000, "x": LIST_VIEWS}, None, "column 'x': type list_view.*is not read"),
+    ("lists of views", {"text": ["a"], "x": pa.array([["a"]], pa.list_(pa.string_view()))}, None,
+     "column 'x': type string_view is not read"),
+    ("a dictionary of views", {"text": of_one("a", 1, pa.string_view())}, None,
+     "column 'text': type string_view is not read"),
+]  # fmt: skip
+
+
+@table(ARROW_BOMBS)
+def test_arrow_bomb(place, no_weights, monkeypatch, row):
+    """As an Arrow file, and as one of the files of a folder that `datasets` saved."""
+    columns, compression, said = row
+    monkeypatch.setattr(files, "LARGE", 2**20)
+    monkeypatch.setattr(files, "MOST_EXPANSION", 100)
+    content = arrow_file(columns, compression)
+    place.write("d/train.arrow", content)
+    assert says(place.refuse("ft", dataset_path="@/d"), f"d/train.arrow: .*{said}")
+    place.write("saved/data.arrow", arrow_stream(columns, compression))
+    place.write("saved/dataset_info.json", "{}")
+    place.write("saved/state.json", '{"_data_files": [{"filename": "data.arrow"}]}')
+    if said is not EXPANDS or pa.table(columns)["text"].type != pa.string_view():  # which the library has not
+        assert says(place.refuse("ft", dataset_path="@/saved"), f"saved/data.arrow: .*{said}")
+
+
+def test_batches_that_an_arrow_file_does_not_list(place, no_weights):
+    """What is looked at and what is read must be the same."""
+    sink = io.BytesIO()
+    rows = pa.table(PAIR)
+    with pa.ipc.new_file(sink, rows.schema) as writer:
+        for _ in range(2):
+            writer.write_table(rows)
+    content, one = sink.getvalue(), arrow(PAIR)
+    end = content.rindex(b"\xff\xff\xff\xff\x00\x00\x00\x00")
+    assert one.count(b"\xff\xff\xff\xff\x00\x00\x00\x00") == 1
+    place.write("d/train.arrow", content[:end] + one[one.rindex(b"\xff\xff\xff\xff\x00\x00\x00\x00") :])
+    assert says(place.refuse("ft", dataset_path="@/d"), "d/train.arrow: not an Arrow file: 2 batches of rows, 1 listed")
+
+
+@pytest.mark.parametrize("kind", [pa.string(), pa.large_string(), pa.binary(), pa.large_binary()], ids=str)
+@pytest.mark.parametrize("shape", ["column", "list", "struct", "map", "two levels"])
+def test_a_long_text_that_is_there_often_takes_its_room_once(tmp_path, kind, shape):
+    """600 times one text of a megabyte, in a file of some kilobytes: 0.6 GB if each had its own. Whatever the file says
+    of its type: a writer makes a dictionary by itself."""
+    value = LONG.encode() if "binary" in str(kind) else LONG
+    words = pa.chunked_array([pa.array([value] * 100, kind)] * 6).combine_chunks()
+    columns = {
+        "column": words,
+        "list": in_lists(words),
+        "struct": pa.StructArray.from_arrays([words], names=["a"]),
+        "map": pa.MapArray.from_arrays(pa.array([0, 600], pa.int32()), pa.array(range(600)), words),
+        "two levels": in_lists(in_lists(words)),
+    }
+    rows = {"text": ["a"] * len(columns[shape]), "target": ["a"] * len(columns[shape]), "x": columns[shape]}
+    (tmp_path / "rows.parquet").write_bytes(parquet(rows, compression="zstd"))
+    assert (tmp_path / "rows.parquet").stat().st_size < 50_000
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    read_ = read_datasets(tmp_path / "rows.parquet")["train"]["x"]
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
+    found = {
+        "column": lambda: read_,
+        "list": lambda: read_[0],
+        "struct": lambda: [row["a"] for row in read_],
+        "map": lambda: [item for _, item in read_[0]],
+        "two levels": lambda: read_[0][0],
+    }[shape]()
+    assert found == [value] * 600
+
+
+def test_an_arrow_dictionary_of_a_long_text_takes_its_room_once(tmp_path):
+    rows = of_one(LONG, 3_000, pa.string())
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "train.arrow").write_bytes(arrow({"text": rows, "target": rows}))
-    for path in (tmp_path / "rows.parquet", tmp_path / "d"):
-        texts = read_datasets(path)["train"]["text"]
-        assert len(texts) == 3_000 and len(texts[0]) == 2**20 and len(set(map(id, texts))) == 1
+    texts = read_datasets(tmp_path / "d")["train"]["text"]
+    assert len(texts) == 3_000 and len(texts[0]) == 2**20 and len(set(map(id, texts))) == 1
 
 
-# ---------------------------------------------------------------------------------------------------- folders and names
+@pytest.mark.parametrize("compression", [None, "lz4", "zstd"])
+@pytest.mark.parametrize("encoding", [None, "PLAIN", "DELTA_BYTE_ARRAY", "DELTA_LENGTH_BYTE_ARRAY"])
+def test_what_other_writers_do_is_read(tmp_path, compression, encoding):
+    """Compressed buffers, encodings of texts, views, and columns of every shape, with nulls, in several groups."""
+    texts = [f"The cat {i}." if i % 7 else "The cat." for i in range(3_000)]
+    words: list = [None if i % 5 == 0 else ["a", f"b{i % 3}", None][: i % 4] for i in range(3_000)]
+    columns = {
+        "text": texts,
+        "target": texts[::-1],
+        "words": words,
+        "struct": [None if i % 3 == 0 else {"a": f"c{i % 2}", "n": i} for i in range(3_000)],
+        "pairs": pa.array([None if i % 4 == 0 else [("k", f"v{i % 2}")] for i in range(3_000)],
+                          pa.map_(pa.string(), pa.string())),
+        "two": pa.array([[f"x{i % 2}", "y"] for i in range(3_000)], pa.list_(pa.string(), 2)),
+    }  # fmt: skip
+    expected = pa.table(columns).to_pydict()
+    options = {"use_dictionary": False, "column_encoding": {"text": encoding}} if encoding else {}
+    path = tmp_path / "rows.parquet"
+    path.write_bytes(parquet(columns, compression=compression or "NONE", row_group_size=1_000, **options))
+    assert read_datasets(path)["train"] == expected
+    (tmp_path / "d").mkdir()
+    plain = {name: columns[name] for name in ("text", "target", "words", "struct", "pairs")}
+    plain["view"] = pa.array(texts, pa.string_view())
+    plain["encoded"] = pa.array(texts).dictionary_encode()
+    (tmp_path / "d" / "train.arrow").write_bytes(arrow_file(plain, compression))
+    found = read_datasets(tmp_path / "d")["train"]
+    assert found == {name: expected.get(name, texts) for name in plain}
+
+
+@pytest.mark.parametrize("name", ["data.json.gz", "data.jsonl.gz", "data.csv.zst", "data.json.bz2", "data.parquet.xz"])
+def test_compressed_files_are_refused(place, no_weights, name):
+    """Alone, and as a split of a folder, where it would be missing without a word."""
+    content = {"gz": gzip.compress, "bz2": bz2.compress, "xz": lzma.compress, "zst": lambda data: ZSTD + data}
+    packed = content[name.rpartition(".")[2]](json.dumps(GOOD).encode())
+    place.write(name, packed)
+    assert says(place.refuse("ft", dataset_path=f"@/{name}"), f"{name}: is compressed; unpack it first")
+    place.write("d/train.jsonl", ROW)
+    place.write(f"d/{name.replace('data', 'dev')}", packed)
+    said = f"d/{name.replace('data', 'dev')}: is compressed; unpack it first"
+    assert says(place.refuse("ft", dataset_path="@/d"), said)
+
+
+def test_a_compressed_file_under_another_name(place, no_weights):
+    place.write("data.json", gzip.compress(json.dumps(GOOD).encode()))
+    assert says(place.refuse("ft"), "data.json: is compressed; unpack it first")
+    place.write("d/train.jsonl", gzip.compress(ROW.encode()))
+    assert says(place.refuse("ft", dataset_path="@/d"), "d/train.jsonl: is compressed; unpack it first")
+
 
 ROW = '{"text": "a", "target": "b"}\n'
+ZSTD = b"\x28\xb5\x2f\xfd"
+
+# ---------------------------------------------------------------------------------------------------- folders and names
 
 
 def tree(**content: str | bytes) -> Callable[[Place], None]:
@@ -778,13 +953,23 @@ FOLDERS = [
      "columns must be equally"),
     ("a saved data set without its files", tree(**{"dataset_dict.json": '{"splits": ["train"]}'}), "@/d",
      "d: not a folder saved"),
-    ("a saved data set whose list is broken", tree(**{"dataset_dict.json": "{"}), "@/d", "d: not a folder saved"),
+    ("a saved data set whose list is broken", tree(**{"dataset_dict.json": "{"}), "@/d",
+     "d/dataset_dict.json: not JSON"),
+    ("a saved data set whose list is deep", tree(**{"dataset_dict.json": "[" * 100_000}), "@/d",
+     "d/dataset_dict.json: not JSON"),
     ("a saved data set whose list lists nothing", tree(**{"dataset_dict.json": "[]"}), "@/d", "d: not a folder saved"),
     ("a saved data set that leaves its folder", tree(**{"dataset_dict.json": '{"splits": ["../../train"]}'}), "@/d",
      "d: not a folder saved"),
     ("a saved split without its files", tree(**{"state.json": "{}"}), "@/d", "d: not a folder saved"),
     ("a saved split whose state is broken", tree(**{"state.json": "[", "dataset_info.json": "{}"}), "@/d",
-     "d: not a folder"),
+     "d/state.json: not JSON"),
+    ("a saved split whose state is a list", tree(**{"state.json": "[]", "dataset_info.json": "{}"}), "@/d",
+     "d: not a folder saved by `datasets`: its .json files"),
+    ("a saved split with its rows elsewhere", tree(**{"dataset_info.json": "{}",
+     "state.json": '{"_data_files": [{"filename": "../data.arrow"}]}'}), "@/d",
+     "d/state.json: '../data.arrow' is no name"),
+    ("a saved split whose rows are none", tree(**{"dataset_info.json": "{}", "data.arrow": "rows",
+     "state.json": '{"_data_files": [{"filename": "data.arrow"}]}'}), "@/d", "d: not a folder saved"),
     ("a hub name without a name", lambda place: None, "hf:", "hf:"),
     ("a hub name that climbs", lambda place: None, "hf:../../etc", "hf:../../etc: "),
     ("a hub name with a blank", lambda place: None, "hf:a b", "hf:a b: "),

@@ -31,6 +31,7 @@ from src.config.constants import DEV, GENERATED, TARGET, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
 from src.config.signals import signals_wait
 from src.config.values import shown
+from src.data import unpacked
 from src.data.stored import NestedColumn
 
 try:
@@ -55,9 +56,9 @@ TRAIN_I = re.compile(r"train_(\d+)")
 ARROW = ".arrow"
 NESTED = {"tokens": "i", "logits": "f"}  # columns of lists of lists of numbers, and what these are (int32, float32)
 ROWS_PER_BATCH, NUMBERS_PER_BATCH = 1_000, 1_000_000  # a record batch ends when it has as many
-LARGE, MOST_EXPANSION = 2**30, 1_000  # bytes in memory, and how many times a Parquet file's own, before it is refused
-POINTER = 8  # bytes that any value takes in a list
+LARGE, MOST_EXPANSION = 2**30, 1_000  # bytes in memory, and how many times a file's own, before it is refused
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\x00"}  # first bytes
 
 
 # ------------------------------------------------------------------------------------------------------------ reading
@@ -176,7 +177,7 @@ def _read_folder(folder: Path) -> Datasets:
         return _read_saved(folder)
     datasets: Datasets = {}
     for entry in sorted(folder.iterdir()):
-        files = _files_of_rows(entry) if entry.is_dir() else [entry] * (entry.suffix in SPLIT_READERS)
+        files = _files_of_rows(entry) if entry.is_dir() else [entry] * _holds_rows(entry)
         if not files:
             continue
         split = entry.name if entry.is_dir() else entry.stem
@@ -192,6 +193,7 @@ def _read_saved(folder: Path) -> Datasets:
     from datasets import DatasetDict, load_from_disk
 
     try:
+        _check_saved(folder)
         saved = load_from_disk(str(folder))
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: not a folder saved by `datasets`: {one_line(error)}") from None
@@ -201,8 +203,28 @@ def _read_saved(folder: Path) -> Datasets:
     return {str(split): rows.to_dict() for split, rows in saved.items()}
 
 
+def _check_saved(folder: Path) -> None:
+    """Refuse files elsewhere, and such as would take far more room than they have."""
+    import pyarrow
+
+    for description in folder.rglob("*.json"):
+        content = read_json(description)
+        for entry in content["_data_files"] if description.name == "state.json" else ():
+            if Path(entry["filename"]).name != entry["filename"]:
+                raise UserError(f"{description}: '{entry['filename']}' is no name of a file beside it")
+    for file in folder.rglob("*.arrow"):
+        _check_arrow(pyarrow.memory_map(str(file)).read_buffer(), file)
+
+
 def _files_of_rows(folder: Path) -> list[Path]:
-    return sorted(file for file in folder.iterdir() if file.suffix in SPLIT_READERS)
+    return sorted(filter(_holds_rows, folder.iterdir()))
+
+
+def _holds_rows(file: Path) -> bool:
+    """Whether a file of a folder is (a part of) a split. Raises UserError for one that is compressed."""
+    if file.suffix in COMPRESSED and Path(file.stem).suffix in SPLIT_READERS:
+        raise UserError(f"{file}: is compressed; unpack it first")
+    return file.suffix in SPLIT_READERS
 
 
 def _concatenate(parts: list[tuple[Path, Columns]]) -> Columns:
@@ -210,9 +232,7 @@ def _concatenate(parts: list[tuple[Path, Columns]]) -> Columns:
     for file, columns in parts[1:]:
         if set(columns) != set(first):
             raise UserError(f"{file}: columns {sorted(columns)} differ from {sorted(first)} in {first_file.name}")
-        for name in first:
-            first[name] = [*first[name], *columns[name]]
-    return first
+    return {name: [value for _, columns in parts for value in columns[name]] for name in first} if parts[1:] else first
 
 
 def _read_split_json(path: Path) -> Columns:
@@ -229,7 +249,7 @@ def _read_split_json(path: Path) -> Columns:
 
 
 def _read_json_rows(path: Path) -> Columns:
-    with _opened(path) as lines:
+    with _opened_text(path) as lines:
         return _columns_of(
             (f"{path}: line {i}", _parse_json(line, f"{path}: line {i}"))
             for i, line in enumerate(lines, start=1)
@@ -255,38 +275,29 @@ def _read_parquet(path: Path) -> Columns:
     try:
         with pyarrow.parquet.ParquetFile(path) as file:
             _check_unique(file.schema_arrow.names, path)
-            _check_expansion(file.metadata, path)
-            texts = [each.name for each in file.schema_arrow if pyarrow.types.is_string(each.type)]
-        with pyarrow.parquet.ParquetFile(path, read_dictionary=texts) as file:
-            table = file.read()
-        return {name: _values(table[name]) for name in table.column_names}
+            metadata = file.metadata
+            _check_expansion(unpacked.of_parquet(metadata), path)
+        columns: Columns = {name: [] for name in file.schema_arrow.names}
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=unpacked.texts_to_share(metadata)) as file:
+            size = 0
+            for part in unpacked.parts(file, LARGE):
+                size += part.nbytes
+                _check_expansion(size, path)
+                for name in part.column_names:
+                    columns[name] += unpacked.as_list(part[name])
+        return columns
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a Parquet file: {one_line(error)}") from None
 
 
-def _check_expansion(metadata: Any, path: Path) -> None:
-    """Refuse a file that is a bomb: tiny, and huge once it is read, by what it says of itself."""
+def _check_expansion(needed: int, path: Path) -> None:
+    """Refuse a file that is a bomb: tiny, and huge once it is read."""
     size = path.stat().st_size
-    unpacked = sum(metadata.row_group(i).total_byte_size for i in range(metadata.num_row_groups))
-    needed = max(unpacked, metadata.num_rows * metadata.num_columns * POINTER)
     if needed > LARGE and needed > MOST_EXPANSION * size:
         raise UserError(
-            f"{path}: {size:,} bytes that would take {needed:,} in memory ({metadata.num_rows:,} rows): no data set "
-            f"is packed to less than 1/{MOST_EXPANSION:,}"
+            f"{path}: {size:,} bytes that would take {needed:,} in memory: no data set is packed to less than "
+            f"1/{MOST_EXPANSION:,}"
         )
-
-
-def _values(column: Any) -> list:
-    """An Arrow column as a list. Equal texts of a dictionary are one string: one that is there 48 times counts once."""
-    import pyarrow
-
-    if not pyarrow.types.is_dictionary(column.type):
-        return column.to_pylist()
-    values: list = []
-    for chunk in column.chunks:
-        words = chunk.dictionary.to_pylist()
-        values += [None if index is None else words[index] for index in chunk.indices.to_pylist()]
-    return values
 
 
 def _read_arrow(path: Path) -> Columns:
@@ -295,15 +306,39 @@ def _read_arrow(path: Path) -> Columns:
 
     def column(values: pyarrow.ChunkedArray) -> Any:
         is_nested = pyarrow.types.is_list(values.type) and pyarrow.types.is_list(values.type.value_type)
-        return NestedColumn(values) if is_nested else _values(values)
+        return NestedColumn(values) if is_nested else unpacked.as_list(values)
 
     try:
-        table = pyarrow.ipc.open_file(pyarrow.memory_map(str(path))).read_all()
+        content = pyarrow.memory_map(str(path)).read_buffer()
+        file, stream = pyarrow.ipc.open_file(content), content.slice(unpacked.MAGIC)
+        _check_arrow(stream, path)
+        # In the order it lies in, which is what has been looked at, and not by the list at the file's end.
+        batches = list(pyarrow.ipc.open_stream(stream))
+        if len(batches) != file.num_record_batches:
+            raise UserError(
+                f"{path}: not an Arrow file: {len(batches)} batches of rows, {file.num_record_batches} listed"
+            )
+        table = pyarrow.Table.from_batches(batches, file.schema)
         _check_unique(table.column_names, path)
         table.validate(full=True)  # offsets that point anywhere would be followed
+        for name in table.column_names:
+            _check_expansion(unpacked.of_views(table[name]), path)
         return {name: column(table[name]) for name in table.column_names}
     except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not an Arrow file: {one_line(error)}") from None
+
+
+def _check_arrow(stream: Any, path: Path) -> None:
+    """Refuse a stream of Arrow messages that would take far more room than it has, before anything is unpacked."""
+    import pyarrow
+
+    for field in pyarrow.ipc.open_stream(stream).schema:
+        kind = unpacked.unreadable_type(field.type)
+        if kind is not None:
+            raise UserError(
+                f"{path}: column '{field.name}': type {kind} is not read; write texts as string, lists as list"
+            )
+    _check_expansion(unpacked.of_arrow(stream), path)
 
 
 ROW_READERS = {".jsonl": _read_json_rows, ".parquet": _read_parquet, ".csv": _read_csv}
@@ -333,8 +368,16 @@ def _columns_of(rows: Iterable[tuple[str, Any]]) -> Columns:
 
 
 def _read_bytes(path: Path) -> bytes:
-    with _opened(path) as file:
+    with _opened_text(path) as file:
         return file.read()
+
+
+@contextlib.contextmanager
+def _opened_text(path: Path) -> Iterator[io.BufferedReader]:
+    with _opened(path) as file:
+        if file.peek(6).startswith(tuple(COMPRESSED.values())):
+            raise UserError(f"{path}: is compressed; unpack it first")
+        yield file
 
 
 @contextlib.contextmanager
@@ -859,7 +902,7 @@ def iterate_json_lines(path: str | Path, description: str) -> Iterator[tuple[int
     Blank lines hold none. Raises UserError for a line that is not JSON.
     """
     path = Path(path)
-    with _opened(path) as lines, progress_bar(path.stat().st_size, description, "B") as bar:
+    with _opened_text(path) as lines, progress_bar(path.stat().st_size, description, "B") as bar:
         for i, line in enumerate(lines, start=1):
             if line.strip():
                 yield i, _parse_json(line, f"{path}: line {i}")
