@@ -2,10 +2,12 @@
 
 import copy
 import json
+import shutil
 
 import pytest
 import torch
 from conftest import FAMILY_NAMES
+from tiny_runs import argv, tree
 
 pytest.importorskip("ctranslate2", reason="an optional engine")
 
@@ -132,10 +134,13 @@ def test_a_forced_eos_ends_what_is_cut(tiny_models):
 
 
 def gen(tiny_models, tiny_dataset_path, out, **flags) -> list[str]:
-    flags = {"model_name": tiny_models["t5"]["teacher"], "dataset_path": tiny_dataset_path, "output_dir": out} | flags
-    flags = {"max_labels_length": 8, "max_input_length": 32, "split_for_generation": "dev"} | flags
-    path = gen_main.main([word for name, value in flags.items() for word in (f"--{name}", str(value))])
+    path = gen_main.main(gen_command(tiny_models, tiny_dataset_path, out, **flags))
     return json.loads(path.read_text())["dev"]["generated"]
+
+
+def gen_command(tiny_models, tiny_dataset_path, out, **flags) -> list[str]:
+    flags = {"model_name": tiny_models["t5"]["teacher"], "dataset_path": tiny_dataset_path, "output_dir": out} | flags
+    return argv({"max_labels_length": 8, "max_input_length": 32, "split_for_generation": "dev"} | flags)
 
 
 @pytest.mark.parametrize("engine", ["ctranslate2", "auto"])
@@ -146,6 +151,27 @@ def test_beams_of_gen_main(engine, tiny_models, tiny_dataset_path, tmp_path, mon
     ours = gen(tiny_models, tiny_dataset_path, tmp_path / "a", generation_engine=engine)
     assert used
     assert ours == gen(tiny_models, tiny_dataset_path, tmp_path / "b")
+
+
+@pytest.mark.parametrize("engine", ["ctranslate2", "auto"])
+def test_a_dry_run_converts_nothing(engine, tiny_models, tiny_dataset_path, tmp_path, monkeypatch, capsys):
+    """It tries the engine out where the model is converted already."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    command = gen_command(tiny_models, tiny_dataset_path, tmp_path / "out", generation_engine=engine)
+    used = []
+    write = CTranslate2Engine.write
+    monkeypatch.setattr(CTranslate2Engine, "write", lambda *args: used.append(1) or write(*args))
+    gen_main.main([*command, "--dry_run", "True"])
+    assert "is not converted for CTranslate2 yet" in capsys.readouterr().out
+    assert (used, list(tmp_path.iterdir())) == ([], [])
+    gen_main.main(command)
+    made = tree(tmp_path)
+    used.clear()
+    shutil.rmtree(tmp_path / "out")
+    gen_main.main([*command, "--dry_run", "True"])
+    assert "is not converted" not in capsys.readouterr().out
+    assert used
+    assert {name: stat for name, stat in tree(tmp_path).items() if name != "."}.items() <= made.items()
 
 
 def test_auto_samples_with_the_model_and_goes_on_without_a_conversion(

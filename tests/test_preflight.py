@@ -270,13 +270,15 @@ def test_time_lines():
         "36,000 distil updates of 0.3 s: 3 h 0 min",
         "200 dev evaluations of 6 s: 20 min",
     ]
-    assert time_lines([Part("update", 1, 0.2)]) == ["less than 1 s", "1 update of 0.2 s: less than 1 s"]
+    assert time_lines([Part("update", 1, 0.2, "all of a")]) == [
+        "less than 1 s", "1 update of 0.2 s: less than 1 s", "  all of a"
+    ]  # fmt: skip
 
 
 def test_kinds_of_updates():
     kinds = [Kind("logits", 0.7, 0.5), Kind("logits on labels of the student", 0.3, 2.0)]
     assert mean_seconds(kinds) == pytest.approx(0.95)
-    assert kinds_text(kinds) == " (70 % logits: 0.5 s, 30 % logits on labels of the student: 2 s)"
+    assert kinds_text(kinds) == "70 % of logits: 0.5 s, 30 % of logits on labels of the student: 2 s"
     assert kinds_text(kinds[:1]) == ""
 
 
@@ -429,6 +431,11 @@ def test_lengths_by_hand(command, tmp_path, capsys, family, tiny_tokenizers):
         ]  # fmt: skip
     assert "not looked at: train_1, train_2, 8 to 9 rows each" in table
     assert "not used: ft, unlabeled" in table
+    assert not any(line.startswith("empty: ") for line in table)
+    flags = command("ft", family, max_input_length=9, max_labels_length=1)
+    table = dry_run("ft", flags, tmp_path, capsys)["data"]
+    assert [line.split()[-1] for line in table[1:5]] == ["10", "4", "3", "4"]
+    assert "empty: targets of which nothing but EOS is left" in table
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
@@ -483,9 +490,9 @@ def test_experiments(command, tmp_path, capsys, monkeypatch, key, shares, family
     flags = command("kd", family, experiment_config_key=key, ft_steps_at_end=None)
     sections = dry_run("kd", flags, tmp_path, capsys)
     assert {entry.generate_labels_weight for entry in written} == shares
-    (line,) = (line for line in sections["time"] if " distil " in line)
-    assert line.count("50 %") == (2 if len(shares) == 2 else 0)
-    assert ("on labels of the student" in line) is (len(shares) == 2)
+    made_of = [line for line in sections["time"] if line.startswith("50 % of ")]
+    assert len(made_of) == (len(shares) == 2)
+    assert all(line.count("50 % of ") == 2 and "on labels of the student: " in line for line in made_of)
     assert any("measuring scales" in line for line in sections["time"]) is key.startswith("attention")
     assert any("teacher" in line for line in sections["models"]) is (key != "finetuning")
 

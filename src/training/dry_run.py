@@ -176,10 +176,11 @@ def _data(data: TokenizedDatasets, rotations: Sequence[tuple[str, ...]], config:
             lines.append(f"not looked at: {listed(others)}, {rows} rows{' each' if len(others) > 1 else ''}")
     unused = [split for split in data.datasets if not any(split in rotation for rotation in rotations)]
     lines += [f"not used: {', '.join(unused)}"] if unused else []
-    limits = f"--max_input_length {config.max_input_length}"
+    legend = f"lengths in tokens, before they are cut to --max_input_length {config.max_input_length}"
     if any(each.cuts.targets for each in looked):
-        limits += f" and --max_labels_length {config.max_labels_length}"
-    return [*lines, f"lengths in tokens, before they are cut to {limits}"]
+        legend += f" and --max_labels_length {config.max_labels_length}"
+    empty = any(each.cuts.n_empty for each in looked)
+    return [*lines, legend, *(["empty: targets of which nothing but EOS is left"] if empty else [])]
 
 
 def _work(prepared: "Prepared", works: Sequence[Work]) -> list[str]:

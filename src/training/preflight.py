@@ -198,12 +198,12 @@ class Kind:
 
 @dataclass(frozen=True)
 class Part:
-    """Something done `count` times: what one of them is called, more is said of all, and the seconds of one."""
+    """Something done `count` times: what one of them is called, its seconds, and what these are made of."""
 
     one: str
     count: int
     seconds: float
-    more: str = ""
+    made_of: str = ""
 
     @property
     def total(self) -> float:
@@ -218,7 +218,7 @@ def kinds_text(kinds: Sequence[Kind]) -> str:
     """What the mean of an update is made of; nothing where there is one kind alone."""
     if len(kinds) == 1:
         return ""
-    return f" ({', '.join(f'{percent(kind.share)} {kind.what}: {moment(kind.seconds)}' for kind in kinds)})"
+    return ", ".join(f"{percent(kind.share)} of {kind.what}: {moment(kind.seconds)}" for kind in kinds)
 
 
 def time_lines(parts: Sequence[Part]) -> list[str]:
@@ -227,8 +227,8 @@ def time_lines(parts: Sequence[Part]) -> list[str]:
     lines = [f"about {duration(total)}" if total >= 1 else duration(total)]
     for part in parts:
         if part.count:
-            each = f"{plural(part.count, part.one)} of {moment(part.seconds)}{part.more}"
-            lines.append(f"{each}: {duration(part.total)}")
+            lines.append(f"{plural(part.count, part.one)} of {moment(part.seconds)}: {duration(part.total)}")
+            lines += [f"  {part.made_of}"] if part.made_of else []
     return lines
 
 

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 ROWS = 20_000  # of a split, at most, that are looked at
 QUICK = 1.0  # seconds
-TYPICAL = 2  # updates or batches that are timed, after the longest one
+TYPICAL = 2  # updates or batches that are timed, after the longest one; one if it took
+LONG = 30.0  # seconds
 
 
 @dataclass(frozen=True)
@@ -68,19 +69,14 @@ def try_writing(writing: "Writing", data: TokenizedDatasets) -> tuple[float | No
     ]
     sizes = [writing.k_of[name] * _padded(splits[name].input_lengths, rows) for name, rows in batches]
 
-    def write(place: int) -> int:
+    def write(place: int) -> None:
         name, rows = batches[place]
-        return len(writing.write(tokenization.collate(splits[name], rows).to(device), writing.k_of[name]))
+        writing.write(tokenization.collate(splits[name], rows).to(device), writing.k_of[name])
 
     def steps(bar: Any) -> float:
-        write(int(np.argmax(sizes)))
-        bar.update()
-        seconds, n_targets = 0.0, 0
-        for place in nearest_to_mean(sizes, TYPICAL):
-            seconds += _seconds(partial(write, place), device)
-            n_targets += len(batches[place][1]) * writing.k_of[batches[place][0]]
-            bar.update()
-        return seconds / n_targets
+        times = _time_typical(write, sizes, device, bar)
+        n_targets = sum(len(batches[place][1]) * writing.k_of[batches[place][0]] for place in times)
+        return sum(times.values()) / n_targets
 
     needs = Needs(_bytes_of(writing.writer.model.parameters()))
     return _measured(steps, needs, device, 1 + TYPICAL)
@@ -143,17 +139,29 @@ def _variants(phase: Phase) -> list[tuple[Kind, Phase]]:
 
 
 def _time_updates(trainer: Trainer, kind: Kind, phase: Phase, split: TokenizedSplit, bar: Any) -> Kind:
-    """The kind with the time of an update: the longest one goes first, then some of usual length are timed."""
+    """The kind with the time of an update."""
     size, seed = trainer.config.batch_size, trainer.config.seed
     updates = list(chunks(epoch_order(split.lengths, size, seed=seed, epoch=trainer.state.epoch), size))
     sizes = [_padded(split.lengths, rows) for rows in updates]
-    trainer.try_update(phase, split, updates[int(np.argmax(sizes))])
+
+    def update(place: int) -> None:
+        trainer.try_update(phase, split, updates[place])
+
+    times = _time_typical(update, sizes, trainer.device, bar)
+    return replace(kind, seconds=sum(times.values()) / len(times))
+
+
+def _time_typical(
+    step: Callable[[int], None], sizes: Sequence[int], device: torch.device, bar: Any
+) -> dict[int, float]:
+    """Seconds of some steps of usual size, by their place; the largest is made before them."""
+    longest = _seconds(partial(step, int(np.argmax(sizes))), device)
     bar.update()
-    seconds = []
-    for place in nearest_to_mean(sizes, TYPICAL):
-        seconds.append(_seconds(partial(trainer.try_update, phase, split, updates[place]), trainer.device))
+    times = {}
+    for place in nearest_to_mean(sizes, TYPICAL if longest < LONG else 1):
+        times[place] = _seconds(partial(step, place), device)
         bar.update()
-    return replace(kind, seconds=sum(seconds) / len(seconds))
+    return times
 
 
 def _time_evaluation(trainer: Trainer, split: TokenizedSplit) -> float:
