@@ -29,7 +29,7 @@ import prepare_datasets_main
 from src.models.students import build_from_scratch, train_tokenizer, write_model_folder
 from tests.conftest import ALL_LETTERS, VOCAB_SIZE, tiny_sentences, tiny_sizes
 from tests.faults import Case, Ended, Kill, Whole, differences, make_cases, outcome, run, run_whole
-from tests.tiny_runs import TINY, argv
+from tests.tiny_runs import TINY, argv, snapshot
 
 MEMORY = 4 * 2**30  # bytes of addresses that a run may take
 MODEL = ("config.json", "tokenizer.json", "tokenizer_config.json", "generation_config.json", "model.safetensors")
@@ -90,7 +90,7 @@ def make_targets(root: Path) -> dict[str, Target]:
         out.parent.mkdir()
         if run(cases[name], out, root / "log", kill).status != 143:
             raise RuntimeError(f"{name}: not stopped")
-        files = tuple(sorted(file for file in out.rglob("*") if file.is_file()))
+        files = tuple(sorted(file for file in out.rglob("*") if file.is_file() and file.stat().st_size))
         targets[f"stopped {name}"] = Target(cases[name], files, out)
     return targets
 
@@ -244,29 +244,29 @@ class Trial:
 
 def try_target(target: Target, root: Path, rng: random.Random, n_trials: int, whole: Whole | None) -> Iterator[Trial]:
     """whole: the undisturbed run that a stopped one should end as."""
+    pristine = root / "pristine"
+    shutil.rmtree(pristine, ignore_errors=True)
+    if target.stopped is not None:
+        shutil.copytree(target.stopped, pristine)
     for _ in range(n_trials):
         file = rng.choice(target.files)
         content = file.read_bytes()
-        if not content:
-            continue
         how, changed = next(spoilt(file, content, rng))
-        folder = Path(tempfile.mkdtemp(prefix="trial", dir=root))
-        out = folder / "out"
+        out = target.stopped or root / "trial" / "out"
+        out.parent.mkdir(exist_ok=True)
         file.write_bytes(changed)
-        try:
-            if target.stopped is not None:
-                shutil.copytree(target.stopped, out)
-            before = outcome(out)
-            ended = run(target.case, out, root / "log", before=limit_memory)
-        finally:
-            file.write_bytes(content)
+        before = snapshot(out.parent)
+        ended = run(target.case, out, root / "log", before=limit_memory)
         wrong, note = judge(ended, file, root), ""
-        left = differences(before, outcome(out))
-        if wrong is None and ended.status == 2 and left:
-            wrong = f"{left[:3]} after: {ended.errors:.200}"
+        if wrong is None and ended.status == 2 and snapshot(out.parent) != before:
+            wrong = f"{differences(before, snapshot(out.parent))[:3]} after: {ended.errors:.200}"
         if ended.status == 0 and whole is not None:
             note = "; ".join(differences(whole.outcome, outcome(out))[:3]) or "the same"
-        shutil.rmtree(folder)
+        shutil.rmtree(out.parent)
+        if target.stopped is None:
+            file.write_bytes(content)
+        else:
+            shutil.copytree(pristine, target.stopped)
         yield Trial(str(file.relative_to(root)), how, ended, wrong, note)
 
 

@@ -150,8 +150,8 @@ def load_hub(name: str, *, config: str | None = None, splits: Iterable[str] = ()
 
 
 def one_line(error: BaseException) -> str:
-    """An error's message on a single line."""
-    return " ".join(str(error).split()) or type(error).__name__
+    """An error's message on a single line, without a library's names of errors."""
+    return re.sub(r"\b[A-Z]\w*(Error|Exception): ", "", " ".join(str(error).split())) or type(error).__name__
 
 
 def _check_hub_answers(name: str) -> None:
@@ -278,7 +278,8 @@ def _read_parquet(path: Path) -> Columns:
             metadata = file.metadata
             _check_expansion(unpacked.of_parquet(metadata), path)
         columns: Columns = {name: [] for name in file.schema_arrow.names}
-        with pyarrow.parquet.ParquetFile(path, read_dictionary=unpacked.texts_to_share(metadata)) as file:
+        shared = unpacked.texts_to_share(metadata)
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=shared, page_checksum_verification=True) as file:
             size = 0
             for part in unpacked.parts(file, LARGE):
                 size += part.nbytes
@@ -858,14 +859,20 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> No
         file.write(text + "\n")
 
 
-def append_json_line(path: str | Path, value: Any) -> None:
-    """Append one line of JSON, on disk when this returns; a torn last line is removed first. Makes parent folders."""
+def append_json_line(path: str | Path, value: Any) -> bytes:
+    """Append one line of JSON, which is returned; a torn last line is removed first. Makes parent folders."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    line = json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n"
+    line = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
     _drop_unfinished_line(path)
+    append_bytes(path, line)
+    return line
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """Append to a file; on disk when this returns."""
     with writing_to(path), path.open("ab") as file:
-        file.write(line.encode("utf-8"))
+        file.write(data)
         file.flush()
         os.fsync(file.fileno())
 

@@ -2,12 +2,14 @@
 
 import json
 import re
+import struct
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
 
 import torch
 from huggingface_hub.errors import StrictDataclassError
@@ -46,7 +48,7 @@ HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_TIMEOUT = 10  # seconds
 READ_ERRORS = (
     OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError,
-    SafetensorError, UnpicklingError, StrictDataclassError,
+    SafetensorError, UnpicklingError, StrictDataclassError, BadZipFile, struct.error,
 )  # fmt: skip
 ABOUT_CODE = re.compile(r"NoneType|has no attribute|not (iterable|subscriptable|callable)|indices must|unsupported")
 
@@ -108,8 +110,10 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
     source = find_model(base)
     if Path(source).is_dir() and not any((Path(source) / file).is_file() for file in TOKENIZER_FILES):
         raise UserError(f"{base}: holds no tokenizer (tokenizer.json); save it beside the weights with save_pretrained")
-    for file in ("tokenizer.json", "tokenizer_config.json"):
-        _read_object(base, source, file)
+    _read_object(base, source, "tokenizer.json")
+    longest = _read_object(base, source, "tokenizer_config.json").get("model_max_length")
+    if longest is not None and not isinstance(longest, int | float):
+        raise UserError(f"{base}: tokenizer cannot be read: tokenizer_config.json: model_max_length must be a number")
     with quiet(), _one_line(base, "tokenizer", "cannot be read"), _TokenizersErrors():
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
     if tokenizer.eos_token_id is None:
@@ -176,9 +180,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         if file.name.endswith(".index.json"):
             shards = _shards(file)
             return {key: tensor for shard in shards for key, tensor in read_state_dict(shard).items()}
-        if file.suffix == ".safetensors":
-            return load_file(file)
-        weights = torch.load(file, map_location="cpu", weights_only=True)
+        weights = load_file(file) if file.suffix == ".safetensors" else read_tensors(file)
     if not isinstance(weights, dict) or not weights:
         kind = type(weights).__name__.removesuffix("Type")
         raise UserError(f"{file}: holds a {kind}, not a state dict (name → tensor)")
@@ -188,6 +190,22 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         if not isinstance(tensor, torch.Tensor):
             raise UserError(f"{file}: '{key}' is a {type(tensor).__name__}, not a tensor; give the bare state dict")
     return weights
+
+
+def read_tensors(file: Path) -> Any:
+    """What `torch.save` wrote, on CPU; nothing is executed. Raises one of READ_ERRORS.
+
+    Among others for parts that are damaged (torch does not look) or compressed (it never writes such: they could be of
+    any size).
+    """
+    if is_zipfile(file):
+        with ZipFile(file) as archive:
+            if any(part.compress_type != ZIP_STORED for part in archive.infolist()):
+                raise ValueError("its parts are compressed, which torch.save does not do")
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"its part {damaged} is damaged, by its own checksum")
+    return torch.load(file, map_location="cpu", weights_only=True)
 
 
 def _shards(index: Path) -> list[Path]:
@@ -415,12 +433,16 @@ class _TokenizersErrors(AbstractContextManager):
 
 
 @contextmanager
-def _one_line(place: str, part: str, problem: str) -> Iterator[None]:
+def in_one_line(place: str, problem: str) -> Iterator[None]:
     """Turn what a library says of a bad file, often over many lines, into one UserError."""
     try:
         yield
     except READ_ERRORS as error:
-        raise UserError(f"{place}: {part} {problem}: {_said(error)[:200]}") from error
+        raise UserError(f"{place}: {problem}: {_said(error)[:200]}") from error
+
+
+def _one_line(place: str, part: str, problem: str) -> AbstractContextManager[None]:
+    return in_one_line(place, f"{part} {problem}")
 
 
 def _said(error: BaseException) -> str:

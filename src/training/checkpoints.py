@@ -1,7 +1,9 @@
 """Checkpoints: folders with a model, its optimiser and the state of the run, whole or not there at all."""
 
+import re
 import secrets
 import shutil
+import zlib
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -17,10 +19,11 @@ from src.config.errors import UserError
 from src.data.files import read_json, whole_folder, write_json, writing_to
 from src.distillation.loss_scheduler import Stage
 from src.models.forward import unwrapped
-from src.models.loading import READ_ERRORS, read_state_dict
+from src.models.loading import in_one_line, read_state_dict, read_tensors
 from src.models.students import quiet
 
 OPTIMIZER, STATE = "optimizer.pt", "run_state.json"
+NAME = re.compile(r"epoch\d+__step\d+(__score[-\w]+)?")  # of a checkpoint's folder
 LAST = "__last"  # closes the name of the last checkpoint of the distillation phase
 CARD = "README.md"
 
@@ -42,7 +45,8 @@ class RunState:
     phase, epoch, steps_done: the position; epoch counts on through the phases, from phase_start in this one.
     evaluated: steps_done of the epoch's last evaluation. best_epoch: last epoch of this phase with a new best, for
     patience. last: the latest evaluation's folder name. n_rows, n_losses: evaluations and rows of losses in the run's
-    files that belong to this state. losses: sums since the last row of losses. stage, scales: of this phase's loss.
+    files that belong to this state; sums: their CRC-32 by file. losses: sums since the last row of losses. stage,
+    scales: of this phase's loss.
     said: warnings that are given once per run, and have been.
     """
 
@@ -57,6 +61,7 @@ class RunState:
     last: str = ""
     n_rows: int = 0
     n_losses: int = 0
+    sums: dict[str, int] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
     stage: Stage = field(default_factory=Stage)
     scales: dict[str, float] = field(default_factory=dict)
@@ -64,12 +69,46 @@ class RunState:
 
     @classmethod
     def read(cls, folder: Path) -> "RunState":
-        values = read_json(folder / STATE)["run"]
+        """Raises UserError if the file holds anything else: among others, names of folders that lead elsewhere."""
+        content = read_json(folder / STATE)
+        values = content.get("run") if isinstance(content, dict) else None
+        values = dict(values) if isinstance(values, dict) else {}
         try:
             best, stage = values.pop("best"), values.pop("stage")
-            return cls(**values, best=None if best is None else Best(**best), stage=Stage(**stage))
-        except (TypeError, KeyError) as error:
+            state = cls(**values, best=None if best is None else Best(**best), stage=Stage(**stage))
+        except (TypeError, KeyError, ValueError) as error:
             raise UserError(f"{folder / STATE}: not the state of a run of this version: {error}") from None
+        wrong = [name for name, is_right in state._checks().items() if not is_right]
+        if wrong:
+            raise UserError(f"{folder / STATE}: not the state of a run: '{wrong[0]}' is another kind of value")
+        return state
+
+    def _checks(self) -> dict[str, bool]:
+        counts = ("phase", "epoch", "steps_done", "updates", "evaluated", "phase_start", "n_rows", "n_losses")
+        checks = {name: _is_count(getattr(self, name)) for name in counts}
+        checks |= {f"stage.{name}": _is_count(value) for name, value in asdict(self.stage).items()}
+        checks["best_epoch"] = self.best_epoch == -1 or _is_count(self.best_epoch)
+        checks["last"] = self.last == "" or _is_name(self.last)
+        if self.best is not None:
+            best = self.best
+            checks["best"] = _is_number(best.score) and _is_count(best.epoch) and _is_count(best.step)
+            checks["best.folder"] = _is_name(best.folder)
+        for name, numbers in (("losses", self.losses), ("scales", self.scales), ("sums", self.sums)):
+            checks[name] = isinstance(numbers, dict) and all(map(_is_number, numbers.values()))
+        checks["said"] = isinstance(self.said, list) and all(isinstance(each, str) for each in self.said)
+        return checks
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 
 @dataclass
@@ -91,7 +130,21 @@ def save_checkpoint(folder: Path, training: Training, state: RunState) -> None:
         if training.scaler is not None:
             saved["scaler"] = training.scaler.state_dict()
         _save_tensors(saved, temporary / OPTIMIZER)
-        write_json(temporary / STATE, {"run": asdict(state), "scheduler": training.scheduler.state_dict()}, indent=1)
+        described = {"run": asdict(state), "scheduler": training.scheduler.state_dict()}
+        write_json(temporary / STATE, described | {"checksums": _checksums(temporary)}, indent=1)
+
+
+def _checksums(folder: Path) -> dict[str, int]:
+    """CRC-32 by the name of each file of weights; those of torch have some inside."""
+    return {file.name: _checksum(file) for file in sorted(folder.glob("*.safetensors"))}
+
+
+def _checksum(file: Path) -> int:
+    total = 0
+    with file.open("rb") as content:
+        while piece := content.read(2**24):
+            total = zlib.crc32(piece, total)
+    return total
 
 
 def _save_tensors(values: dict[str, Any], path: Path) -> None:
@@ -102,17 +155,42 @@ def _save_tensors(values: dict[str, Any], path: Path) -> None:
 
 def load_checkpoint(folder: Path, training: Training) -> RunState:
     """Restore weights, optimiser, scheduler and scaler in place; returns the position."""
+    state = RunState.read(folder)
     load_weights(training.model, folder)
-    try:
-        saved = torch.load(folder / OPTIMIZER, map_location="cpu", weights_only=True)
+    with in_one_line(str(folder / OPTIMIZER), "cannot be read"):
+        saved = read_tensors(folder / OPTIMIZER)
+        if not _are_alike(saved["optimizer"]["param_groups"], training.optimizer.state_dict()["param_groups"]):
+            raise ValueError("its groups of parameters are not this model's")
         training.optimizer.load_state_dict(saved["optimizer"])
+        _check_moments(training.optimizer)
         if training.scaler is not None and "scaler" in saved:
+            if not _are_alike(saved["scaler"], training.scaler.state_dict()):
+                raise ValueError("its scaler holds something else than numbers")
             training.scaler.load_state_dict(saved["scaler"])
-    except READ_ERRORS as error:
-        said = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"{folder / OPTIMIZER}: cannot be read: {said}") from None
-    training.scheduler.load_state_dict(read_json(folder / STATE)["scheduler"])
-    return RunState.read(folder)
+    scheduler = read_json(folder / STATE).get("scheduler")
+    if not _are_alike(scheduler, training.scheduler.state_dict()):
+        raise UserError(f"{folder / STATE}: not the state of a run: 'scheduler' is another kind of value")
+    training.scheduler.load_state_dict(scheduler)
+    return state
+
+
+def _check_moments(optimizer: Optimizer) -> None:
+    """`load_state_dict` looks at the number of parameters alone."""
+    for group in optimizer.param_groups:
+        for parameter in group["params"]:
+            for name, moment in optimizer.state.get(parameter, {}).items():
+                if name != "step" and (not isinstance(moment, torch.Tensor) or moment.shape != parameter.shape):
+                    raise ValueError(f"its {name} is not of the shape of a parameter")
+
+
+def _are_alike(value: Any, model: Any) -> bool:
+    """Whether two values of lists and dicts differ in numbers at most."""
+    if isinstance(model, dict):
+        has_keys = isinstance(value, dict) and value.keys() == model.keys()
+        return has_keys and all(_are_alike(value[name], model[name]) for name in model)
+    if isinstance(model, list):
+        return isinstance(value, list) and len(value) == len(model) and all(map(_are_alike, value, model))
+    return _is_number(value) if _is_number(model) else type(value) is type(model)
 
 
 def is_resumable(folder: Path) -> bool:
@@ -139,6 +217,7 @@ def save_portable(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizer
 def load_weights(model: nn.Module, folder: Path) -> None:
     """Restore the weights of a checkpoint folder into a model of the same architecture; tied weights stay tied."""
     core = unwrapped(model)
+    _check_sums(folder)
     try:
         missing, unexpected = core.load_state_dict(read_state_dict(folder), strict=False)
     except RuntimeError as error:  # tensors of other shapes
@@ -148,6 +227,19 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     misfits = sorted({*unexpected, *missing} - tied - computed)
     if misfits:
         raise UserError(f"{folder}: not weights of this model: {misfits[0]}")
+
+
+def _check_sums(folder: Path) -> None:
+    """Raise UserError for weights that have changed since their checkpoint was saved."""
+    if not (folder / STATE).is_file():
+        return
+    content = read_json(folder / STATE)
+    sums = content.get("checksums", {}) if isinstance(content, dict) else None
+    if not isinstance(sums, dict):
+        raise UserError(f"{folder / STATE}: not the state of a run: 'checksums' is another kind of value")
+    for file in folder.glob("*.safetensors"):
+        if file.name in sums and sums[file.name] != _checksum(file):
+            raise UserError(f"{file}: has changed since it was saved, by its checksum in {STATE}")
 
 
 def find_best(folder: Path, state: RunState) -> Path | None:
@@ -164,7 +256,7 @@ def copy(source: Path, target: Path) -> None:
     with whole_folder(target) as temporary:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
         values = read_json(temporary / STATE)
-        values["run"] |= {"n_rows": 0, "n_losses": 0}
+        values["run"] |= {"n_rows": 0, "n_losses": 0, "sums": {}}
         write_json(temporary / STATE, values, indent=1)
 
 

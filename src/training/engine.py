@@ -115,9 +115,9 @@ class Trainer:
         if self.run.holds(folder):
             if state.best is not None and not (self.run.path / state.best.folder).is_dir():
                 raise UserError(f"{folder}: the best checkpoint of its time, {state.best.folder}, is gone")
-            self.run.check_lines(state.n_rows, state.n_losses)
+            self.run.check_lines(state.n_rows, state.n_losses, state.sums)
         else:
-            state.n_rows = state.n_losses = 0
+            state.n_rows, state.n_losses, state.sums = 0, 0, {}
 
     def begin(self) -> None:
         """Open the run's folder, the first thing that is written: what it holds becomes that of the position."""
@@ -133,11 +133,12 @@ class Trainer:
         self.run.keep_rows(SCORES, state.n_rows)
         self.run.keep_rows(LOSSES, state.n_losses)
         self.run.keep_generations(state.n_rows)
+        self.run.sums = dict(state.sums)
         checkpoints.remove_others(self.run.path, keep=() if state.best is None else (state.best.folder,))
 
     def _has_position(self, phases: Sequence[Phase]) -> bool:
         state = self.state
-        if state.phase >= len(phases):
+        if state.phase >= len(phases) or state.stage.index >= len(phases[state.phase].losses):
             return False
         split = rhythm.rotated(phases[state.phase].splits, state.epoch - state.phase_start)
         return state.steps_done <= rhythm.steps_in_epoch(self.data.rows(split), self.config.micro_batch_size)
@@ -392,7 +393,7 @@ class Trainer:
         columns = ("split", "epoch", "step", *self.evaluator.columns)
         self.run.append_row(SCORES, columns, {"split": split, "epoch": epoch, "step": step, **result.scores})
         self.run.append_generations(split, epoch, step, result.predictions)
-        self.state.n_rows += 1
+        self.state.n_rows, self.state.sums = self.state.n_rows + 1, dict(self.run.sums)
         shown = dict.fromkeys(name for name in (self.config.metric_for_best_model, "nll") if name in result.scores)
         place = "best checkpoint" if epoch == FINAL else f"epoch {epoch} step {step}"
         say(f"{place:<18} {split:<5}" + "".join(f"  {name} {result.scores[name]:.3f}" for name in shown))
@@ -462,7 +463,7 @@ class Trainer:
         has_scaler = self.training.scaler is not None
         noted = (GRADIENT_NORM, SKIPPED) if has_scaler else (GRADIENT_NORM,)
         self.run.append_row(LOSSES, (*place, "learning_rate", LOSS, *self.terms, *noted), row)
-        state.n_losses += 1
+        state.n_losses, state.sums = state.n_losses + 1, dict(self.run.sums)
         state.losses = {}
 
     # -------------------------------------------------------------------------------------------------- checkpoints

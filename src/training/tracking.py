@@ -1,11 +1,13 @@
 """What a run leaves for people and tools: run.json, eval_scores.csv, eval_generations.json, train_losses.csv."""
 
 import csv
+import io
 import os
 import platform
 import secrets
 import shutil
 import subprocess
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -21,6 +23,7 @@ from src.config.arguments import REPOSITORY, SharedArguments
 from src.config.errors import UserError
 from src.data.files import (
     Datasets,
+    append_bytes,
     append_json_line,
     atomic_write,
     check_output_folder,
@@ -31,7 +34,6 @@ from src.data.files import (
     read_json,
     read_json_lines,
     write_json,
-    writing_to,
 )
 
 RUN, SCORES, LOSSES = "run.json", "eval_scores.csv", "train_losses.csv"
@@ -42,6 +44,7 @@ RESUMABLE = ("state", PARTIAL)
 WRITTEN = ("generated_datasets.json", "api_completions.json", "api_completions.jsonl")
 OURS = (*RESUMABLE, SCORES, LOSSES, GENERATIONS, GENERATION_LINES, "model", "epoch*__step*", *WRITTEN)
 UNFINISHED_FILES = tuple(f".{name}{ending}" for name in (*OURS, RUN) for ending in (".*.tmp", ".*.former"))
+PUT_BACK = "put it back, or start anew with --overwrite True"
 WITHOUT_INFLUENCE = ("output_dir", "resume", "overwrite", "save_state_every_n_minutes", "dry_run")
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "sacrebleu", "rouge_score", "nltk")
 
@@ -52,7 +55,10 @@ Row = dict[str, Any]
 
 @dataclass
 class RunFolder:
-    """One run's output folder. Nothing is written before `begin()`; former: what run.json said when it was opened."""
+    """One run's output folder. Nothing is written before `begin()`.
+
+    former: what run.json said when it was opened. sums: CRC-32 of what has been added to files, by their names.
+    """
 
     path: Path
     flags: dict[str, Any]
@@ -60,6 +66,7 @@ class RunFolder:
     status: str
     scores: dict[str, float] = field(default_factory=dict)
     former: bytes | None = None
+    sums: dict[str, int] = field(default_factory=dict)
     lock: FileLock | None = None
 
     @contextmanager
@@ -158,25 +165,42 @@ class RunFolder:
 
     def append_row(self, name: str, columns: Sequence[str], row: Row) -> None:
         """Add a row to a CSV file, with its header first; a column without a value stays empty."""
-        path = self.path / name
-        with writing_to(path), path.open("a", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, columns, lineterminator="\n")
-            if file.tell() == 0:
-                writer.writeheader()
-            writer.writerow(row)
-            file.flush()
-            os.fsync(file.fileno())  # the state that counts on it is on disk too
+        path, text = self.path / name, io.StringIO()
+        writer = csv.DictWriter(text, columns, lineterminator="\n")
+        if not path.is_file() or not path.stat().st_size:
+            writer.writeheader()
+        writer.writerow(row)
+        data = text.getvalue().encode("utf-8")
+        append_bytes(path, data)  # on disk before the state that counts on it
+        self._add_to_sum(name, data)
+
+    def _add_to_sum(self, name: str, data: bytes) -> None:
+        self.sums[name] = zlib.crc32(data, self.sums.get(name, 0))
 
     def keep_rows(self, name: str, count: int) -> None:
         """Drop the rows after the first `count`: they came after the state that is resumed, and will come again."""
         self._check_rows(name, count)
         self._keep_lines(name, _with_header(count))
 
-    def check_lines(self, n_evaluations: int, n_losses: int) -> None:
-        """Raise UserError unless the files have what a state counts on; writes nothing."""
+    def check_lines(self, n_evaluations: int, n_losses: int, sums: Mapping[str, int]) -> None:
+        """Raise UserError unless the files have what a state counts on; writes nothing.
+
+        sums: CRC-32 of it by the names of the files; one that is not there is not looked at.
+        """
         self._check_rows(SCORES, n_evaluations)
         self._check_rows(LOSSES, n_losses)
         self._check_count(GENERATION_LINES, len(self._generations(repair=False)), n_evaluations)
+        n_lines = {SCORES: _with_header(n_evaluations), LOSSES: _with_header(n_losses), GENERATION_LINES: n_evaluations}
+        for name, expected in sums.items():
+            if name in n_lines and self._sum_of(name, n_lines[name]) != expected:
+                raise UserError(f"{self.path / name}: has changed since the run's state was saved; {PUT_BACK}")
+
+    def _sum_of(self, name: str, n_lines: int) -> int:
+        total = 0
+        with (self.path / name).open("rb") as lines:
+            for line in islice(lines, n_lines):
+                total = zlib.crc32(line, total)
+        return total
 
     def _check_rows(self, name: str, count: int) -> None:
         path, found = self.path / name, 0
@@ -189,7 +213,7 @@ class RunFolder:
         if found < expected:
             raise UserError(
                 f"{self.path / name}: {found} whole lines are left of the {expected} that were there when the run's "
-                "state was saved; put it back, or start anew with --overwrite True"
+                f"state was saved; {PUT_BACK}"
             )
 
     def _keep_lines(self, name: str, count: int) -> None:
@@ -200,7 +224,7 @@ class RunFolder:
 
     def append_generations(self, split: str, epoch: int, step: int, predictions: Sequence[str]) -> None:
         line = {"split": split, "epoch": epoch, "step": step, "predictions": list(predictions)}
-        append_json_line(self.path / GENERATION_LINES, line)
+        self._add_to_sum(GENERATION_LINES, append_json_line(self.path / GENERATION_LINES, line))
 
     def keep_generations(self, count: int) -> None:
         self._check_count(GENERATION_LINES, len(self._generations()), count)
@@ -273,9 +297,23 @@ def _former_run(path: Path) -> dict[str, Any] | None:
     if not (path / RUN).is_file():
         return None
     found = read_json(path / RUN)
-    if not isinstance(found, dict) or not {"script", "status", "flags", "data", "scores"} <= found.keys():
+    if not isinstance(found, dict) or not _describes_a_run(found):
         raise UserError(f"{path / RUN}: not a description of a run; take another --output_dir or --overwrite True")
     return found
+
+
+def _describes_a_run(found: dict[str, Any]) -> bool:
+    flags, data, scores = (found.get(name) for name in ("flags", "data", "scores"))
+    return (
+        isinstance(found.get("script"), str)
+        and found.get("status") in (UNFINISHED, FINISHED)
+        and isinstance(flags, dict)
+        and isinstance(data, dict)
+        and {"dataset_path", "output_dir"} <= flags.keys()
+        and "dataset_path" in data
+        and isinstance(scores, dict)
+        and all(value is None or isinstance(value, int | float) for value in scores.values())
+    )
 
 
 def _check_replaceable(run: RunFolder, *, overwrite: bool) -> None:

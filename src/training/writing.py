@@ -1,5 +1,7 @@
 """Writing with a model for every row of some splits, in durable pieces: a killed run ends with the same results."""
 
+import json
+import zlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -91,8 +93,17 @@ class Writing:
         return TokenizedDatasets(texts, self.writer.tokenization)
 
     def progress(self, *, repair: bool) -> list[dict[str, Any]]:
-        """The pieces that are written already. `repair` cuts off one that is torn."""
-        return read_json_lines(self.run.path / PARTIAL, repair=repair) if self.run.status == UNFINISHED else []
+        """The pieces written already; `repair` cuts off one that is torn. UserError for one that has changed since."""
+        if self.run.status != UNFINISHED:
+            return []
+        lines = read_json_lines(self.run.path / PARTIAL, repair=repair)
+        for number, line in enumerate(lines, start=1):
+            if not isinstance(line, dict) or line.get("crc") != _checksum(line):
+                raise UserError(
+                    f"{self.run.path / PARTIAL}: line {number}: has changed since it was written; take it out, and its "
+                    "batch is written again"
+                )
+        return lines
 
     def results(self) -> Iterator[tuple[str, int, list]]:
         """(split, row, its K results) for every row once, in any order; those of earlier, interrupted runs come first.
@@ -102,6 +113,7 @@ class Writing:
         data = self.tokenized()
         pieces = list(_pieces(data, self.datasets, self.config.batch_size))
         progress = self.run.path / PARTIAL
+        self.progress(repair=False)  # looked at before anything is written
         self.run.begin(anew=self.run.status != UNFINISHED)
         done = set()
         for line in self.progress(repair=True):
@@ -119,7 +131,7 @@ class Writing:
                 targets = self.write(batch.to(self.writer.accelerator.device), self.k_of[piece.split])
                 rows = [int(row) for row in piece.rows]
                 line = {"split": piece.split, "batch": piece.number, "rows": rows, "targets": targets}
-                append_json_line(progress, line)
+                append_json_line(progress, {**line, "crc": _checksum(line)})
                 yield from _by_row(piece.split, rows, targets)
                 bar.update(len(targets))
 
@@ -200,6 +212,12 @@ def _pieces(data: TokenizedDatasets, splits: Iterable[str], batch_size: int) -> 
         order = longest_first(data.split(split).input_lengths)
         for number, rows in enumerate(chunks(order, batch_size)):
             yield Piece(split, number, np.asarray(rows))
+
+
+def _checksum(line: dict[str, Any]) -> int:
+    """CRC-32 of what a line of progress holds."""
+    values = {name: value for name, value in line.items() if name != "crc"}
+    return zlib.crc32(json.dumps(values, ensure_ascii=False).encode("utf-8"))
 
 
 def _by_row(split: str, rows: list[int], targets: list[Any]) -> Iterator[tuple[str, int, list]]:
