@@ -16,6 +16,7 @@ import re
 import resource
 import shutil
 import struct
+import zipfile
 from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
@@ -1321,6 +1322,21 @@ def tensor(**fields: Any) -> dict[str, Any]:
     return {"shared.weight": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4]} | fields}
 
 
+def deflated(archive: bytes) -> bytes:
+    """The same parts, compressed: four megabytes in some kilobytes, which torch would read."""
+    sink = io.BytesIO()
+    with zipfile.ZipFile(io.BytesIO(archive)) as parts, zipfile.ZipFile(sink, "w", zipfile.ZIP_DEFLATED) as packed:
+        for part in parts.infolist():
+            packed.writestr(part.filename, parts.read(part), compress_type=zipfile.ZIP_DEFLATED)
+    return sink.getvalue()
+
+
+def one_bit(content: bytes) -> bytes:
+    changed = bytearray(content)
+    changed[len(content) // 2] ^= 1
+    return bytes(changed)
+
+
 WEIGHTS = [
     ("empty", "w.pt", b"", "w.pt: weights cannot be read"),
     ("text", "w.pt", b"weights", "w.pt: weights cannot be read"),
@@ -1360,6 +1376,8 @@ WEIGHTS = [
     ("offsets that fall", "w.safetensors", safetensors(tensor(data_offsets=[4, 0]), bytes(4)),
      "w.safetensors: weights cannot"),
     ("no tensors", "w.safetensors", safetensors({}), "w.safetensors: "),
+    ("compressed inside", "w.pt", deflated(saved({"a": torch.zeros(10**6)})), "w.pt: .*its parts are compressed"),
+    ("a bit that has changed", "w.pt", one_bit(saved({"a": torch.ones(1_000)})), "w.pt: .*its part .*is damaged"),
     ("an index that is none", "model.safetensors.index.json", b"{", "index.json cannot be read"),
     ("an index that is a list", "model.safetensors.index.json", b"[]", "index.json must hold an object"),
     ("an index of nothing", "model.safetensors.index.json", b"{}", "index.json: .*'weight_map'"),
@@ -1506,6 +1524,8 @@ MODELS = [
     ("tokenizer's config a list", instead("tokenizer_config.json", "[]"), "model: tokenizer"),
     ("tokenizer's config null", instead("tokenizer_config.json", "null"), "model: tokenizer"),
     ("tokenizer's class unknown", in_json("tokenizer_config.json", tokenizer_class="Mine"), None),
+    ("tokenizer's longest a text", in_json("tokenizer_config.json", model_max_length="9" * 40),
+     "model: tokenizer.*model_max_length must be a number"),
     ("tokenizer's class a list", in_json("tokenizer_config.json", tokenizer_class=["A"]), "model: tokenizer"),
     ("tokenizer's own class", custom("tokenizer_config.json", AutoTokenizer=["code.Model", None]), None),
     ("tokenizer without EOS", in_json("tokenizer_config.json", eos_token=None), "model: its tokenizer has no EOS"),

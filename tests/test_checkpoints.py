@@ -143,6 +143,60 @@ def test_the_state_of_another_version(checkpoint, values):
         RunState.read(checkpoint)
 
 
+@pytest.mark.parametrize("name", ["../out", "/etc", "a/b", "..", ".", "", "a\0b", 3, None])
+@pytest.mark.parametrize("where", ["best", "last"])
+def test_names_that_lead_elsewhere(checkpoint, where, name):
+    """A checkpoint of somebody else's: its folder of the best is copied, and later removed, by this name."""
+    if where == "last" and name == "":
+        return  # before the first evaluation
+    written = json.loads((checkpoint / "run_state.json").read_text())
+    if where == "best":
+        written["run"]["best"]["folder"] = name
+    else:
+        written["run"]["last"] = name
+    (checkpoint / "run_state.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match="run_state.json: not the state of a run: '(best.folder|last)' is another kind"):
+        RunState.read(checkpoint)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("run",), 0), (("run", "epoch"), "x"), (("run", "epoch"), -1), (("run", "steps_done"), True),
+        (("run", "losses"), []), (("run", "losses"), {"loss": None}), (("run", "said"), "loops"),
+        (("run", "stage", "index"), -1), (("run", "best", "score"), "high"), (("checksums",), []),
+        (("scheduler",), None), (("scheduler", "last_epoch"), "x"), (("scheduler", "_last_lr"), []),
+    ],
+)  # fmt: skip
+def test_a_state_of_other_values(checkpoint, dropout_models, place, value):
+    written = json.loads((checkpoint / "run_state.json").read_text())
+    inner = written
+    for key in place[:-1]:
+        inner = inner[key]
+    inner[place[-1]] = value
+    (checkpoint / "run_state.json").write_text(json.dumps(written))
+    with pytest.raises(UserError, match="run_state.json: not the state of a run"):
+        load_checkpoint(checkpoint, training_of(dropout_models["t5"]["student"]))
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "optimizer.pt"])
+def test_one_bit_of_a_checkpoint(checkpoint, dropout_models, name):
+    """Neither library notices."""
+    data = bytearray((checkpoint / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (checkpoint / name).write_bytes(data)
+    with pytest.raises(UserError, match=f"{name}: (has changed since|cannot be read: its part .* damaged)"):
+        load_checkpoint(checkpoint, training_of(dropout_models["t5"]["student"]))
+
+
+def test_moments_of_another_shape(checkpoint, dropout_models):
+    saved = torch.load(checkpoint / "optimizer.pt", weights_only=True)
+    saved["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
+    torch.save(saved, checkpoint / "optimizer.pt")
+    with pytest.raises(UserError, match="optimizer.pt: cannot be read: its exp_avg is not of the shape of a parameter"):
+        load_checkpoint(checkpoint, training_of(dropout_models["t5"]["student"]))
+
+
 @pytest.mark.parametrize(("family", "role"), [("gpt2", "student"), ("t5", "teacher")])
 def test_weights_of_another_model(checkpoint, dropout_models, family, role):
     training = training_of(dropout_models[family][role])

@@ -1,6 +1,7 @@
 """Kills, signals, full and read-only disks, cut files and a mad clock: the same command ends with the same results."""
 
 import itertools
+import json
 import os
 import random
 import resource
@@ -272,7 +273,7 @@ def test_the_end_does_not_wait_for_the_next_epoch_s_tokens():
     begun = threading.Event()
 
     class Slow:
-        pad_token_id, eos_token_id, bos_token_id = 0, 1, None
+        pad_token_id, eos_token_id, bos_token_id, all_special_ids = 0, 1, None, (0, 1)
 
         def __call__(self, texts=None, **_):
             begun.set()
@@ -480,6 +481,38 @@ def test_cut_progress_is_made_good(tmp_path, cases, whole, stopped, lost):
     os.truncate(file, max(0, file.stat().st_size - lost))
     assert run(cases["gen-sampling"], out, tmp_path / "log").status == 0
     assert differences(whole("gen-sampling").outcome, outcome(out)) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("ft", "eval_scores.csv"),
+        ("ft", "train_losses.csv"),
+        ("ft", "eval_generations.jsonl"),
+        ("gen-sampling", "generated_datasets.partial.jsonl"),
+    ],
+)
+def test_a_letter_of_a_table_that_has_changed(tmp_path, cases, stopped, name, file):
+    """It would be in the results: refused by the file's name, with nothing written."""
+    out = stopped(name, tmp_path)
+    data = bytearray((out / file).read_bytes())
+    place = next(i for i in range(len(data) // 3, len(data)) if chr(data[i]).isalnum())
+    data[place] = ord("x") if data[place] != ord("x") else ord("y")
+    (out / file).write_bytes(data)
+    before = outcome(out)
+    check_refused(run(cases[name], out, tmp_path / "log"), f"{out / file}: ")
+    assert outcome(out) == before
+
+
+@pytest.mark.parametrize(
+    "value", ['{"flags": 1}', '{"scores": []}', '{"data": null}', '{"status": "done"}', '{"flags": {}}']
+)
+@pytest.mark.parametrize("name", ["ft", "gen-sampling"])
+def test_a_description_of_another_kind(tmp_path, cases, stopped, name, value):
+    out = stopped(name, tmp_path)
+    description = json.loads((out / "run.json").read_text()) | json.loads(value)
+    (out / "run.json").write_text(json.dumps(description))
+    check_refused(run(cases[name], out, tmp_path / "log"), "run.json: not a description of a run")
 
 
 # --------------------------------------------------------------------------------------------------------------- clock

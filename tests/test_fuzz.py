@@ -280,6 +280,34 @@ def targets(root) -> dict[str, Target]:
     return make_targets(root)
 
 
+NAMES = (
+    "create-student", "generations", "logits", "jsonl", "csv", "parquet", "arrow", "saved", "ft", "ft-t5", "gen",
+    "simulate", "kd", "kd-with-logits", "stopped ft", "stopped kd", "stopped gen-sampling",
+)  # fmt: skip
+
+
+def check(targets: dict[str, Target], root: Path, name: str, seed: str, n_trials: int) -> None:
+    trials = list(try_target(targets[name], root, random.Random(f"{seed} {name}"), n_trials, None))
+    assert [(each.file, each.how, each.wrong) for each in trials if each.wrong] == []
+    assert len(trials) == n_trials
+
+
+def test_every_target_has_its_test(targets):
+    assert set(targets) == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_spoilt_file(targets, root, name):
+    check(targets, root, name, "fast", 6)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3_600)
+@pytest.mark.parametrize("name", NAMES)
+def test_many_spoilt_files(targets, root, name):
+    check(targets, root, name, "slow", 150)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.test_fuzz", description=__doc__)
     parser.add_argument("--trials", type=int, default=20, help="of each target [%(default)s]")

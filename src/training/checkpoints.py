@@ -23,7 +23,7 @@ from src.models.loading import in_one_line, read_state_dict, read_tensors
 from src.models.students import quiet
 
 OPTIMIZER, STATE = "optimizer.pt", "run_state.json"
-NAME = re.compile(r"epoch\d+__step\d+(__score[-\w]+)?")  # of a checkpoint's folder
+NAME = re.compile(r"\w[-\w]*")  # of a checkpoint's folder: it leads nowhere else
 LAST = "__last"  # closes the name of the last checkpoint of the distillation phase
 CARD = "README.md"
 
@@ -108,6 +108,7 @@ def _is_count(value: object) -> bool:
 
 
 def _is_name(value: object) -> bool:
+    """Of something in the run's folder: it is made, copied and removed by this name."""
     return isinstance(value, str) and NAME.fullmatch(value) is not None
 
 

@@ -310,7 +310,6 @@ def _describes_a_run(found: dict[str, Any]) -> bool:
         and isinstance(flags, dict)
         and isinstance(data, dict)
         and {"dataset_path", "output_dir"} <= flags.keys()
-        and "dataset_path" in data
         and isinstance(scores, dict)
         and all(value is None or isinstance(value, int | float) for value in scores.values())
     )
