@@ -59,7 +59,7 @@ def test_only_compiled_models_change_anything(tiny_models, monkeypatch):
         pass
 
 
-def test_kd_main_learns_nearly_the_same(dropout_models, rotation_path, tmp_path, traced_only, monkeypatch):
+def test_kd_main_learns_nearly_the_same(tiny_models, rotation_path, tmp_path, traced_only, monkeypatch):
     seen = []
     monkeypatch.setattr(
         "src.training.session.compile_layers", lambda model: seen.append(model) or compile_layers(model)
@@ -69,7 +69,7 @@ def test_kd_main_learns_nearly_the_same(dropout_models, rotation_path, tmp_path,
     losses = []
     for compiles in (False, True):
         out = tmp_path / str(compiles)
-        kd_main.main(kd_flags(dropout_models["t5"], rotation_path, out, epochs=1, compile=compiles))
+        kd_main.main(kd_flags(tiny_models["t5"], rotation_path, out, epochs=1, compile=compiles))
         losses.append([float(row["loss"]) for row in rows(out, "train_losses.csv")])
     assert len(seen) == 2
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)

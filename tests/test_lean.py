@@ -7,7 +7,7 @@ from torch import nn
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 from transformers.activations import NewGELUActivation
 
-from src.models.lean import FewDrawsDropout
+from src.models.lean import FewDrawsDropout, made_lean
 from src.models.loading import load_model
 
 STATES = torch.randn(7, 5, 33, generator=torch.Generator().manual_seed(0)) * 3  # not a multiple of four numbers
@@ -83,3 +83,9 @@ def test_other_rates_are_torchs(rate):
 
 def test_nothing_is_dropped_in_eval_mode():
     assert FewDrawsDropout(0.5).eval()(STATES) is STATES
+
+
+def test_an_exchanged_module_is_in_the_mode_of_the_former(dropout_models):
+    for is_training in (False, True):
+        model = AutoModelForSeq2SeqLM.from_pretrained(dropout_models["t5"]["teacher"]).train(is_training)
+        assert {module.training for module in made_lean(model).modules()} == {is_training}

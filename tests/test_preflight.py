@@ -17,6 +17,7 @@ from tiny_runs import TINY, argv, ft_flags, gen_flags, kd_flags, names, read, ro
 import ft_main
 from src.config.arguments import REPOSITORY, FineTuneArguments
 from src.config.cli import parse, run_script
+from src.config.console import progress_bar
 from src.config.errors import UserError
 from src.config.experiments import LossEntry
 from src.data.batches import Tokenization, TokenizedDatasets
@@ -222,6 +223,21 @@ def test_the_peak_of_a_cpu_is_seen():
     assert machine.within_reach(device) > before
 
 
+def test_the_memory_of_a_gpu(monkeypatch):
+    """What others hold there is neither ours nor free; what torch has reserved is ours."""
+    device = torch.device("cuda", 0)
+    for name, value in {
+        "mem_get_info": (30, 80), "memory_reserved": 20, "memory_allocated": 15, "max_memory_reserved": 45,
+        "reset_peak_memory_stats": None, "synchronize": None, "get_device_name": "A GPU",
+    }.items():  # fmt: skip
+        monkeypatch.setattr(torch.cuda, name, lambda _device, value=value: value)
+    assert (machine.held(device), machine.within_reach(device)) == (15, 50)
+    with machine.Peak(device) as peak:
+        machine.wait_for(device)
+    assert peak.bytes == 45
+    assert machine.name_of(device) == "A GPU (cuda:0)"
+
+
 def test_what_lack_of_memory_looks_like():
     with pytest.raises(RuntimeError) as caught:
         torch.empty(2**60)
@@ -280,6 +296,20 @@ def test_kinds_of_updates():
     assert mean_seconds(kinds) == pytest.approx(0.95)
     assert kinds_text(kinds) == "70 % of logits: 0.5 s, 30 % of logits on labels of the student: 2 s"
     assert kinds_text(kinds[:1]) == ""
+
+
+@pytest.mark.parametrize(
+    ("seconds", "made"),  # of every step, and the steps that are made: the largest, then those nearest to the mean, 8
+    [(0.01, [2, 0, 3, 1, 5, 4, 2]), (0.6, [2, 0, 3]), (0.4, [2, 0, 3, 1]), (31.0, [2, 0])],
+)
+def test_quick_steps_are_made_more_often(monkeypatch, seconds, made):
+    steps = []
+    monkeypatch.setattr(rehearsal, "_seconds", lambda step, device: step() or seconds)
+    with progress_bar(2, "steps", "steps") as bar:
+        times = rehearsal._time_typical(steps.append, [8, 9, 16, 8, 3, 4], torch.device("cpu"), bar)
+        assert bar.n == 2
+    assert steps == made
+    assert times == dict.fromkeys(made[1:], seconds)
 
 
 def test_the_kinds_that_a_phase_has():

@@ -13,13 +13,13 @@ LEAST_RATE = 2**-8  # below it the rounding would show
 
 
 def made_lean(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, its activations `gelu_new` and its dropout modules exchanged."""
+    """The model, its activations `gelu_new` and its dropout modules exchanged; those are in the mode of the former."""
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is NewGELUActivation:
                 setattr(module, name, nn.GELU(approximate="tanh"))  # the same function, in one kernel instead of eight
             elif type(child) is nn.Dropout:
-                setattr(module, name, FewDrawsDropout(child.p))
+                setattr(module, name, FewDrawsDropout(child.p).train(child.training))
     return model
 
 

@@ -80,9 +80,9 @@ def work_of_phases(
 
 
 def nearest_to_mean(sizes: Sequence[float] | np.ndarray, n: int) -> list[int]:
-    """The places of the `n` sizes that are nearest to the mean of all, in the order of the places."""
+    """The places of the `n` sizes that are nearest to the mean of all, the nearest first."""
     distances = np.abs(np.asarray(sizes, dtype=np.float64) - np.mean(sizes))
-    return sorted(np.argsort(distances, kind="stable")[:n].tolist())
+    return np.argsort(distances, kind="stable")[:n].tolist()
 
 
 # -------------------------------------------------------------------------------------------------------------- memory

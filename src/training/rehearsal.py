@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from src.training.writing import Writing
 
 ROWS = 20_000  # of a split, at most, that are looked at
-QUICK = 1.0  # seconds
-TYPICAL = 2  # updates or batches that are timed, after the longest one; one if it took
+TYPICAL, MOST = 2, 20  # steps of usual size that are timed: more than a few only while all together are quicker than
+QUICK = 1.0  # seconds, and a single one where the longest took more than
 LONG = 30.0  # seconds
 
 
@@ -39,7 +39,7 @@ class Trained:
 def try_training(
     trainer: Trainer, phases: Sequence[tuple[Phase, str]], evaluated: str | None
 ) -> tuple[Trained | None, Memory]:
-    """Updates of every kind, with the split that each phase goes on with, and a batch of an evaluation.
+    """Updates of every kind, with the split that each phase goes on with, and batches of an evaluation.
 
     None where there is not enough memory.
     """
@@ -51,11 +51,11 @@ def try_training(
             tuple(_time_updates(trainer, kind, phase, splits[name], bar) for kind, phase, name in each)
             for each in variants
         )
-        return Trained(kinds, _time_evaluation(trainer, splits[evaluated]) if evaluated else 0.0)
+        return Trained(kinds, _time_evaluation(trainer, splits[evaluated], bar) if evaluated else 0.0)
 
     with _not_compiled(trainer.config):
-        n_steps = (1 + TYPICAL) * sum(map(len, variants))
-        return _measured(steps, needs_of_training(trainer, [phase for phase, _ in phases]), trainer.device, n_steps)
+        n_kinds = sum(map(len, variants)) + (evaluated is not None)
+        return _measured(steps, needs_of_training(trainer, [phase for phase, _ in phases]), trainer.device, n_kinds)
 
 
 def try_writing(writing: "Writing", data: TokenizedDatasets) -> tuple[float | None, Memory]:
@@ -79,7 +79,7 @@ def try_writing(writing: "Writing", data: TokenizedDatasets) -> tuple[float | No
         return sum(times.values()) / n_targets
 
     needs = Needs(_bytes_of(writing.writer.model.parameters()))
-    return _measured(steps, needs, device, 1 + TYPICAL)
+    return _measured(steps, needs, device, 1)
 
 
 def needs_of_training(trainer: Trainer, phases: Sequence[Phase]) -> Needs:
@@ -102,12 +102,12 @@ def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _measured(steps: Callable[[Any], Any], needs: Needs, device: torch.device, n_steps: int) -> tuple[Any, Memory]:
-    """What steps(bar) returns, and the memory that it took; None where there is not enough for it."""
+def _measured(steps: Callable[[Any], Any], needs: Needs, device: torch.device, n_kinds: int) -> tuple[Any, Memory]:
+    """What steps(bar) returns, which makes `n_kinds` of them, and the memory that it took; None where that ran out."""
     before, available = machine.held(device), machine.within_reach(device)
     result = peak = None
     if before + needs.to_come <= available:
-        with progress_bar(n_steps, "dry run: steps", "steps") as bar, machine.Peak(device) as memory:
+        with progress_bar(2 * n_kinds, "dry run: time steps", "parts") as bar, machine.Peak(device) as memory:
             try:
                 result = steps(bar)
                 peak = memory.bytes
@@ -154,32 +154,34 @@ def _time_updates(trainer: Trainer, kind: Kind, phase: Phase, split: TokenizedSp
 def _time_typical(
     step: Callable[[int], None], sizes: Sequence[int], device: torch.device, bar: Any
 ) -> dict[int, float]:
-    """Seconds of some steps of usual size, by their place; the largest is made before them."""
+    """Seconds of some steps of usual size, by their place.
+
+    The largest is made before them, for the memory it takes, and for the time that only a first step takes.
+    """
     longest = _seconds(partial(step, int(np.argmax(sizes))), device)
     bar.update()
-    times = {}
-    for place in nearest_to_mean(sizes, TYPICAL if longest < LONG else 1):
+    times: dict[int, float] = {}
+    for place in nearest_to_mean(sizes, MOST):
         times[place] = _seconds(partial(step, place), device)
-        bar.update()
+        if longest > LONG or (len(times) >= TYPICAL and sum(times.values()) > QUICK):
+            break
+    bar.update()
     return times
 
 
-def _time_evaluation(trainer: Trainer, split: TokenizedSplit) -> float:
-    """Seconds that a row takes when it is evaluated, by a batch of usual length; without the metrics."""
+def _time_evaluation(trainer: Trainer, split: TokenizedSplit, bar: Any) -> float:
+    """Seconds that a row takes when it is evaluated; without the metrics."""
     evaluator, model = trainer.evaluator, trainer.training.model
     batches = list(chunks(longest_first(split.input_lengths), evaluator.batch_size))
-    (place,) = nearest_to_mean([_padded(split.input_lengths, rows) for rows in batches], 1)
-    rows = batches[place]
+    sizes = [_padded(split.input_lengths, rows) for rows in batches]
 
-    def evaluate() -> None:
-        evaluator.write(model, split, rows)
-        deque(evaluator.token_losses(model, split, rows), maxlen=0)
+    def evaluate(place: int) -> None:
+        evaluator.write(model, split, batches[place])
+        deque(evaluator.token_losses(model, split, batches[place]), maxlen=0)
 
     model.eval()
-    seconds = _seconds(evaluate, trainer.device)
-    if seconds < QUICK:  # what the first time alone takes may be most of it
-        seconds = _seconds(evaluate, trainer.device)
-    return seconds / len(rows)
+    times = _time_typical(evaluate, sizes, trainer.device, bar)
+    return sum(times.values()) / sum(len(batches[place]) for place in times)
 
 
 def _padded(lengths: np.ndarray, rows: np.ndarray) -> int:

@@ -164,7 +164,10 @@ def write_file(config: WritingArguments, datasets: Datasets, job: Job) -> Path:
     if config.dry_run:
         run.check_free()
         dry_run.announce(config)
-        dry_run.report_finished(run) if is_there else dry_run.report_writing(_prepare(config, job, run, chosen))
+        if is_there:
+            dry_run.report_finished(run)
+        else:
+            dry_run.report_writing(_prepare(config, job, run, chosen))
         return path
     with run.held():
         if is_there:
