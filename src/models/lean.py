@@ -17,9 +17,12 @@ def made_lean(model: PreTrainedModel) -> PreTrainedModel:
     for module in list(model.modules()):
         for name, child in module.named_children():
             if type(child) is NewGELUActivation:
-                setattr(module, name, nn.GELU(approximate="tanh"))  # the same function, in one kernel instead of eight
+                lean: nn.Module = nn.GELU(approximate="tanh")  # the same function, in one kernel instead of eight
             elif type(child) is nn.Dropout:
-                setattr(module, name, FewDrawsDropout(child.p).train(child.training))
+                lean = FewDrawsDropout(child.p)
+            else:
+                continue
+            setattr(module, name, lean.train(child.training))
     return model
 
 
