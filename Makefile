@@ -7,7 +7,7 @@ python := .venv/bin/python
 # One thread each: the tests' matrices are tiny, and threads of two busy processes spin against each other.
 pytest := OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(python) -m pytest --timeout 300
 
-.PHONY: help setup demo bench test test-slow faults check lint types clean
+.PHONY: help setup demo bench test test-slow faults audit check lint types clean
 
 help: ## List these targets.
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -30,6 +30,11 @@ test-slow: setup ## Run the tests that take minutes each.
 
 faults: setup ## Kill every script a hundred times, continue, and compare with runs to the end.
 	OMP_NUM_THREADS=1 HF_HUB_OFFLINE=1 $(python) -m tests.faults --kills 100 $(ARGS)
+
+audit: setup ## Ask whether the pinned versions have known weaknesses; needs the internet.
+	$(python) -m venv .venv/audit
+	.venv/audit/bin/python -m pip install -q pip-audit==2.10.1
+	.venv/audit/bin/python -m pip_audit --strict --no-deps --disable-pip $(patsubst %,-r %,$(wildcard requirements*.txt))
 
 check: lint types test ## Lint, check types and test: what a change must pass.
 

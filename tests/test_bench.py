@@ -362,6 +362,12 @@ def test_medians_and_shares():
     assert measured("ours", limit=None).share_of_floor is None
 
 
+def test_the_limit_is_that_of_the_faster_format():
+    rates = [{"float32": 2.0, "bfloat16": 4.0}, {"float32": 3.0, "bfloat16": 1.0}, {"float32": 2.5, "bfloat16": 0.1}]
+    assert workers.limit_of("ours", rates) == 2.5
+    assert workers.limit_of("ours-bf16", rates) == 3.0  # of 4, 3 and 2.5
+
+
 def test_the_table_has_every_row():
     lines = report.table(RESULTS)
     cells = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]

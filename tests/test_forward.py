@@ -210,6 +210,7 @@ class LargestOfVocabulary(TorchDispatchMode):
 def test_nothing_of_all_positions_times_vocabulary_is_made(family, monkeypatch):
     """Neither forward nor backward: 49 of 4 × 40 target positions are valid, and 10 of them are computed at once."""
     monkeypatch.setattr(scores, "CPU_CHUNK", 10 * 101)
+    monkeypatch.setattr(scores, "LEAST_ROWS", 1)
     sizes = Sizes(vocab_size=101, pad_token_id=0, eos_token_id=EOS, d_model=8, d_ff=16, dropout=0.0)
     model = build_from_scratch(family, sizes, seed=0)
     batch = batch_for(model, (CONTEXTS[0], *CONTEXTS), ([*range(20, 59), EOS], *TARGETS))

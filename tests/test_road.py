@@ -18,9 +18,11 @@ import ft_main
 import gen_main
 import kd_main
 import prepare_datasets_main
+from src.config.arguments import DistillArguments
+from src.config.cli import parse
 from src.config.errors import UserError
 from src.models import loading
-from src.training import session
+from src.training import machine, session
 
 K = 3
 WORDS = (("red", "blue", "old", "new", "the", "a"), ("cat", "dog", "bird", "house"), ("sees", "likes", "finds", "near"))
@@ -330,6 +332,29 @@ def test_float16_on_a_cpu_is_float32_and_says_so(fresh_accelerator, dropout_mode
         scores[precision] = ft_main.main(ft_flags(model, rotation_path, tmp_path / precision, **flags))
         assert ("--mixed_precision fp16: not on a cpu" in capsys.readouterr().out) is (precision == "fp16")
     assert scores["fp16"] == scores["no"]
+
+
+@pytest.mark.parametrize(
+    ("flags", "named"),
+    [
+        ({"mixed_precision": "bf16"}, "--mixed_precision bf16"),
+        ({"teacher_dtype": "bf16"}, "--teacher_dtype bf16"),
+        ({"mixed_precision": "bf16", "teacher_dtype": "bf16"}, "--mixed_precision bf16 --teacher_dtype bf16"),
+        ({}, None),
+    ],
+)
+@pytest.mark.parametrize("slowness", [0.5, 14.6])
+def test_slow_bfloat16_is_told(fresh_accelerator, monkeypatch, capsys, flags, named, slowness):
+    seconds = {torch.bfloat16: slowness, torch.float32: 1.0}
+    monkeypatch.setattr(machine, "_seconds_of_product", lambda device, dtype: seconds[dtype])
+    command = {"experiment_config_key": "logits_kd", "dataset_path": "d.json", "output_dir": "out", **flags}
+    device = session.make_accelerator(parse(DistillArguments, argv(command))).device.type
+    told = f"warning: {named}: on this {device} a product takes 15 times as long as in float32\n"
+    assert capsys.readouterr().out == (told if named and slowness > 1 else "")
+
+
+def test_products_take_time():
+    assert 0 < machine._seconds_of_product(torch.device("cpu"), torch.bfloat16) < 10
 
 
 # ------------------------------------------------------------------------------------------------------ degenerate data

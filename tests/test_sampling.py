@@ -194,6 +194,7 @@ def test_a_few_rows_of_the_vocabulary_at_once(family, monkeypatch):
     expected = greedy(model, INPUTS, k=2)
     vocabulary, sizes, stock = model.config.vocab_size, [], sampling.draw
     monkeypatch.setattr(scores, "CPU_CHUNK", 3 * vocabulary)
+    monkeypatch.setattr(scores, "LEAST_ROWS", 1)
     assert greedy(model, INPUTS, k=2) == expected
     monkeypatch.setattr(sampling, "draw", lambda logits, nucleus: sizes.append(len(logits)) or stock(logits, nucleus))
     sample(model, batch_of(model, INPUTS), Nucleus(0.95), max_new_tokens=3, targets_per_input=5)

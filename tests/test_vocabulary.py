@@ -82,6 +82,7 @@ def plain_sum(student: Scores, teacher, terms) -> tuple[torch.Tensor, torch.Tens
 @pytest.fixture(params=[1, 4, 1000], ids=lambda rows: f"{rows} rows at once")
 def chunk(request, monkeypatch):
     monkeypatch.setattr(scores, "CPU_CHUNK", request.param * V)
+    monkeypatch.setattr(scores, "LEAST_ROWS", 1)
 
 
 @pytest.mark.parametrize("kind", PROJECTIONS)
@@ -184,12 +185,12 @@ def test_half_precision(dtype):
         assert (half - full).abs().max() < 0.03 * full.abs().max()
 
 
-def test_the_largest_tensor_is_a_chunk():
-    """As many rows as the vocabulary allows, at least one."""
-    many = Scores(torch.zeros(10, 2), OutputProjection(torch.zeros(scores.CPU_CHUNK // 3, 2)))
-    assert [(part.start, part.stop) for part in many.chunks()] == [(0, 3), (3, 6), (6, 9), (9, 10)]
-    huge = Scores(torch.zeros(2, 1), OutputProjection(torch.zeros(1, 1).expand(10**9, 1)))
-    assert len(list(huge.chunks())) == 2
+@pytest.mark.parametrize(("vocab_size", "rows"), [(2_000, 4_194), (32_128, 261), (151_936, 256), (10**9, 256)])
+def test_the_largest_tensor_is_a_chunk(vocab_size, rows):
+    """As many rows as the vocabulary allows, and enough to multiply fast."""
+    weight = torch.zeros(1, 1).expand(vocab_size, 1)
+    many = Scores(torch.zeros(2 * rows + 1, 1), OutputProjection(weight))
+    assert [part.stop - part.start for part in many.chunks()] == [rows, rows, 1]
 
 
 def test_kl_of_equal_models_is_zero():

@@ -22,6 +22,7 @@ LIMIT = "limit"  # the name of the process that measures the machine
 PAUSE = 0.3  # seconds between turns: threads of some libraries spin for 0.2 s after their work
 STOP = ""
 PATIENCE = 2.0  # seconds that a process has to end by itself
+FORMATS = ("float32", "bfloat16")  # a machine without products in bfloat16 emulates them, slower than float32
 NEEDS = {"trl": "trl", "ctranslate2": "ctranslate2"}  # implementation: what must be installed for it
 
 
@@ -40,7 +41,7 @@ class Settings:
 
 @dataclass
 class Measured:
-    """What became of one implementation. `flops_per_token`: of ours; `limit`: FLOP/s of products in its format."""
+    """What became of one implementation. `flops_per_token`: of ours; `limit`: FLOP/s of products (`limit_of`)."""
 
     implementation: str
     seconds: list[float] = field(default_factory=list)
@@ -176,6 +177,12 @@ def measure(row: Row, settings: Settings, tell: Callable[[str], None]) -> list[M
     return list(results.values())
 
 
+def limit_of(implementation: str, measured: list[dict[str, float]]) -> float:
+    """The median of FLOP/s measured by format: in an implementation's own, or in float32 where that is faster."""
+    formats = FORMATS if implementation.endswith("bf16") else FORMATS[:1]
+    return median(max(rates[each] for each in formats) for rates in measured)
+
+
 def _missing(name: str) -> str:
     """What to say of an implementation that is not installed."""
     there = name not in NEEDS or importlib.util.find_spec(NEEDS[name])
@@ -207,7 +214,7 @@ class Race:
             limits.append(limit.ask("timed"))
         for name, result in self.results.items():
             result.peak = self._ask(name, "peak")
-            result.limit = median(rates["bfloat16" if name.endswith("bf16") else "float32"] for rates in limits)
+            result.limit = limit_of(name, limits)
         ours = self.row.implementations[0]
         if counted := self._ask(ours, "flops"):
             self.results[ours].flops_per_token = counted["flops"] / counted["tokens"]

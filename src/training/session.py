@@ -30,13 +30,14 @@ from src.models.loading import (
     load_tokenizer,
     write_known_tokens_only,
 )
-from src.training import checkpoints, dry_run, rhythm
+from src.training import checkpoints, dry_run, machine, rhythm
 from src.training.checkpoints import Training
 from src.training.engine import FINAL, Phase, Trainer
 from src.training.interrupts import StopRequests
 from src.training.tracking import FINISHED, UNFINISHED, RunFolder, data_fingerprint, open_run
 
 MODEL_FOLDER = "model"
+SLOW = 1.5  # times as long as in float32, before it is worth a word
 
 
 @dataclass(frozen=True)
@@ -182,6 +183,11 @@ def make_accelerator(config: SharedArguments) -> Accelerator:
         raise UserError(f"--mixed_precision {config.mixed_precision}: {str(error).splitlines()[0]}") from None
     if config.mixed_precision != "no" and not accelerator.native_amp:  # accelerate says nothing of it
         say(f"--mixed_precision {config.mixed_precision}: not on a {accelerator.device.type}; float32 is used")
+    flags = [f"--{name} bf16" for name in ("mixed_precision", "teacher_dtype") if getattr(config, name, "") == "bf16"]
+    slowness = machine.bfloat16_slowness(accelerator.device) if flags else 0.0
+    if slowness > SLOW:
+        device = accelerator.device.type
+        say(f"warning: {' '.join(flags)}: on this {device} a product takes {slowness:.0f} times as long as in float32")
     return accelerator
 
 
