@@ -908,6 +908,12 @@ def tree(**content: str | bytes) -> Callable[[Place], None]:
     return write
 
 
+SAVED = {
+    "_data_files": [{"filename": "data.arrow"}], "_fingerprint": "a", "_format_columns": None, "_format_kwargs": {},
+    "_format_type": None, "_output_all_columns": False, "_split": None,
+}  # fmt: skip
+
+
 def loop(place: Place) -> None:
     (place.folder / "d").symlink_to("d")
 
@@ -971,6 +977,9 @@ FOLDERS = [
      "d/state.json: '../data.arrow' is no name"),
     ("a saved split whose rows are none", tree(**{"dataset_info.json": "{}", "data.arrow": "rows",
      "state.json": '{"_data_files": [{"filename": "data.arrow"}]}'}), "@/d", "d: not a folder saved"),
+    ("a saved split whose texts are none", tree(**{"dataset_info.json": "{}",
+     "data.arrow": replaced(arrow_stream({"text": ["a cat"], "target": ["b"]}), b"a cat", b"a \xff\xffat"),
+     "state.json": json.dumps(SAVED)}), "@/d", "d: not a folder saved"),
     ("a hub name without a name", lambda place: None, "hf:", "hf:"),
     ("a hub name that climbs", lambda place: None, "hf:../../etc", "hf:../../etc: "),
     ("a hub name with a blank", lambda place: None, "hf:a b", "hf:a b: "),
@@ -1417,6 +1426,30 @@ def test_weights_of_another_shape_and_halves_of_a_model(place):
 
 
 # -------------------------------------------------------------------------------------------------------- model folders
+
+
+@pytest.mark.filterwarnings("ignore")  # of torch, about tensors without elements
+@pytest.mark.parametrize("key", ["d_model", "d_ff", "d_kv"])
+def test_a_model_of_no_size(place, key):
+    """What its layers make of it is known when they are made."""
+    in_json("config.json", **{key: 0})(place.own_model())
+    assert says(place.refuse("ft", model_name="@/model"), "model: ")
+
+
+@pytest.mark.parametrize("n_heads", [-1, -2])
+def test_a_model_that_cannot_compute(place, dropout_models, n_heads):
+    """Its layers can be made, and not run."""
+    shutil.copytree(dropout_models["gpt2"]["student"], place.folder / "model")
+    in_json("config.json", n_head=n_heads)(place.folder / "model")
+    assert says(place.refuse("gen", model_name="@/model"), "model: is no model that computes: ")
+
+
+def test_padding_of_older_models(place):
+    """−1 says that there is none."""
+    in_json("generation_config.json", pad_token_id=-1)(place.own_model())
+    place.run("ft", model_name="@/model", epochs=1)
+    made = read(place.folder / "out" / "model" / "generation_config.json")
+    assert made["pad_token_id"] == made["eos_token_id"]
 
 
 def in_json(file: str, **values: Any) -> Callable[[Path], None]:

@@ -505,7 +505,17 @@ def test_a_letter_of_a_table_that_has_changed(tmp_path, cases, stopped, name, fi
 
 
 @pytest.mark.parametrize(
-    "value", ['{"flags": 1}', '{"scores": []}', '{"data": null}', '{"status": "done"}', '{"flags": {}}']
+    "value",
+    [
+        '{"flags": 1}',
+        '{"scores": []}',
+        '{"data": null}',
+        '{"status": "done"}',
+        '{"flags": {}}',
+        '{"script": "a b"}',
+        '{"script": null}',
+        f'{{"script": "{"9" * 5_000}.py"}}',
+    ],
 )
 @pytest.mark.parametrize("name", ["ft", "gen-sampling"])
 def test_a_description_of_another_kind(tmp_path, cases, stopped, name, value):

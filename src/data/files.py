@@ -195,12 +195,14 @@ def _read_saved(folder: Path) -> Datasets:
     try:
         _check_saved(folder)
         saved = load_from_disk(str(folder))
+        saved = saved if isinstance(saved, DatasetDict) else {TRAIN: saved}
+        for rows in saved.values():
+            rows.data.validate(full=True)  # as in _read_arrow
+        return {str(split): rows.to_dict() for split, rows in saved.items()}
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: not a folder saved by `datasets`: {one_line(error)}") from None
     except (AttributeError, KeyError, TypeError):  # JSON of another shape
         raise UserError(f"{folder}: not a folder saved by `datasets`: its .json files hold something else") from None
-    saved = saved if isinstance(saved, DatasetDict) else {TRAIN: saved}
-    return {str(split): rows.to_dict() for split, rows in saved.items()}
 
 
 def _check_saved(folder: Path) -> None:

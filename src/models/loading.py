@@ -47,7 +47,7 @@ KEPT_GENERATION_KEYS = (  # what belongs to a model's vocabulary; everything els
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_TIMEOUT = 10  # seconds
 READ_ERRORS = (
-    OSError, ValueError, KeyError, TypeError, AttributeError, RuntimeError, EOFError,
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, ArithmeticError,
     SafetensorError, UnpicklingError, StrictDataclassError, BadZipFile, struct.error,
 )  # fmt: skip
 ABOUT_CODE = re.compile(r"NoneType|has no attribute|not (iterable|subscriptable|callable)|indices must|unsupported")
@@ -148,7 +148,18 @@ def load_model(
     model.generation_config = safe_generation_config(model.config, find_model(base))
     if model.config.is_encoder_decoder and getattr(model.config, "decoder_start_token_id", None) is None:
         model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id
-    return made_lean(model).eval()
+    model = made_lean(model).eval()
+    with in_one_line(base, "is no model that computes"):
+        _compute(model)
+    return model
+
+
+@torch.inference_mode()
+def _compute(model: "PreTrainedModel") -> None:
+    """Raises what sizes in a config that no layer can have lead to: some are looked at by nobody before."""
+    ids = torch.zeros(1, 2, dtype=torch.long)
+    read = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
+    model(input_ids=ids, use_cache=False, **read)
 
 
 def _load_whole(base: str, dtype: torch.dtype) -> "PreTrainedModel":
@@ -302,7 +313,7 @@ def safe_generation_config(config: "PreTrainedConfig", source: str | None = None
             stored = GenerationConfig.from_pretrained(source)
     ids = {key: getattr(stored, key, None) for key in KEPT_GENERATION_KEYS}
     ids = {key: getattr(config, key, None) if value is None else value for key, value in ids.items()}
-    if ids["pad_token_id"] is None:
+    if ids["pad_token_id"] in (None, -1):  # older models have no padding, and say so by −1
         eos = ids["eos_token_id"]
         ids["pad_token_id"] = eos[0] if isinstance(eos, list) else eos
     if not config.is_encoder_decoder:
@@ -311,18 +322,17 @@ def safe_generation_config(config: "PreTrainedConfig", source: str | None = None
         ids["decoder_start_token_id"] = ids["pad_token_id"] if ids["bos_token_id"] is None else ids["bos_token_id"]
     n_tokens = config.get_text_config().vocab_size
     for key, value in ids.items():
-        least = -1 if key == "pad_token_id" else 0  # older models have no padding, and say so by −1
-        if value is not None and not _are_token_ids(value, least, n_tokens):
+        if value is not None and not _are_token_ids(value, n_tokens):
             where = f"{source}: generation_config.json" if source else config.model_type
             raise UserError(f"{where}: {key}: {str(value)[:80]!r} is no token; ids are 0 to {n_tokens - 1}")
     return GenerationConfig(**ids)
 
 
-def _are_token_ids(value: object, least: int, n_tokens: int) -> bool:
+def _are_token_ids(value: object, n_tokens: int) -> bool:
     """Whether a value is a token's id, or lists of ids."""
     if isinstance(value, list):
-        return all(_are_token_ids(each, least, n_tokens) for each in value)
-    return isinstance(value, int) and not isinstance(value, bool) and least <= value < n_tokens
+        return all(_are_token_ids(each, n_tokens) for each in value)
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < n_tokens
 
 
 @lru_cache(maxsize=64)

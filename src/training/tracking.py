@@ -4,6 +4,7 @@ import csv
 import io
 import os
 import platform
+import re
 import secrets
 import shutil
 import subprocess
@@ -44,6 +45,7 @@ RESUMABLE = ("state", PARTIAL)
 WRITTEN = ("generated_datasets.json", "api_completions.json", "api_completions.jsonl")
 OURS = (*RESUMABLE, SCORES, LOSSES, GENERATIONS, GENERATION_LINES, "model", "epoch*__step*", *WRITTEN)
 UNFINISHED_FILES = tuple(f".{name}{ending}" for name in (*OURS, RUN) for ending in (".*.tmp", ".*.former"))
+SCRIPT = r"\w{1,60}\.py"
 PUT_BACK = "put it back, or start anew with --overwrite True"
 WITHOUT_INFLUENCE = ("output_dir", "resume", "overwrite", "save_state_every_n_minutes", "dry_run")
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "sacrebleu", "rouge_score", "nltk")
@@ -305,7 +307,7 @@ def _former_run(path: Path) -> dict[str, Any] | None:
 def _describes_a_run(found: dict[str, Any]) -> bool:
     flags, data, scores = (found.get(name) for name in ("flags", "data", "scores"))
     return (
-        isinstance(found.get("script"), str)
+        re.fullmatch(SCRIPT, str(found.get("script"))) is not None
         and found.get("status") in (UNFINISHED, FINISHED)
         and isinstance(flags, dict)
         and isinstance(data, dict)
