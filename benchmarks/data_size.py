@@ -47,7 +47,8 @@ def read(merged: Path, student: Path) -> None:
 
     sys.path.insert(0, str(REPOSITORY))
     from src.data.batches import Tokenization, TokenizedDatasets, epoch_order
-    from src.data.files import read_datasets, training_splits
+    from src.data.checks import training_splits
+    from src.data.files import read_datasets
     from src.models.loading import load_tokenizer
 
     tokenization = Tokenization(load_tokenizer(str(student)), True, max_input_length=48, max_labels_length=48)

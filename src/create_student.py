@@ -10,14 +10,9 @@ from src.config.arguments import CreateStudentArguments
 from src.config.constants import TARGET, TEXT, UNLABELED
 from src.config.errors import UserError
 from src.config.signals import signals_kill
-from src.data.files import (
-    check_datasets,
-    check_output_folder,
-    check_trainable,
-    read_datasets,
-    recover,
-    training_splits,
-)
+from src.data.checks import check_datasets, check_trainable, training_splits
+from src.data.disk import check_output_folder, recover
+from src.data.files import read_datasets
 from src.models.families import Sizes, family_to_build, knows_layers, layer_counts
 from src.models.loading import Layers, check_model_files, load_config, load_model, load_tokenizer, parse_model_name
 from src.models.students import (

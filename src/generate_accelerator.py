@@ -7,7 +7,8 @@ from src.config.console import say
 from src.config.constants import DEV_PPL, FT, GENERATED, TEXT
 from src.config.errors import UserError
 from src.data.batches import Batch
-from src.data.files import Columns, Datasets, write_datasets
+from src.data.checks import Columns, Datasets
+from src.data.files import write_datasets
 from src.models.ctranslate import CTranslate2Engine, check_settings, is_converted, is_installed
 from src.models.decoding import LENGTH_PENALTIES, decoding_of, to_texts
 from src.training.writing import Job, WriteBatch, Writer, Writing, write_file

@@ -10,7 +10,7 @@ from transformers import PreTrainedTokenizerBase
 from src.config.arguments import DistillArguments
 from src.config.errors import UserError
 from src.config.experiments import Experiment
-from src.data.files import Datasets
+from src.data.checks import Datasets
 from src.distillation.capture import check_comparable
 from src.distillation.teachers import LiveTeacher
 from src.models.compiled import check_can_compile, compile_layers

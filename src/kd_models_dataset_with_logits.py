@@ -6,7 +6,7 @@ from dataclasses import asdict
 from src.config.arguments import DistillStoredArguments
 from src.config.errors import UserError
 from src.config.experiments import Experiment, LossEntry
-from src.data.files import Datasets, training_splits
+from src.data.checks import Datasets, training_splits
 from src.data.stored import LOGITS, TOKENS
 from src.distillation.teachers import StoredTeacher
 from src.training.phases import check_schedule, distillation_phases

@@ -15,20 +15,10 @@ from src.config.errors import UserError
 from src.data.align_tokens import Aligner, Alignment, StudentTokens
 from src.data.api_logprobs import ApiFile, TeacherBytes
 from src.data.batches import Tokenization
+from src.data.checks import TRAIN_I, Datasets, check_datasets, check_trainable, is_training_split, training_splits
 from src.data.corpora import Request, load_corpus
-from src.data.files import (
-    TRAIN_I,
-    Datasets,
-    check_datasets,
-    check_trainable,
-    is_training_split,
-    open_dataset,
-    read_datasets,
-    read_generations,
-    recover,
-    training_splits,
-    write_datasets,
-)
+from src.data.disk import recover
+from src.data.files import open_dataset, read_datasets, read_generations, write_datasets
 from src.data.pseudo_targets import Merge, merge_pseudo_targets
 from src.data.splits import (
     Sizes,

@@ -19,7 +19,9 @@ from src.config.arguments import SimulateApiArguments
 from src.config.constants import DEV_PPL, IGNORE_INDEX, TARGET, TEXT, UNLABELED
 from src.config.errors import UserError
 from src.data.batches import Batch, pad_sequences
-from src.data.files import Columns, Datasets, atomic_write, is_training_split, write_datasets
+from src.data.checks import Columns, Datasets, is_training_split
+from src.data.disk import atomic_write
+from src.data.files import write_datasets
 from src.data.token_bytes import TokenBytes, n_whole
 from src.models.decoding import Decoding, behind_eos, decoding_of
 from src.models.forward import target_labels, target_logits

@@ -1,7 +1,7 @@
 """Stage: fine-tune a model on labeled data, usually the teacher."""
 
 from src.config.arguments import FineTuneArguments
-from src.data.files import Datasets
+from src.data.checks import Datasets
 from src.training.engine import Phase
 from src.training.session import Task, train
 

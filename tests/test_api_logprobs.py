@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from src.config.errors import UserError
-from src.data import files
+from src.data import json_files
 from src.data.api_logprobs import ApiFile, Completion, TeacherBytes, locate_pieces, placed_text, read_tokens
 
 TOP = [{"The": -0.1, "A": -2.0}, {" cat": -0.5, " dog": None}]
@@ -319,7 +319,7 @@ def test_lines_that_are_refused(tmp_path, value, said):
 )
 def test_lines_that_are_not_json(tmp_path, monkeypatch, reader, line):
     if reader == "json":
-        monkeypatch.setattr(files, "orjson", None)
+        monkeypatch.setattr(json_files, "orjson", None)
     path = tmp_path / "api.jsonl"
     path.write_bytes(b'{"text": "x", "prediction": "p"}\n\n' + line.encode("latin-1"))
     with pytest.raises(UserError, match="api.jsonl: line 3: not JSON"):

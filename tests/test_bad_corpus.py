@@ -18,6 +18,7 @@ import shutil
 import struct
 import zipfile
 from collections.abc import Callable
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from string import whitespace
@@ -36,7 +37,7 @@ from src import create_student, kd_models_accelerator_multiple_loaders
 from src.config.cli import run_script
 from src.config.errors import UserError
 from src.config.experiments import load_experiments
-from src.data import files
+from src.data import checks, forms, json_files
 from src.data.api_logprobs import ApiFile, TeacherBytes, read_tokens
 from src.data.files import read_datasets
 from src.models import loading
@@ -511,7 +512,7 @@ def test_dataset_that_nobody_can_read(place, no_weights, monkeypatch, row):
 def test_dataset_that_the_standard_library_cannot_read(place, no_weights, monkeypatch, row):
     """Where orjson is not installed."""
     content, said = row
-    monkeypatch.setattr(files, "orjson", None)
+    monkeypatch.setattr(json_files, "orjson", None)
     place.write("data.json", content)
     assert says(place.refuse("ft"), said)
 
@@ -611,12 +612,16 @@ def parquet(columns: dict[str, Any] | pa.Table, **options: Any) -> bytes:
     return sink.getvalue()
 
 
-def arrow(columns: dict[str, Any] | pa.Table) -> bytes:
-    columns = columns if isinstance(columns, pa.Table) else pa.table(columns)
+def arrow(columns: dict[str, Any] | pa.Table, compression: str | None = None, new: Callable = pa.ipc.new_file) -> bytes:
+    """An Arrow file, or with `new_stream` a stream."""
+    table = columns if isinstance(columns, pa.Table) else pa.table(columns)
     sink = io.BytesIO()
-    with pa.ipc.new_file(sink, columns.schema) as writer:
-        writer.write_table(columns)
+    with new(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
+        writer.write_table(table)
     return sink.getvalue()
+
+
+arrow_stream = partial(arrow, new=pa.ipc.new_stream)
 
 
 def replaced(content: bytes, old: bytes, new: bytes) -> bytes:
@@ -723,28 +728,12 @@ BOMBS = [
 def test_parquet_bomb(place, no_weights, monkeypatch, row):
     """Refused by what the file declares, before anything is unpacked; the limit is a gigabyte, here a megabyte."""
     columns, options = row
-    monkeypatch.setattr(files, "LARGE", 2**20)
+    monkeypatch.setattr(forms, "LARGE", 2**20)
     content = parquet(columns, compression="zstd", **options)
     place.write("rows.parquet", content)
     assert len(content) < 8_000
     line = place.refuse("ft", dataset_path="@/rows.parquet")
     assert says(line, f"rows.parquet: {len(content):,} bytes that would take .*in memory")
-
-
-def arrow_stream(columns: dict[str, Any], compression: str | None = None) -> bytes:
-    table = pa.table(columns)
-    sink = io.BytesIO()
-    with pa.ipc.new_stream(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
-
-
-def arrow_file(columns: dict[str, Any], compression: str | None = None) -> bytes:
-    table = pa.table(columns)
-    sink = io.BytesIO()
-    with pa.ipc.new_file(sink, table.schema, options=pa.ipc.IpcWriteOptions(compression=compression)) as writer:
-        writer.write_table(table)
-    return sink.getvalue()
 
 
 def views(count: int) -> pa.Array:
@@ -778,9 +767,9 @@ ARROW_BOMBS = [
 def test_arrow_bomb(place, no_weights, monkeypatch, row):
     """As an Arrow file, and as one of the files of a folder that `datasets` saved."""
     columns, compression, said = row
-    monkeypatch.setattr(files, "LARGE", 2**20)
-    monkeypatch.setattr(files, "MOST_EXPANSION", 100)
-    content = arrow_file(columns, compression)
+    monkeypatch.setattr(forms, "LARGE", 2**20)
+    monkeypatch.setattr(forms, "MOST_EXPANSION", 100)
+    content = arrow(columns, compression)
     place.write("d/train.arrow", content)
     assert says(place.refuse("ft", dataset_path="@/d"), f"d/train.arrow: .*{said}")
     place.write("saved/data.arrow", arrow_stream(columns, compression))
@@ -866,7 +855,7 @@ def test_what_other_writers_do_is_read(tmp_path, compression, encoding):
     plain = {name: columns[name] for name in ("text", "target", "words", "struct", "pairs")}
     plain["view"] = pa.array(texts, pa.string_view())
     plain["encoded"] = pa.array(texts).dictionary_encode()
-    (tmp_path / "d" / "train.arrow").write_bytes(arrow_file(plain, compression))
+    (tmp_path / "d" / "train.arrow").write_bytes(arrow(plain, compression))
     found = read_datasets(tmp_path / "d")["train"]
     assert found == {name: expected.get(name, texts) for name in plain}
 
@@ -1200,7 +1189,7 @@ def test_api_lines(place, no_weights, monkeypatch, row):
     flags = {"dataset_path": None, "logits_dataset_path": "@/api.jsonl", "student_name": "@/student"}
     for file_name in ("out.json", "out.arrow"):
         assert says(place.refuse(PREPARE, file_name=file_name, **flags), said)
-    monkeypatch.setattr(files, "orjson", None)
+    monkeypatch.setattr(json_files, "orjson", None)
     assert says(place.refuse(PREPARE, **flags), said)
 
 
@@ -1444,6 +1433,17 @@ def test_a_model_that_cannot_compute(place, dropout_models, n_heads):
     assert says(place.refuse("gen", model_name="@/model"), "model: is no model that computes: ")
 
 
+def test_no_end_of_decoding(place):
+    """An empty list says nothing: the config's own counts."""
+    in_json("generation_config.json", eos_token_id=[])(place.own_model())
+    place.run("gen", model_name="@/model")
+    place.run("ft", model_name="@/model", output_dir="@/ft", epochs=1)
+    made = (
+        read(place.folder / "ft" / "model" / file)["eos_token_id"] for file in ("generation_config.json", "config.json")
+    )
+    assert len(set(made)) == 1
+
+
 def test_padding_of_older_models(place):
     """−1 says that there is none."""
     in_json("generation_config.json", pad_token_id=-1)(place.own_model())
@@ -1562,6 +1562,8 @@ MODELS = [
     ("tokenizer's class a list", in_json("tokenizer_config.json", tokenizer_class=["A"]), "model: tokenizer"),
     ("tokenizer's own class", custom("tokenizer_config.json", AutoTokenizer=["code.Model", None]), None),
     ("tokenizer without EOS", in_json("tokenizer_config.json", eos_token=None), "model: its tokenizer has no EOS"),
+    ("half a character", instead("tokenizer_config.json", '{"backend": "\\ud800"}'), "model: tokenizer"),
+    ("model type half a character", instead("config.json", '{"model_type": "\\ud800"}'), "model: config.json"),
     ("EOS a number", in_json("tokenizer_config.json", eos_token=1), "model: "),
     ("EOS a list", in_json("tokenizer_config.json", eos_token=["</s>"]), "model: "),
     ("decoding settings cut", instead("generation_config.json", "{"), "model: generation_config.json"),
@@ -1689,7 +1691,7 @@ def test_twenty_thousand_rows_and_duplicates(place):
 def test_odd_json(place, monkeypatch, reader, content, found):
     """Names are only names: nothing is opened by them."""
     if reader != "orjson":
-        monkeypatch.setattr(files, "orjson", None)
+        monkeypatch.setattr(json_files, "orjson", None)
     place.write("data.json", content)
     if found is None:
         assert says(place.refuse(PREPARE), "data.json: not JSON")
@@ -1733,7 +1735,7 @@ def read_or_refuse(path: Path) -> None:
     """Whatever the file holds: it is read, or a UserError of one line names it."""
     try:
         datasets = read_datasets(path)
-        files.check_trainable(datasets, str(path))
+        checks.check_trainable(datasets, str(path))
     except UserError as error:
         assert path.name in str(error)
         assert not PYTHON.search(str(error).replace(str(path), "")), error

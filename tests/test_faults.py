@@ -21,7 +21,7 @@ from src.config.cli import run_script
 from src.config.signals import Stopped, signals_wait, sigterm_as_exception
 from src.data import files
 from src.data.batches import Tokenization, TokenizedDatasets
-from src.data.files import atomic_write, recover, whole_folder
+from src.data.disk import atomic_write, recover, whole_folder
 from src.models import loading
 from src.training.checkpoints import RunState
 from tests.faults import (

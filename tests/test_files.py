@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from src.config.errors import UserError
-from src.data import files
+from src.data import checks, disk, files, forms, json_files
 
 ROWS = {"text": ["a b", 'quote " and, comma', "line\nbreak", "é – 漢 \u2028 🙂"], "target": ["1", "02", "", "d"]}
 DATASETS = {"train": ROWS, "dev": {"text": ["x"], "target": ["y"]}, "unlabeled": {"text": ["u"]}}
@@ -43,7 +43,7 @@ def write_rows(path: Path, columns: dict) -> None:
 @pytest.mark.parametrize("library", ["orjson", "json"])
 def test_json_round_trip(tmp_path, library, monkeypatch):
     if library == "json":
-        monkeypatch.setattr(files, "orjson", None)
+        monkeypatch.setattr(json_files, "orjson", None)
     files.write_datasets(tmp_path / "d.json", DATASETS)
     assert files.read_datasets(tmp_path / "d.json") == DATASETS
     assert list(files.read_datasets(tmp_path / "d.json")) == list(DATASETS)
@@ -131,11 +131,11 @@ BAD_FILES = {
 @pytest.mark.parametrize("name", BAD_FILES)
 def test_bad_files_are_one_line_that_names_the_place(tmp_path, name, library, monkeypatch):
     if library == "json":
-        monkeypatch.setattr(files, "orjson", None)
+        monkeypatch.setattr(json_files, "orjson", None)
     content, message = BAD_FILES[name]
     path = write(tmp_path / name, content)
     with pytest.raises(UserError, match=message) as caught:
-        files.check_trainable(files.read_datasets(path), path)
+        checks.check_trainable(files.read_datasets(path), path)
     assert str(caught.value).startswith(path)
     assert "\n" not in str(caught.value)
 
@@ -175,7 +175,7 @@ def hub(monkeypatch):
             raise result
         return library.DatasetDict({split: library.Dataset.from_dict(rows) for split, rows in result.items()})
 
-    monkeypatch.setattr(files, "_check_hub_answers", lambda name: None)
+    monkeypatch.setattr(forms, "_check_hub_answers", lambda name: None)
     monkeypatch.setattr(library, "load_dataset", load_dataset)
     return loaders, calls
 
@@ -191,7 +191,7 @@ def test_hub_name_and_configuration(hub):
 def test_local_folder_laid_out_like_a_repository(hub, tmp_path, monkeypatch):
     loaders, _ = hub
     loaders[str(tmp_path)] = {"train": ROWS}
-    monkeypatch.setattr(files, "_check_hub_answers", lambda name: pytest.fail("no network is needed"))
+    monkeypatch.setattr(forms, "_check_hub_answers", lambda name: pytest.fail("no network is needed"))
     assert files.read_datasets(f"hf:{tmp_path}") == {"train": ROWS}
 
 
@@ -199,13 +199,13 @@ def test_script_repository_is_read_from_its_parquet_revision(hub):
     loaders, calls = hub
     loaders["GEM/ART"] = RuntimeError("Dataset scripts are no longer supported,\nbut found ART.py")
     loaders["parquet"] = {"train": ROWS}
-    assert files.load_hub("GEM/ART", splits=["train"]) == {"train": ROWS}
+    assert forms.load_hub("GEM/ART", splits=["train"]) == {"train": ROWS}
     assert calls[1][2] == {"data_files": {"train": "hf://datasets/GEM/ART@~parquet/*/train/*.parquet"}}
     loaders["parquet"] = FileNotFoundError("no such revision")
     with pytest.raises(
         UserError, match="no longer supported, but found ART.py; its parquet revision: no such"
     ) as error:
-        files.load_hub("GEM/ART", splits=["train"])
+        forms.load_hub("GEM/ART", splits=["train"])
     assert "\n" not in str(error.value)
 
 
@@ -221,7 +221,7 @@ def test_unreachable_hub_is_said_at_once(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(UserError, match=r"hf:a/b: the hub does not answer \(no route\); .*HF_HUB_OFFLINE=1"):
         files.read_datasets("hf:a/b")
-    assert asked == [files.HUB_TIMEOUT]
+    assert asked == [forms.HUB_TIMEOUT]
 
 
 def test_a_top_level_datasets_folder_does_not_shadow_the_library(tmp_path):
@@ -237,9 +237,9 @@ def test_a_top_level_datasets_folder_does_not_shadow_the_library(tmp_path):
 
 
 def test_good_datasets_pass():
-    files.check_trainable(DATASETS, "d.json")
-    files.check_trainable({"train_0": ROWS, "train_1": ROWS}, "d.json")
-    files.check_datasets({"dev": {"text": ["a"]}}, "d.json", need_target=False)
+    checks.check_trainable(DATASETS, "d.json")
+    checks.check_trainable({"train_0": ROWS, "train_1": ROWS}, "d.json")
+    checks.check_datasets({"dev": {"text": ["a"]}}, "d.json", need_target=False)
 
 
 @pytest.mark.parametrize(
@@ -260,22 +260,22 @@ def test_good_datasets_pass():
 )
 def test_bad_datasets(datasets, message):
     with pytest.raises(UserError, match=message) as caught:
-        files.check_trainable(datasets, "d.json")
+        checks.check_trainable(datasets, "d.json")
     assert str(caught.value).startswith("d.json: ")
 
 
 def test_unlabeled_may_hold_a_placeholder_for_target():
-    files.check_trainable({"train": ROWS, "unlabeled": {"text": ["a"], "target": [None]}}, "d.json")
+    checks.check_trainable({"train": ROWS, "unlabeled": {"text": ["a"], "target": [None]}}, "d.json")
 
 
 def test_training_splits_are_in_the_order_of_rotation(caplog):
-    assert files.training_splits({"dev": ROWS, "train": ROWS}) == ["train"]
-    assert files.training_splits({"dev": ROWS}) == []
+    assert checks.training_splits({"dev": ROWS, "train": ROWS}) == ["train"]
+    assert checks.training_splits({"dev": ROWS}) == []
     assert not caplog.records
     rotation = {f"train_{i}": ROWS for i in range(11)}
-    assert files.training_splits(dict(sorted(rotation.items()))) == list(rotation)
+    assert checks.training_splits(dict(sorted(rotation.items()))) == list(rotation)
     assert not caplog.records
-    assert files.training_splits({"train": ROWS, **rotation, "train_x": ROWS}) == list(rotation)
+    assert checks.training_splits({"train": ROWS, **rotation, "train_x": ROWS}) == list(rotation)
     assert [record.getMessage() for record in caplog.records] == [
         "split 'train' is ignored: train_0 … train_10 are trained on"
     ]
@@ -296,7 +296,7 @@ def test_generations_need_generated_alone(tmp_path):
 def test_atomic_write_leaves_the_old_file_and_nothing_else_on_failure(tmp_path):
     path = tmp_path / "d.json"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), files.atomic_write(path) as file:
+    with pytest.raises(KeyboardInterrupt), disk.atomic_write(path) as file:
         file.write("half")
         assert path.read_text() == "old"
         raise KeyboardInterrupt
@@ -304,7 +304,7 @@ def test_atomic_write_leaves_the_old_file_and_nothing_else_on_failure(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         files.write_datasets(path, {"train": {"text": [float("nan")]}})
     with pytest.raises(TypeError):
-        files.write_json(path, {"not": object})
+        json_files.write_json(path, {"not": object})
     assert [entry.name for entry in tmp_path.iterdir()] == ["d.json"]
     assert path.read_text() == "old"
 
@@ -312,9 +312,9 @@ def test_atomic_write_leaves_the_old_file_and_nothing_else_on_failure(tmp_path):
 def test_atomic_write_makes_folders_and_replaces(tmp_path):
     path = tmp_path / "a" / "b" / "d.json"
     for value in ({"é": 1}, [2]):
-        files.write_json(path, value)
-        assert files.read_json(path) == value
-    files.write_json(path, {"é": [1]}, indent=2)
+        json_files.write_json(path, value)
+        assert json_files.read_json(path) == value
+    json_files.write_json(path, {"é": [1]}, indent=2)
     assert path.read_text(encoding="utf-8") == '{\n  "é": [\n    1\n  ]\n}\n'
     assert [entry.name for entry in path.parent.iterdir()] == ["d.json"]
 
@@ -322,9 +322,9 @@ def test_atomic_write_makes_folders_and_replaces(tmp_path):
 def test_what_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").write_text("a file, no folder")
     with pytest.raises(UserError, match="cannot be written"):
-        files.write_json(tmp_path / "file" / "d.json", 1)
+        json_files.write_json(tmp_path / "file" / "d.json", 1)
     with pytest.raises(UserError, match="it is a folder"):
-        files.write_json(tmp_path, 1)
+        json_files.write_json(tmp_path, 1)
     assert [entry.name for entry in tmp_path.iterdir()] == ["file"]
 
 
@@ -340,24 +340,24 @@ def test_dataset_files_are_readable_by_people_and_by_json(tmp_path):
 
 def test_json_lines(tmp_path):
     path = tmp_path / "new" / "lines.jsonl"
-    assert files.read_json_lines(path) == []
+    assert json_files.read_json_lines(path) == []
     for i in range(3):
-        files.append_json_line(path, {"é": i})
-    assert files.read_json_lines(path) == [{"é": 0}, {"é": 1}, {"é": 2}]
+        json_files.append_json_line(path, {"é": i})
+    assert json_files.read_json_lines(path) == [{"é": 0}, {"é": 1}, {"é": 2}]
 
 
 @pytest.mark.parametrize("torn", ['{"a', '{"a": 2}', "12", '{"a": "' + "x" * 200_000, '{"a": \n', "\0\0\n"])
 def test_a_torn_last_line_is_removed(tmp_path, torn):
     path = tmp_path / "lines.jsonl"
     path.write_text('{"a": 1}\n' + torn)
-    assert files.read_json_lines(path) == [{"a": 1}]
+    assert json_files.read_json_lines(path) == [{"a": 1}]
     assert path.read_text() == '{"a": 1}\n'
 
 
 def test_a_file_of_one_torn_line(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text('{"a"')
-    files.append_json_line(path, {"a": 2})
+    json_files.append_json_line(path, {"a": 2})
     assert path.read_text() == '{"a": 2}\n'
 
 
@@ -365,7 +365,7 @@ def test_a_bad_line_before_the_last_is_an_error(tmp_path):
     path = tmp_path / "lines.jsonl"
     path.write_text('{"a": 1}\nbad\n{"a": 2}\n')
     with pytest.raises(UserError, match="line 2: not JSON"):
-        files.read_json_lines(path)
+        json_files.read_json_lines(path)
     assert path.read_text().count("\n") == 3
 
 
@@ -387,4 +387,4 @@ def test_fingerprints(tmp_path):
 def test_folder_without_permission(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot be written: Permission denied"):
-        files.write_json(tmp_path / "d.json", 1)
+        json_files.write_json(tmp_path / "d.json", 1)

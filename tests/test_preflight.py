@@ -21,7 +21,7 @@ from src.config.console import progress_bar
 from src.config.errors import UserError
 from src.config.experiments import LossEntry
 from src.data.batches import Tokenization, TokenizedDatasets
-from src.data.files import check_writable
+from src.data.disk import check_writable
 from src.data.lengths import Cuts, Lengths
 from src.models.loading import is_encoder_decoder, load_config, load_tokenizer
 from src.training import checkpoints, machine, rehearsal

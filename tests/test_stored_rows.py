@@ -15,7 +15,8 @@ from src.config.errors import UserError
 from src.data import files
 from src.data.align_tokens import Alignment
 from src.data.batches import TokenizedDatasets
-from src.data.files import check_trainable, open_dataset, read_datasets
+from src.data.checks import check_trainable
+from src.data.files import open_dataset, read_datasets
 from src.models.loading import load_tokenizer
 from src.prepare_datasets import stored_table
 

@@ -1,5 +1,7 @@
 """The exceptions that mean: the user can mend this."""
 
+import re
+
 
 class UserError(Exception):
     """A mistake in flags, files, YAML or checkpoints.
@@ -11,3 +13,8 @@ class UserError(Exception):
 
 class NotFiniteError(UserError):
     """A model computes NaN or infinity: its weights are broken, or the number format has no room for its numbers."""
+
+
+def one_line(error: BaseException) -> str:
+    """An error's message on a single line, without a library's names of errors."""
+    return re.sub(r"\b[A-Z]\w*(Error|Exception): ", "", " ".join(str(error).split())) or type(error).__name__

@@ -25,7 +25,7 @@ from src.config.console import progress_bar, say
 from src.config.constants import IGNORE_INDEX, TARGET, TEXT
 from src.config.errors import UserError
 from src.config.values import shown
-from src.data.files import Columns, Datasets, is_training_split
+from src.data.checks import Columns, Datasets, is_training_split
 from src.data.lengths import Cuts, Lengths, of_inputs, of_nothing, of_targets
 from src.data.stored import LOGITS, TOKENS, StoredRow, StoredRows, pad_stored
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from src.config.constants import GENERATED, TARGET, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
-from src.data.files import Columns, Datasets, is_training_split
+from src.data.checks import Columns, Datasets, is_training_split
 from src.data.splits import n_rows, take_rows
 
 logger = logging.getLogger(__name__)

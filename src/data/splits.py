@@ -16,7 +16,7 @@ import numpy as np
 
 from src.config.constants import DEV, DEV_PPL, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
-from src.data.files import Columns, Datasets, is_training_split
+from src.data.checks import Columns, Datasets, is_training_split
 
 logger = logging.getLogger(__name__)
 

@@ -15,7 +15,7 @@ from src.config.errors import UserError
 from src.data.align_tokens import Aligner
 from src.data.api_logprobs import ApiFile, ApiRow, Completion
 from src.data.batches import Tokenization
-from src.data.files import Datasets, is_training_split
+from src.data.checks import Datasets, is_training_split
 from src.data.pseudo_targets import Merge, concatenate, group_by_input, rotate, targets_per_input
 from src.data.splits import debug_rows
 from src.data.stored import LOGITS, TOKENS

@@ -17,6 +17,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from src.config.errors import UserError
+from src.data.json_files import check_characters
 from src.models.families import position_limit
 from src.models.lean import made_lean
 from src.models.students import prune, pruned_config, quiet
@@ -312,7 +313,8 @@ def safe_generation_config(config: "PreTrainedConfig", source: str | None = None
         with quiet(), _one_line(source, "generation_config.json", "cannot be read"):
             stored = GenerationConfig.from_pretrained(source)
     ids = {key: getattr(stored, key, None) for key in KEPT_GENERATION_KEYS}
-    ids = {key: getattr(config, key, None) if value is None else value for key, value in ids.items()}
+    ids = {key: getattr(config, key, None) if value in (None, []) else value for key, value in ids.items()}
+    ids = {key: None if value == [] else value for key, value in ids.items()}
     if ids["pad_token_id"] in (None, -1):  # older models have no padding, and say so by −1
         eos = ids["eos_token_id"]
         ids["pad_token_id"] = eos[0] if isinstance(eos, list) else eos
@@ -415,7 +417,9 @@ def _read_object(place: str, source: str, file: str) -> dict:
         return {}
     part = "tokenizer" if file.startswith("tokenizer") else file
     with _one_line(place, part, "cannot be read"):
-        content = json.loads(path.read_text(encoding="utf-8"))
+        data = path.read_bytes()
+        content = json.loads(data.decode("utf-8"))
+        check_characters(content, data)
     if not isinstance(content, dict):
         kind = type(content).__name__.removesuffix("Type")
         raise UserError(f"{place}: {part} cannot be read: {file} must hold an object, not a {kind}")

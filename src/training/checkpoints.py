@@ -16,7 +16,8 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.errors import UserError
-from src.data.files import read_json, whole_folder, write_json, writing_to
+from src.data.disk import whole_folder, writing_to
+from src.data.json_files import read_json, write_json
 from src.distillation.loss_scheduler import Stage
 from src.models.forward import unwrapped
 from src.models.loading import in_one_line, read_state_dict, read_tensors

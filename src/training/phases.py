@@ -5,7 +5,7 @@ from src.config.console import say
 from src.config.constants import DEV, FT
 from src.config.errors import UserError
 from src.config.experiments import Experiment, load_experiment
-from src.data.files import Datasets
+from src.data.checks import Datasets
 from src.distillation.teachers import Teacher
 from src.training.engine import Phase
 

@@ -16,7 +16,7 @@ from src.config.console import say
 from src.config.constants import DEV, TARGET, TEST
 from src.config.errors import UserError
 from src.data.batches import Tokenization, TokenizedDatasets
-from src.data.files import Datasets, check_datasets, check_trainable, training_splits
+from src.data.checks import Datasets, check_datasets, check_trainable, training_splits
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics
 from src.models.compiled import check_can_compile, compile_layers

@@ -22,20 +22,10 @@ from filelock import FileLock, Timeout
 
 from src.config.arguments import REPOSITORY, SharedArguments
 from src.config.errors import UserError
-from src.data.files import (
-    Datasets,
-    append_bytes,
-    append_json_line,
-    atomic_write,
-    check_output_folder,
-    check_writable,
-    fingerprint,
-    fingerprint_datasets,
-    is_locked,
-    read_json,
-    read_json_lines,
-    write_json,
-)
+from src.data.checks import Datasets
+from src.data.disk import append_bytes, atomic_write, check_output_folder, check_writable, is_locked
+from src.data.files import fingerprint, fingerprint_datasets
+from src.data.json_files import append_json_line, read_json, read_json_lines, write_json
 
 RUN, SCORES, LOSSES = "run.json", "eval_scores.csv", "train_losses.csv"
 GENERATIONS, GENERATION_LINES = "eval_generations.json", "eval_generations.jsonl"

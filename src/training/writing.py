@@ -19,7 +19,8 @@ from src.config.constants import TEXT
 from src.config.errors import NotFiniteError, UserError
 from src.config.values import nearest
 from src.data.batches import Batch, Tokenization, TokenizedDatasets, chunks, longest_first
-from src.data.files import Datasets, append_json_line, check_datasets, read_json_lines
+from src.data.checks import Datasets, check_datasets
+from src.data.json_files import append_json_line, read_json_lines
 from src.models.decoding import Decoding, write_tokens
 from src.models.loading import (
     check_lengths,

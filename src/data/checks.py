@@ -1,0 +1,97 @@
+"""What a dataset must be: its shape, its columns, its rows, and which of its splits are trained on."""
+
+import logging
+import re
+from typing import Any
+
+from src.config.constants import TARGET, TEXT, TRAIN, UNLABELED
+from src.config.errors import UserError
+from src.config.values import shown
+from src.data.stored import NestedColumn
+
+logger = logging.getLogger(__name__)
+
+Columns = dict[str, list]
+Datasets = dict[str, Columns]
+
+TRAIN_I = re.compile(r"train_(\d+)")
+
+
+def check_shape(datasets: Any, source: str) -> None:
+    """Refuse all but `{split: {column: [...]}}` with columns of one length in each split."""
+    if not isinstance(datasets, dict) or not datasets:
+        raise UserError(f"{source}: expected {{split: {{column: [...]}}}}, found {kind(datasets)}")
+    for split, columns in datasets.items():
+        if not isinstance(columns, dict) or not columns:
+            raise UserError(f"{source}: split '{split}': expected an object of columns, found {kind(columns)}")
+        for name, values in columns.items():
+            if not isinstance(values, list | NestedColumn):
+                raise UserError(f"{source}: split '{split}', column '{name}': expected a list, found {kind(values)}")
+        lengths = {name: len(values) for name, values in columns.items()}
+        if len(set(lengths.values())) > 1:
+            rows = ", ".join(f"{name} {length}" for name, length in lengths.items())
+            raise UserError(f"{source}: split '{split}': columns must be equally long, but rows are: {rows}")
+
+
+def check_datasets(datasets: Datasets, source: str, *, need_target: bool = True) -> None:
+    """Refuse what no stage can use: a split without rows or `text`, texts that are not strings, gaps in `train_<i>`.
+
+    `target` is needed in every split but `unlabeled`, or in none with `need_target=False`.
+    Raises UserError naming the file, the split, the column and the row (rows are counted from 0).
+    """
+    check_shape(datasets, source)
+    for split, columns in datasets.items():
+        place = f"{source}: split '{split}'"
+        check_strings(columns, TEXT, place)
+        if split != UNLABELED and (need_target or TARGET in columns):
+            check_strings(columns, TARGET, place)
+    rotation = _rotation(datasets)
+    for i, split in enumerate(rotation):
+        if split != f"{TRAIN}_{i}":
+            raise UserError(
+                f"{source}: split {shown(split)} where '{TRAIN}_{i}' should be: the splits {TRAIN}_0, {TRAIN}_1 … must "
+                "be numbered without gaps"
+            )
+
+
+def check_trainable(datasets: Datasets, source: str) -> None:
+    """As `check_datasets`, and there is `train` or `train_0 …` to train on."""
+    check_shape(datasets, source)
+    if TRAIN not in datasets and not _rotation(datasets):
+        raise UserError(f"{source}: no training split ('{TRAIN}', or '{TRAIN}_0' …), only {list(datasets)}")
+    check_datasets(datasets, source)
+
+
+def training_splits(datasets: Datasets) -> list[str]:
+    """The training splits in the order of rotation: `train_0 …` if there are any, otherwise `train` (or none)."""
+    rotation = _rotation(datasets)
+    if rotation and TRAIN in datasets:
+        logger.warning("split '%s' is ignored: %s … %s are trained on", TRAIN, rotation[0], rotation[-1])
+    return rotation or [split for split in datasets if split == TRAIN]
+
+
+def is_training_split(split: str) -> bool:
+    """Whether a split is `train` or `train_<i>`."""
+    return split == TRAIN or TRAIN_I.fullmatch(split) is not None
+
+
+def _rotation(datasets: Datasets) -> list[str]:
+    return sorted(filter(TRAIN_I.fullmatch, datasets), key=lambda split: (len(split), split))
+
+
+def check_strings(columns: Columns, name: str, place: str) -> None:
+    """Refuse a split whose column `name` is missing, has no rows or a value that is no string; `place` names it."""
+    if name not in columns:
+        raise UserError(f"{place}: column '{name}' is missing; it has {list(columns)}")
+    if not columns[name]:
+        raise UserError(f"{place}: no rows")
+    if set(map(type, columns[name])) != {str}:
+        row = next(i for i, value in enumerate(columns[name]) if not isinstance(value, str))
+        raise UserError(f"{place}, column '{name}', row {row}: expected text, found {kind(columns[name][row])}")
+
+
+def kind(value: Any) -> str:
+    """What a JSON value is, for a message."""
+    names = {dict: "an object", list: "a list", str: "text", type(None): "null", bool: "true or false"}
+    empty = "an empty object" if value == {} else None
+    return empty or names.get(type(value), "a number" if isinstance(value, int | float) else type(value).__name__)

@@ -1,0 +1,239 @@
+"""Writes that are whole or not there at all: temporary names, locks, renames, and what killed writers left behind."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import glob
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+from typing import IO
+
+from src.config.errors import UserError, one_line
+from src.config.signals import signals_wait
+
+try:
+    import fcntl
+except ModuleNotFoundError:  # Windows: what a killed writer leaves there stays
+    fcntl = None  # type: ignore[assignment]
+
+
+@contextlib.contextmanager
+def atomic_write(path: str | Path) -> Iterator[IO[str]]:
+    """Open a text file (UTF-8) that takes the name `path` only once it is complete and on disk.
+
+    Written under a temporary name, synced and renamed: a reader sees the old file or the whole new one. If anything
+    fails inside the block nothing is left of it and `path` stays as it was. Missing parents are made at the end.
+    """
+    path = Path(path)
+    temporary = _beside(path, ".tmp")
+    if path.is_dir():
+        raise UserError(f"{path}: cannot be written: it is a folder")
+    try:
+        file = _open_new(temporary, path)
+        with writing_to(path):
+            with file:
+                _lock(file.fileno())
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            with signals_wait(), _parents_made(path):
+                temporary.replace(path)
+    finally:
+        with signals_wait():
+            if temporary.exists():
+                temporary.unlink()
+    _sync_folder(path.parent)
+
+
+def _beside(path: Path, ending: str) -> Path:
+    """A temporary name for what will be `path`: beside it, or beside the first of its folders that has to be made."""
+    there = next(parent for parent in path.absolute().parents if parent.is_dir())
+    return there / f".{path.name}.{secrets.token_hex(4)}{ending}"
+
+
+@contextlib.contextmanager
+def _parents_made(path: Path) -> Iterator[None]:
+    """Within: the folders above `path` are there. Those made for it go again if it does not come to be."""
+    missing = [folder for folder in path.absolute().parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for folder in missing:  # from below
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
+
+
+def _open_new(temporary: Path, path: Path) -> IO[str]:
+    try:
+        return temporary.open("x", encoding="utf-8", newline="\n")
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+def writing_to(path: str | Path) -> contextlib.AbstractContextManager[None]:
+    """Within: what the system says of a write that fails (no space, above all) becomes a UserError that names `path`.
+
+    For what is written under a temporary name, or cut off when it is continued: nothing of before is lost.
+    """
+    return _Writing(Path(path))
+
+
+class _Writing(contextlib.AbstractContextManager[None]):
+    """Looks at errors without catching them, because tokenizers raises no class of its own."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def __exit__(self, kind: type | None, error: BaseException | None, *_: object) -> None:
+        reason = None if error is None or isinstance(error, UserError) else _reason_not_written(error)
+        if reason is not None:
+            raise UserError(f"{self._path}: cannot be written: {reason}; what was there before is intact") from error
+
+
+def _reason_not_written(error: BaseException) -> str | None:
+    """The system's words on a failed write, which libraries pass on in ways of their own; None for other errors."""
+    said = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save
+    if isinstance(said, OSError):
+        return said.strerror or one_line(said)
+    number = re.search(r"\(os error (\d+)\)", str(error))  # safetensors and tokenizers
+    return os.strerror(int(number[1])) if number else None
+
+
+def recover(path: str | Path) -> None:
+    """Clear away what killed writers of `path` left under temporary names; those of writers at work stay.
+
+    A folder that was killed in the moment between two names gets back the one it had.
+    """
+    path = Path(path).absolute()
+    name = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.(tmp|former)")
+    for folder in filter(Path.is_dir, path.parents):
+        for entry in list(folder.glob(f".{glob.escape(path.name)}.*")):
+            if not name.fullmatch(entry.name) or not _is_stale(entry):
+                continue
+            if entry.suffix == ".former" and not path.exists():
+                entry.rename(path)
+            elif entry.is_dir():
+                shutil.rmtree(entry)
+            else:
+                entry.unlink()
+
+
+def is_locked(path: Path) -> bool:
+    """Whether a process holds the lock of a file, where that can be told; none does of one that is not there."""
+    return fcntl is not None and path.exists() and not _is_stale(path)
+
+
+def _is_stale(temporary: Path) -> bool:
+    """Whether no process has marked what has this name as its own."""
+    if fcntl is None:
+        return False
+    try:
+        descriptor = os.open(temporary, os.O_RDONLY)
+    except OSError:  # gone by now, or somebody else's
+        return False
+    try:
+        return _lock(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _lock(descriptor: int) -> bool:
+    """Mark an open file or folder as being written, until it is closed; whether nobody had."""
+    if fcntl is not None:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:  # held, or a file system without locks
+            return False
+    return True
+
+
+def check_output_folder(path: Path) -> None:
+    """Raise UserError if no folder can be made there: what has its name, or a parent's, is none."""
+    there = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
+    if there.is_dir():
+        return
+    if there == path:
+        raise UserError(f"--output_dir {path}: is a file, not a folder")
+    raise UserError(f"--output_dir {path}: cannot be written: Not a directory: {there}")
+
+
+def check_writable(path: Path) -> None:
+    """Raise UserError if nothing can be written in a folder, or a folder that is not there cannot be made."""
+    there = next(each for each in (path, *path.absolute().parents) if each.is_dir())
+    if not os.access(there, os.W_OK | os.X_OK):
+        is_read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY
+        reason = errno.EROFS if is_read_only else errno.EACCES
+        raise UserError(f"{path}: cannot be written: {os.strerror(reason)}")
+
+
+@contextlib.contextmanager
+def whole_folder(path: Path) -> Iterator[Path]:
+    """Fill a folder under a temporary name, which takes the name `path` once the block has ended well.
+
+    A former folder is replaced, missing parents are made at the end. Raises UserError if nothing can be written there.
+    """
+    building = _beside(path, ".tmp")
+    former = building.with_suffix(".former")
+    try:
+        _make_new(building, path)
+        with writing_to(path), _locked(building):
+            yield building
+            for file in filter(Path.is_file, building.rglob("*")):
+                with file.open("rb") as written:
+                    os.fsync(written.fileno())
+            with signals_wait(), _parents_made(path):
+                if path.is_dir():
+                    path.rename(former)
+                building.rename(path)
+    finally:
+        with signals_wait():
+            if former.is_dir() and not path.exists():  # no new one took its name
+                former.rename(path)
+            for rest in (former, building):
+                shutil.rmtree(rest, ignore_errors=True)
+    _sync_folder(path.parent)
+
+
+def _make_new(building: Path, path: Path) -> None:
+    try:
+        building.mkdir()
+    except OSError as error:
+        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """Within: the folder is marked as being written, see `_lock`."""
+    if fcntl is None:  # where a folder cannot be opened either
+        yield
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        _lock(descriptor)
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def append_bytes(path: Path, data: bytes) -> None:
+    """Append to a file; on disk when this returns."""
+    with writing_to(path), path.open("ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename survive a power cut (not possible, nor needed, on Windows)."""
+    if os.name == "posix":
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,273 @@
+"""The forms that data come in besides a dataset file: the hub, folders, CSV, Parquet, Arrow, JSON Lines → columns.
+
+A file that would take far more memory than it has bytes is refused before it is unpacked.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import sys
+import urllib.error
+import urllib.request
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from src.config.constants import TRAIN
+from src.config.errors import UserError, one_line
+from src.data import unpacked
+from src.data.checks import Columns, Datasets, kind
+from src.data.json_files import COMPRESSED, opened_text, parse_json, read_bytes, read_json
+from src.data.stored import NestedColumn
+
+HUB_PREFIX = "hf:"
+HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer
+LARGE, MOST_EXPANSION = 2**30, 1_000  # bytes in memory, and how many times a file's own, before it is refused
+
+
+def load_hub(name: str, *, config: str | None = None, splits: Iterable[str] = ()) -> Datasets:
+    """A dataset of the hub, under its own names of splits and columns.
+
+    Repositories that hold a script (`datasets` runs none) are read from their `refs/convert/parquet` revision if
+    `splits` names what to look for there. With HF_HUB_OFFLINE=1 only the library's cache is read.
+    Raises UserError, within seconds if the hub cannot be reached.
+    """
+    import datasets
+    from huggingface_hub.errors import HfHubHTTPError
+
+    # HfHubHTTPError's bases: the HTTP client's own error (requests, httpx, httpx2, as the version has it) and OSError.
+    failures = (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
+    if not Path(name).exists():  # `datasets` reads local folders laid out like a repository too
+        _check_hub_answers(name)
+    try:
+        loaded = datasets.load_dataset(name, config)
+    except failures as error:
+        loaded = None
+        reason = one_line(error)
+    if loaded is None and splits:
+        root = f"hf://datasets/{name}@~parquet"
+        try:
+            loaded = datasets.load_dataset("parquet", data_files={s: f"{root}/*/{s}/*.parquet" for s in splits})
+        except failures as error:
+            reason += f"; its parquet revision: {one_line(error)}"
+    if loaded is None:
+        raise UserError(f"{HUB_PREFIX}{name}: not loaded from the hub: {reason}")
+    return {str(split): rows.to_dict() for split, rows in loaded.items()}
+
+
+def _check_hub_answers(name: str) -> None:
+    """Fail in seconds where the libraries' own retries take minutes."""
+    from huggingface_hub import constants
+
+    if constants.HF_HUB_OFFLINE:
+        return
+    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
+    try:
+        urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()
+    except urllib.error.HTTPError:
+        return  # it answered
+    except OSError as error:
+        raise UserError(
+            f"{HUB_PREFIX}{name}: the hub does not answer ({getattr(error, 'reason', error)}); give a local file or "
+            "folder, or set HF_HUB_OFFLINE=1 to use a copy in the cache"
+        ) from None
+
+
+def read_folder(folder: Path) -> Datasets:
+    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        return _read_saved(folder)
+    datasets: Datasets = {}
+    for entry in sorted(folder.iterdir()):
+        files = _files_of_rows(entry) if entry.is_dir() else [entry] * _holds_rows(entry)
+        if not files:
+            continue
+        split = entry.name if entry.is_dir() else entry.stem
+        if split in datasets:
+            raise UserError(f"{folder}: split '{split}' is there twice ({entry.name} is one); keep one")
+        datasets[split] = _concatenate([(file, SPLIT_READERS[file.suffix](file)) for file in files])
+    if not datasets:
+        raise UserError(f"{folder}: no split found; expected train, dev, test … as {', '.join(SPLIT_READERS)}")
+    return datasets
+
+
+def _read_saved(folder: Path) -> Datasets:
+    from datasets import DatasetDict, load_from_disk
+
+    try:
+        _check_saved(folder)
+        saved = load_from_disk(str(folder))
+        saved = saved if isinstance(saved, DatasetDict) else {TRAIN: saved}
+        for rows in saved.values():
+            rows.data.validate(full=True)  # as in _read_arrow
+        return {str(split): rows.to_dict() for split, rows in saved.items()}
+    except (OSError, ValueError) as error:
+        raise UserError(f"{folder}: not a folder saved by `datasets`: {one_line(error)}") from None
+    except (AttributeError, KeyError, TypeError):  # JSON of another shape
+        raise UserError(f"{folder}: not a folder saved by `datasets`: its .json files hold something else") from None
+
+
+def _check_saved(folder: Path) -> None:
+    """Refuse files elsewhere, and such as would take far more room than they have."""
+    import pyarrow
+
+    for description in folder.rglob("*.json"):
+        content = read_json(description)
+        for entry in content["_data_files"] if description.name == "state.json" else ():
+            if Path(entry["filename"]).name != entry["filename"]:
+                raise UserError(f"{description}: '{entry['filename']}' is no name of a file beside it")
+    for file in folder.rglob("*.arrow"):
+        _check_arrow(pyarrow.memory_map(str(file)).read_buffer(), file)
+
+
+def _files_of_rows(folder: Path) -> list[Path]:
+    return sorted(filter(_holds_rows, folder.iterdir()))
+
+
+def _holds_rows(file: Path) -> bool:
+    """Whether a file of a folder is (a part of) a split. Raises UserError for one that is compressed."""
+    if file.suffix in COMPRESSED and Path(file.stem).suffix in SPLIT_READERS:
+        raise UserError(f"{file}: is compressed; unpack it first")
+    return file.suffix in SPLIT_READERS
+
+
+def _concatenate(parts: list[tuple[Path, Columns]]) -> Columns:
+    first_file, first = parts[0]
+    for file, columns in parts[1:]:
+        if set(columns) != set(first):
+            raise UserError(f"{file}: columns {sorted(columns)} differ from {sorted(first)} in {first_file.name}")
+    return {name: [value for _, columns in parts for value in columns[name]] for name in first} if parts[1:] else first
+
+
+def _read_split_json(path: Path) -> Columns:
+    """One split in a `.json` file: an object of columns, a list of rows, or (as many tools write it) JSON Lines."""
+    data = read_bytes(path)
+    lines = data.split(b"\n", maxsplit=1)
+    if lines[0].strip().endswith(b"}") and lines[1:] and lines[1].strip():
+        return _read_json_rows(path)
+    content = parse_json(data, str(path))
+    if isinstance(content, dict) and all(isinstance(values, list) for values in content.values()):
+        return content
+    rows = content if isinstance(content, list) else [content]
+    return _columns_of((f"{path}: row {i}", row) for i, row in enumerate(rows))
+
+
+def _read_json_rows(path: Path) -> Columns:
+    with opened_text(path) as lines:
+        return _columns_of(
+            (f"{path}: line {i}", parse_json(line, f"{path}: line {i}"))
+            for i, line in enumerate(lines, start=1)
+            if line.strip()
+        )
+
+
+def _read_csv(path: Path) -> Columns:
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # documents are longer than the standard 128 KiB
+    data = read_bytes(path)
+    try:
+        rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        _check_unique(rows.fieldnames or (), path)
+        return _columns_of((f"{path}: line {rows.line_num}", row) for row in rows)
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a CSV file in UTF-8: {one_line(error)}") from None
+
+
+def _read_parquet(path: Path) -> Columns:
+    import pyarrow
+    import pyarrow.parquet
+
+    try:
+        with pyarrow.parquet.ParquetFile(path) as file:
+            _check_unique(file.schema_arrow.names, path)
+            metadata = file.metadata
+            _check_expansion(unpacked.of_parquet(metadata), path)
+        columns: Columns = {name: [] for name in file.schema_arrow.names}
+        shared = unpacked.texts_to_share(metadata)
+        with pyarrow.parquet.ParquetFile(path, read_dictionary=shared, page_checksum_verification=True) as file:
+            size = 0
+            for part in unpacked.parts(file, LARGE):
+                size += part.nbytes
+                _check_expansion(size, path)
+                for name in part.column_names:
+                    columns[name] += unpacked.as_list(part[name])
+        return columns
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not a Parquet file: {one_line(error)}") from None
+
+
+def _check_expansion(needed: int, path: Path) -> None:
+    """Refuse a file that is a bomb: tiny, and huge once it is read."""
+    size = path.stat().st_size
+    if needed > LARGE and needed > MOST_EXPANSION * size:
+        raise UserError(
+            f"{path}: {size:,} bytes that would take {needed:,} in memory: no data set is packed to less than "
+            f"1/{MOST_EXPANSION:,}"
+        )
+
+
+def _read_arrow(path: Path) -> Columns:
+    """An Arrow file, memory-mapped: texts become lists, lists of lists of numbers stay in the file."""
+    import pyarrow
+
+    def column(values: pyarrow.ChunkedArray) -> Any:
+        is_nested = pyarrow.types.is_list(values.type) and pyarrow.types.is_list(values.type.value_type)
+        return NestedColumn(values) if is_nested else unpacked.as_list(values)
+
+    try:
+        content = pyarrow.memory_map(str(path)).read_buffer()
+        file, stream = pyarrow.ipc.open_file(content), content.slice(unpacked.MAGIC)
+        _check_arrow(stream, path)
+        # In the order it lies in, which is what has been looked at, and not by the list at the file's end.
+        batches = list(pyarrow.ipc.open_stream(stream))
+        if len(batches) != file.num_record_batches:
+            raise UserError(
+                f"{path}: not an Arrow file: {len(batches)} batches of rows, {file.num_record_batches} listed"
+            )
+        table = pyarrow.Table.from_batches(batches, file.schema)
+        _check_unique(table.column_names, path)
+        table.validate(full=True)  # offsets that point anywhere would be followed
+        for name in table.column_names:
+            _check_expansion(unpacked.of_views(table[name]), path)
+        return {name: column(table[name]) for name in table.column_names}
+    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not an Arrow file: {one_line(error)}") from None
+
+
+def _check_arrow(stream: Any, path: Path) -> None:
+    """Refuse a stream of Arrow messages that would take far more room than it has, before anything is unpacked."""
+    import pyarrow
+
+    for field in pyarrow.ipc.open_stream(stream).schema:
+        kind = unpacked.unreadable_type(field.type)
+        if kind is not None:
+            raise UserError(
+                f"{path}: column '{field.name}': type {kind} is not read; write texts as string, lists as list"
+            )
+    _check_expansion(unpacked.of_arrow(stream), path)
+
+
+ROW_READERS = {".jsonl": _read_json_rows, ".parquet": _read_parquet, ".csv": _read_csv}
+SPLIT_READERS = {**ROW_READERS, ".json": _read_split_json, ".arrow": _read_arrow}
+
+
+def _check_unique(names: Sequence[str], path: Path) -> None:
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"{path}: column '{name}' is there twice; keep one")
+
+
+def _columns_of(rows: Iterable[tuple[str, Any]]) -> Columns:
+    """Turn (place, row) pairs into columns; every row has the first row's keys, and a value for each."""
+    columns: Columns = {}
+    for i, (place, row) in enumerate(rows):
+        if not isinstance(row, dict):
+            raise UserError(f"{place}: expected an object with named columns, found {kind(row)}")
+        if i == 0:
+            columns = {name: [] for name in row}
+        # csv.DictReader gives too many values the key None, and too few the value None
+        if row.keys() != columns.keys() or None in row:
+            raise UserError(f"{place}: columns {list(map(str, row))} differ from the first row's {list(columns)}")
+        for name, value in row.items():
+            columns[name].append(value)
+    return columns

@@ -1,0 +1,164 @@
+"""JSON and JSON Lines: strict reading that names the place, atomic writing, lines that survive a kill."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from src.config.console import progress_bar
+from src.config.errors import UserError, one_line
+from src.data.disk import append_bytes, atomic_write
+
+try:
+    import orjson
+except ModuleNotFoundError:  # only faster: the standard library reads the same values
+    orjson = None  # type: ignore[assignment]
+
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\x00"}  # first bytes
+
+
+def read_json(path: str | Path) -> Any:
+    """The value in a JSON file (UTF-8). Raises UserError with the line and column of the first mistake."""
+    return parse_json(read_bytes(Path(path)), str(path))
+
+
+def read_bytes(path: Path) -> bytes:
+    with opened_text(path) as file:
+        return file.read()
+
+
+@contextlib.contextmanager
+def opened_text(path: Path) -> Iterator[io.BufferedReader]:
+    with opened(path) as file:
+        if file.peek(6).startswith(tuple(COMPRESSED.values())):
+            raise UserError(f"{path}: is compressed; unpack it first")
+        yield file
+
+
+@contextlib.contextmanager
+def opened(path: Path) -> Iterator[io.BufferedReader]:
+    try:
+        file = path.open("rb")
+    except OSError as error:
+        raise UserError(f"{path}: {error.strerror}") from None
+    with file:
+        yield file
+
+
+def parse_json(data: bytes, source: str) -> Any:
+    data = data.removeprefix(BYTE_ORDER_MARK)
+    try:
+        return orjson.loads(data) if orjson else _parse_slowly(data)
+    except json.JSONDecodeError as error:
+        hint = "" if error.lineno == 1 or not _first_line_is_json(data) else " (one object per line? name it .jsonl)"
+        raise UserError(f"{source}: not JSON: line {error.lineno}, column {error.colno}: {error.msg}{hint}") from None
+    except ValueError as error:  # not UTF-8, NaN, or nested too deeply
+        raise UserError(f"{source}: not JSON in UTF-8: {one_line(error)}") from None
+
+
+def _parse_slowly(data: bytes) -> Any:
+    """What orjson says of these data, by the standard library. Raises ValueError."""
+    try:
+        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+    check_characters(value, data)
+    return value
+
+
+def check_characters(value: Any, data: bytes) -> None:
+    """Raise ValueError if a value that was read from `data` has halves of characters, which can't be written again."""
+    if b"\\ud" in data.lower():  # they can only be escapes
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
+
+
+def _first_line_is_json(data: bytes) -> bool:
+    try:
+        json.loads(data.split(b"\n", maxsplit=1)[0])
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _refuse_constant(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")
+
+
+def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> None:
+    """Write any JSON value atomically."""
+    text = json.dumps(value, ensure_ascii=False, allow_nan=False, indent=indent)
+    with atomic_write(path) as file:
+        file.write(text + "\n")
+
+
+def append_json_line(path: str | Path, value: Any) -> bytes:
+    """Append one line of JSON, which is returned; a torn last line is removed first. Makes parent folders."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    line = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
+    _drop_unfinished_line(path)
+    append_bytes(path, line)
+    return line
+
+
+def read_json_lines(path: str | Path, *, repair: bool = True) -> list[Any]:
+    """The values of a file of JSON lines, none if it is missing. A torn last line is no value, and cut off if `repair`.
+
+    Torn: without its newline, or the last and not JSON. Raises UserError for a bad line before the last.
+    """
+    path = Path(path)
+    if not path.exists():
+        return []
+    values = []
+    end = 0  # of the good lines, in bytes
+    with opened(path) as lines:
+        for i, line in enumerate(lines, start=1):
+            if not line.endswith(b"\n"):
+                break
+            try:
+                values.append(parse_json(line, f"{path}: line {i}"))
+            except UserError:
+                if b"\n" in lines.read():
+                    raise
+                break
+            end += len(line)
+    if repair and end < path.stat().st_size:
+        os.truncate(path, end)
+    return values
+
+
+def iterate_json_lines(path: str | Path, description: str) -> Iterator[tuple[int, Any]]:
+    """Each value of a file of JSON Lines with its line number (from 1), one at a time, under a progress bar.
+
+    Blank lines hold none. Raises UserError for a line that is not JSON.
+    """
+    path = Path(path)
+    with opened_text(path) as lines, progress_bar(path.stat().st_size, description, "B") as bar:
+        for i, line in enumerate(lines, start=1):
+            if line.strip():
+                yield i, parse_json(line, f"{path}: line {i}")
+            bar.update(len(line))
+
+
+def _drop_unfinished_line(path: Path) -> None:
+    """Cut off what follows the last newline, reading backwards only as far as needed."""
+    if not path.exists():
+        return
+    with path.open("rb+") as file:
+        size = end = file.seek(0, os.SEEK_END)
+        while end > 0:
+            start = max(0, end - 65536)
+            file.seek(start)
+            newline = file.read(end - start).rfind(b"\n")
+            if newline >= 0:
+                end = start + newline + 1
+                break
+            end = start
+        if end < size:
+            file.truncate(end)
