@@ -1562,6 +1562,7 @@ MODELS = [
     ("tokenizer's class a list", in_json("tokenizer_config.json", tokenizer_class=["A"]), "model: tokenizer"),
     ("tokenizer's own class", custom("tokenizer_config.json", AutoTokenizer=["code.Model", None]), None),
     ("tokenizer without EOS", in_json("tokenizer_config.json", eos_token=None), "model: its tokenizer has no EOS"),
+    ("unknown tokens are none", in_json("tokenizer_config.json", unk_token=""), "model: tokenizer .*unk_token ''"),
     ("half a character", instead("tokenizer_config.json", '{"backend": "\\ud800"}'), "model: tokenizer"),
     ("model type half a character", instead("config.json", '{"model_type": "\\ud800"}'), "model: config.json"),
     ("EOS a number", in_json("tokenizer_config.json", eos_token=1), "model: "),

@@ -117,6 +117,9 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         raise UserError(f"{base}: tokenizer cannot be read: tokenizer_config.json: model_max_length must be a number")
     with quiet(), _one_line(base, "tokenizer", "cannot be read"), _TokenizersErrors():
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+    unknown = tokenizer.unk_token
+    if unknown is not None and unknown not in tokenizer.get_vocab():  # the library would look for it without end
+        raise UserError(f"{base}: tokenizer cannot be used: its unk_token {unknown[:40]!r} is none of its tokens")
     if tokenizer.eos_token_id is None:
         raise UserError(f"{base}: its tokenizer has no EOS token, which marks the end of a target")
     if tokenizer.pad_token_id is None:
