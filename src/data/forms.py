@@ -76,6 +76,7 @@ def _check_hub_answers(name: str) -> None:
 
 
 def read_folder(folder: Path) -> Datasets:
+    """The splits of a folder: a file or a folder of files for each, or what `datasets` saved there."""
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _read_saved(folder)
     datasets: Datasets = {}

@@ -29,12 +29,14 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_bytes(path: Path) -> bytes:
+    """All of a file of text. Raises as `opened_text`."""
     with opened_text(path) as file:
         return file.read()
 
 
 @contextlib.contextmanager
 def opened_text(path: Path) -> Iterator[io.BufferedReader]:
+    """Within: a file of text, open for reading. Raises UserError if it cannot be opened, or is compressed."""
     with opened(path) as file:
         if file.peek(6).startswith(tuple(COMPRESSED.values())):
             raise UserError(f"{path}: is compressed; unpack it first")
@@ -43,6 +45,7 @@ def opened_text(path: Path) -> Iterator[io.BufferedReader]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
+    """Within: a file, open for reading. Raises UserError if it cannot be opened."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -52,6 +55,7 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def parse_json(data: bytes, source: str) -> Any:
+    """The value of JSON in UTF-8. Raises UserError with the source (a file, or a line of one) and the place."""
     data = data.removeprefix(BYTE_ORDER_MARK)
     try:
         return orjson.loads(data) if orjson else _parse_slowly(data)
