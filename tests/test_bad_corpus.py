@@ -1523,6 +1523,7 @@ MODELS = [
     ("a model that writes nothing", in_json("config.json", model_type="vit", is_encoder_decoder=False), "model"),
     ("a model of pictures", in_json("config.json", model_type="clip", is_encoder_decoder=False), "model"),
     ("layers in words", in_json("config.json", num_layers="many"), "model: config.json"),
+    ("more layers than can be made", in_json("config.json", num_decoder_layers=2**70), "config.json: num_decoder_lay"),
     ("layers a list", in_json("config.json", num_decoder_layers=[1]), "model: config.json"),
     ("width a text", in_json("config.json", d_model="16"), "model: config.json"),
     ("vocabulary null", in_json("config.json", vocab_size=None), "model: config.json"),

@@ -47,6 +47,7 @@ KEPT_GENERATION_KEYS = (  # what belongs to a model's vocabulary; everything els
 )
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_TIMEOUT = 10  # seconds
+MOST_LAYERS = 10_000  # a hundred times what models have; layers are made one by one, however many a config asks for
 READ_ERRORS = (
     OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, ArithmeticError,
     SafetensorError, UnpicklingError, StrictDataclassError, BadZipFile, struct.error,
@@ -92,7 +93,11 @@ def load_config(name: str) -> "PreTrainedConfig":
 
     base, encoder_layers, decoder_layers = parse_model_name(name)
     source = find_model(base)
-    _check_no_code(base, _read_object(base, source, "config.json"))
+    content = _read_object(base, source, "config.json")
+    _check_no_code(base, content)
+    for key, value in content.items():
+        if "layer" in key and isinstance(value, int) and value > MOST_LAYERS:
+            raise UserError(f"{base}: config.json: {key} is {value}, and no model has more than {MOST_LAYERS:,} layers")
     with quiet(), _one_line(base, "config.json", "cannot be read as a model's config"):
         config = AutoConfig.from_pretrained(source, trust_remote_code=False)
     if encoder_layers is None and decoder_layers is None:
