@@ -17,9 +17,9 @@ setup: .venv/.ready ## Make .venv with the pinned requirements, and torch for a 
 demo: setup ## Distil a tiny model from data to scores, offline, in minutes on a CPU.
 	$(python) benchmarks/demo.py
 
-bench: setup ## Measure speed and memory beside other tools; needs requirements-bench.txt, which it installs.
+bench: setup ## Measure speed and memory beside other tools into benchmarks/RESULTS.md; installs requirements-bench.txt.
 	$(python) -m pip install -q -r requirements-ctranslate2.txt -r requirements-bench.txt
-	$(python) benchmarks/bench.py $(ARGS)
+	$(python) benchmarks/bench.py --write benchmarks/RESULTS.md $(ARGS)
 	$(python) benchmarks/data_size.py --output_dir outputs/data_size
 
 test: setup ## Run the tests.
