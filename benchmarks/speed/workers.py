@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.speed.rows import Row
 
 LIMIT = "limit"  # the name of the process that measures the machine
+PRODUCTS = "products"  # of the one that repeats the matrix products of the row's first implementation, and no more
 PAUSE = 0.3  # seconds between turns: threads of some libraries spin for 0.2 s after their work
 STOP = ""
 PATIENCE = 2.0  # seconds that a process has to end by itself
