@@ -17,7 +17,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, mm_flop, sd
 from benchmarks.speed.rows import Learning, Row
 from benchmarks.speed.workers import PRODUCTS, Settings
 
-SIDE, TIMES = 1024, 5  # the square matrices of the limit, and how many products one measurement takes
+SIDE, LIMIT_SECONDS = 1024, 0.3  # the square matrices of the limit, and how long they are multiplied
 KILOBYTE = 1024
 ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # what the counter does not know by itself
 PRODUCT_FLOPS = {
@@ -129,11 +129,12 @@ class Limit:
     def _rate(self, matrix: torch.Tensor) -> float:
         result = torch.mm(matrix, matrix)
         _finish(self.device)
-        started = time.perf_counter()
-        for _ in range(TIMES):
+        started, n_products, seconds = time.perf_counter(), 0, 0.0
+        while seconds < LIMIT_SECONDS:
             torch.mm(matrix, matrix, out=result)
-        _finish(self.device)
-        return 2 * TIMES * len(matrix) ** 3 / (time.perf_counter() - started)
+            _finish(self.device)
+            n_products, seconds = n_products + 1, time.perf_counter() - started
+        return 2 * n_products * len(matrix) ** 3 / seconds
 
 
 class Memory:

@@ -1,7 +1,7 @@
 """Products with a weight that was laid out for them once, on a CPU.
 
-A product of few rows with a large weight takes longer to lay the weight out than to multiply: with 24 to 192 rows and a
-vocabulary of 32,000 it is 1.5 to 3 times as fast without (benchmarks/RESULTS.md). A step of writing has that many.
+A product of few rows with a large weight spends more time on laying the weight out than on multiplying, and a step of
+writing has few rows.
 Shapes: R rows, D width, V vocabulary.
 """
 
