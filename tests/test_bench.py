@@ -19,6 +19,7 @@ from src.config.constants import IGNORE_INDEX
 from src.distillation.capture import run
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
+from src.models.packed import packed, product
 
 CPU = torch.device("cpu")
 SMALL, SMALLER = Shape(16, 32, 1, heads=2), Shape(8, 16, 1, heads=2)
@@ -101,7 +102,7 @@ def test_every_row_names_implementations_of_its_kind():
     for row in ROWS:
         known = learning.LEARNERS if isinstance(row.work, Learning) else writing.WRITERS
         assert row.implementations[0].startswith("ours")
-        assert set(row.implementations) <= set(known)
+        assert set(row.implementations) <= {*known, workers.PRODUCTS}
     assert len({row.name for row in ROWS}) == len(ROWS)
 
 
@@ -187,6 +188,37 @@ def test_products_are_counted():
     with FlopCounterMode(display=False, custom_mapping=contestants.PRODUCT_FLOPS) as counter:
         torch.zeros(2, 3).addmm_(torch.ones(2, 5), torch.ones(5, 3))
     assert counter.get_total_flops() == 2 * 2 * 5 * 3
+
+
+def test_products_with_a_layout_are_counted():
+    layout = packed(torch.ones(7, 5))
+    if layout is None:
+        pytest.skip("no layout on this processor")
+    with FlopCounterMode(display=False, custom_mapping=contestants.PRODUCT_FLOPS) as counter:
+        product(torch.ones(2, 3, 5), layout)
+    assert counter.get_total_flops() == 2 * 2 * 3 * 5 * 7
+
+
+@pytest.mark.parametrize(("work", "implementations"), [(KD, learning.LEARNERS), (WRITE, writing.WRITERS)])
+def test_products_alone_are_all_of_them(work, implementations, tmp_path):
+    """Those of one repetition, forward and backward: as many operations, the same tokens, and nothing changed."""
+    repeat = implementations["ours"](work, CPU, tmp_path)
+    with FlopCounterMode(display=False, custom_mapping=contestants.PRODUCT_FLOPS) as counter:
+        tokens = repeat()
+    alone = contestants.products_alone(implementations["ours"](work, CPU, tmp_path))
+    counts = []
+    for _ in range(2):
+        with FlopCounterMode(display=False, custom_mapping=contestants.PRODUCT_FLOPS) as again:
+            assert alone() == tokens
+        counts.append(again.get_total_flops())
+    assert counts == [counter.get_total_flops()] * 2
+
+
+def test_an_implementation_named_products_is_that_of_the_first(tmp_path):
+    row, settings = Row("kd", KD, ("textbook", "products")), workers.Settings(tmp_path)
+    measured = contestants.Contestant(row, "products", settings).timed()
+    assert measured["tokens"] == contestants.Contestant(row, "textbook", settings).timed()["tokens"]
+    assert measured["seconds"] > 0
 
 
 class Here:

@@ -187,13 +187,16 @@ def test_only_rows_that_go_on_reach_the_vocabulary(family, monkeypatch):
     assert by_model == [(len(INPUTS), 1), *[(0, 1)] * len(live)]
 
 
+@pytest.mark.parametrize("chunk", ["PACKED_CHUNK", "CPU_CHUNK"])
 @families
-def test_a_few_rows_of_the_vocabulary_at_once(family, monkeypatch):
+def test_a_few_rows_of_the_vocabulary_at_once(family, chunk, monkeypatch):
     """As many as there is memory for: the same tokens, greedy; as likely ones, drawn."""
     model = babbler(family, seed=0)
     expected = greedy(model, INPUTS, k=2)
     vocabulary, sizes, stock = model.config.vocab_size, [], sampling.draw
-    monkeypatch.setattr(scores, "CPU_CHUNK", 3 * vocabulary)
+    if chunk == "CPU_CHUNK":
+        monkeypatch.setattr(scores, "packed", lambda weight: None)
+    monkeypatch.setattr(scores, chunk, 3 * vocabulary)
     monkeypatch.setattr(scores, "LEAST_ROWS", 1)
     assert greedy(model, INPUTS, k=2) == expected
     monkeypatch.setattr(sampling, "draw", lambda logits, nucleus: sizes.append(len(logits)) or stock(logits, nucleus))
@@ -390,6 +393,14 @@ def test_the_nucleus_is_that_of_the_definition(monkeypatch, kind):
         assert set(tokens[:, 0][accepted].tolist()) & with_mass == definition(ROWS[kind], top_p)
 
 
+def test_no_weight_is_larger_than_what_is_known_of_its_block():
+    """To within the rounding that is allowed for: exponentials at the end of a tensor may differ in their last bit."""
+    torch.manual_seed(0)
+    for n_rows, vocabulary in product(range(1, 6), range(1, 2000, 37)):
+        rows = nucleus_module._weighed(5 * torch.randn(n_rows, vocabulary), Nucleus(0.95))
+        assert (rows.weights.amax(dim=-1) <= rows.tops * (1 + nucleus_module.ROUNDING)).all()
+
+
 @pytest.mark.parametrize("kind", ROWS)
 def test_every_token_has_its_share_of_the_unit_interval(monkeypatch, kind):
     """Evenly spaced numbers instead of random ones: each token as often as its probability says, to within one."""
@@ -424,6 +435,17 @@ def test_rows_are_drawn_from_their_own_distributions():
     assert ((tokens - first[:, 0]) % 500 == 0).all()
     upper = (tokens >= 500).double().mean()
     assert abs(upper - 0.5) < 0.1
+
+
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 1.5])
+@pytest.mark.parametrize("level", [-3e4, -100.0, 0.0, 100.0, 3e4])
+def test_the_level_of_the_logits_does_not_matter(level, temperature):
+    """What is added to all of them, as far as float32 holds the sum."""
+    logits = torch.arange(40.0).repeat(3, 10) / 8
+    torch.manual_seed(0)
+    expected = draw(logits, Nucleus(0.9, temperature))
+    torch.manual_seed(0)
+    assert draw(logits + level, Nucleus(0.9, temperature)).tolist() == expected.tolist()
 
 
 def test_the_temperature_comes_before_the_nucleus():

@@ -19,6 +19,7 @@ from typing import Any
 from benchmarks.speed.rows import Row
 
 LIMIT = "limit"  # the name of the process that measures the machine
+PRODUCTS = "products"  # of the one that repeats the matrix products of the row's first implementation, and no more
 PAUSE = 0.3  # seconds between turns: threads of some libraries spin for 0.2 s after their work
 STOP = ""
 PATIENCE = 2.0  # seconds that a process has to end by itself
@@ -206,12 +207,10 @@ class Race:
             self.workers[name] = self._start(name)
             self._ask(name, "")
         if self.row.repetitions > 1:
-            self._round("warm-up", into={})
+            self._round("warm-up", limit, into={})
         limits = []
         for i in range(repetitions):
-            self._round(f"{i + 1} of {repetitions}", into=self.results)
-            time.sleep(PAUSE)
-            limits.append(limit.ask("timed"))
+            limits += self._round(f"{i + 1} of {repetitions}", limit, into=self.results)
         for name, result in self.results.items():
             result.peak = self._ask(name, "peak")
             result.limit = limit_of(name, limits)
@@ -222,17 +221,21 @@ class Race:
     def _start(self, name: str) -> Worker:
         return self.stack.enter_context(stopping(Worker(self.row, name, self.settings)))
 
-    def _round(self, what: str, *, into: dict[str, Measured]) -> None:
-        """One repetition of each, kept in the results `into`."""
+    def _round(self, what: str, limit: Worker, *, into: dict[str, Measured]) -> list[dict[str, float]]:
+        """One repetition of each, kept in the results `into`; the machine's limit, measured behind each of them."""
+        limits = []
         for name in self.results:
             time.sleep(PAUSE)
             answer = self._ask(name, "timed")
+            time.sleep(PAUSE)
+            limits.append(limit.ask("timed"))
             if answer is None:
                 continue
             self.tell(f"{name}: {what}, {answer['seconds']:.2f} s, {answer['tokens']} tokens")
             if name in into:
                 into[name].seconds.append(answer["seconds"])
                 into[name].tokens.append(answer["tokens"])
+        return limits
 
     def _ask(self, name: str, question: str) -> Any:
         """The answer; None if this implementation is out of the race, now or before."""

@@ -17,6 +17,7 @@ from src.data.batches import Batch
 from src.models.compiled import as_it_is
 from src.models.diverse_beams import diverse_beam_search
 from src.models.nucleus import Nucleus
+from src.models.packed import packed_head
 from src.models.sampling import sample, warn_of_generate, why_not
 
 TOP_P = 0.95
@@ -89,7 +90,8 @@ def _written(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Tensor
                 targets_per_input=decoding.targets_per_input,
             )
         warn_of_generate(reason)
-    written = model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **decoding.arguments)
+    with packed_head(model):
+        written = model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **decoding.arguments)
     start = 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
     return _padded_after_eos(written[:, start:], model.generation_config)
 

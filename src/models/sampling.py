@@ -156,8 +156,8 @@ def _sample(model: PreTrainedModel, batch: Batch, nucleus: Nucleus | None, max_n
 
 
 def _memory(scores: Scores) -> Tensor | None:
-    """(C, V) for the logits of all steps; None where the model makes them."""
-    if scores.projection is None:
+    """(C, V) for the logits of all steps; None where something else makes them with memory of their own."""
+    if scores.projection is None or scores.projection.layout is not None:
         return None
     size = (min(scores.rows_at_once, len(scores)), scores.vocab_size)
     dtype = torch.promote_types(scores.rows.dtype, torch.float32)
@@ -297,9 +297,10 @@ class _Decoder:
         projection = output_projection(self._model)
         if projection is None or not agree(self._seen, projection, logits):
             return Scores(logits)
-        scores = self._seen.scores(projection).cast()
-        self._projection = scores.projection
-        return scores
+        cast = self._seen.scores(projection).cast().projection
+        assert cast is not None
+        self._projection = cast.packed()
+        return self._seen.scores(self._projection)
 
     def _scores(self, **inputs: Any) -> Scores:
         logits = self._run(**inputs)

@@ -10,28 +10,42 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
+from src.models.packed import packed, product
+
 TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.01}  # of the largest logit; 1e-4 in float32
 CPU_CHUNK, ACCELERATOR_CHUNK = 2**23, 2**27  # logits at once: 33 MB, near the caches of a CPU; 537 MB
+PACKED_CHUNK = 8_000_000  # logits at once where each product makes its own memory: less than 32 MiB, which glibc keeps
 LEAST_ROWS = 256  # at once: products with fewer are slow, by half with 55, what a vocabulary of 150,000 leaves of 33 MB
 
 
 @dataclass(frozen=True)
 class OutputProjection:
-    """What makes logits (·, V) of hidden rows (·, D): weight (V, D), bias (V,), a soft cap c · tanh(logits / c)."""
+    """What makes logits (·, V) of hidden rows (·, D): weight (V, D), bias (V,), a soft cap c · tanh(logits / c).
+
+    layout: the weight once more, laid out for products without gradients (`packed`).
+    """
 
     weight: Tensor
     bias: Tensor | None = None
     soft_cap: float | None = None
+    layout: Tensor | None = None
+
+    def packed(self) -> "OutputProjection":
+        """The same with a layout, where there is one: for many products with a weight that stays as it is."""
+        return replace(self, layout=packed(self.weight))
 
     def before_cap(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
-        """(·, V) the matrix product in the rows' own format, bias added in float32 at least; in `out` if given."""
-        if out is None:
-            product = at_least_float32(rows @ self.weight.T)
+        """(·, V) the matrix product in the rows' own format, bias added in float32 at least; in `out` if given, which
+        a layout can't fill."""
+        if self.layout is not None:
+            logits = product(rows, self.layout)
+        elif out is None:
+            logits = at_least_float32(rows @ self.weight.T)
         elif out.dtype == rows.dtype:
-            product = torch.mm(rows, self.weight.T, out=out)
+            logits = torch.mm(rows, self.weight.T, out=out)
         else:
-            product = out.copy_(rows @ self.weight.T)
-        return product if self.bias is None else product.add_(self.bias)
+            logits = out.copy_(rows @ self.weight.T)
+        return logits if self.bias is None else logits.add_(self.bias)
 
     def capped(self, logits: Tensor) -> Tensor:
         return logits if self.soft_cap is None else self.soft_cap * torch.tanh(logits / self.soft_cap)
@@ -87,7 +101,8 @@ class Scores:
         if self.projection is None:
             return replace(self, rows=self.rows[:, :n])
         bias = None if self.projection.bias is None else self.projection.bias[:n]
-        return replace(self, projection=replace(self.projection, weight=self.projection.weight[:n], bias=bias))
+        projection = replace(self.projection, weight=self.projection.weight[:n], bias=bias, layout=None)
+        return replace(self, projection=projection)
 
     def some(self, rows: slice, out: Tensor | None = None) -> Tensor:
         """(C, V) logits of some rows in float32 at least, in memory of their own or in `out`; cast() first."""
@@ -103,6 +118,8 @@ class Scores:
     @property
     def rows_at_once(self) -> int:
         """C, the most rows whose logits are fast and small."""
+        if self.projection is not None and self.projection.layout is not None:
+            return max(1, PACKED_CHUNK // self.vocab_size)
         logits = CPU_CHUNK if self.rows.device.type == "cpu" else ACCELERATOR_CHUNK
         return max(LEAST_ROWS, logits // max(1, self.vocab_size))
 
