@@ -7,6 +7,7 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
 import json
 import random
+import signal
 from dataclasses import replace
 from pathlib import Path
 
@@ -20,6 +21,8 @@ from src.models.loading import load_tokenizer
 from src.models.students import build_from_scratch, train_tokenizer, write_model_folder
 
 torch.set_num_threads(1)  # tiny matrices: a second thread only waits, on a busy machine for seconds
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what is behind "&" so; tests send it to scripts
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 ARGUMENTS = {  # of every script
     each.script: each

@@ -148,6 +148,14 @@ def test_only_temporary_names_of_this_file_are_cleared_away(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- signals
 
 
+def test_signals_come_to_scripts_of_tests_in_the_background():
+    """`make test &`: a shell starts it, and so what it starts, without SIGINT; a child would hang until its limit."""
+    code = "import signal, tests.conftest; signal.raise_signal(signal.SIGINT)"
+    command = ["sh", "-c", 'trap "" INT; exec "$0" "$@"', sys.executable, "-c", code]
+    ended = subprocess.run(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True, check=False)
+    assert ended.stderr.endswith("KeyboardInterrupt\n")
+
+
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 @pytest.mark.parametrize("name", ["kd"])
 def test_training_stops_within_a_step(tmp_path, cases, whole, name, number, status):
