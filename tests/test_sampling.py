@@ -384,11 +384,11 @@ def test_the_nucleus_is_that_of_the_definition(monkeypatch, kind):
     tokens = torch.isfinite(logits[0]).nonzero()  # what has no mass is never proposed
     repeated = logits.expand(len(tokens), -1)
     for top_p in TOP_PS:
-        rows = nucleus_module._weighed(repeated, Nucleus(top_p))
-        weights = rows.weights.flatten(1).gather(1, tokens)
+        weighed = nucleus_module._weighed(repeated.clone(), Nucleus(top_p))
+        weights = weighed.weights.flatten(1).gather(1, tokens)
         with monkeypatch.context() as patched:
-            patched.setattr(nucleus_module, "_from_all", lambda _, weights=weights: (tokens, weights))
-            _, accepted = nucleus_module._proposed(rows)
+            patched.setattr(nucleus_module, "_from_all", lambda *_, weights=weights: (tokens, weights))
+            _, accepted = nucleus_module._proposed(weighed, torch.arange(len(tokens)))
         with_mass = set(tokens[:, 0][weights[:, 0] > 0].tolist())
         assert set(tokens[:, 0][accepted].tolist()) & with_mass == definition(ROWS[kind], top_p)
 
@@ -401,6 +401,21 @@ def test_no_weight_is_larger_than_what_is_known_of_its_block():
         assert (rows.weights.amax(dim=-1) <= rows.tops * (1 + nucleus_module.ROUNDING)).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("vocabulary", [3 * BLOCK, 3 * BLOCK - 5])
+@pytest.mark.parametrize("at_once", [1, 2, 100])
+def test_weights_are_those_of_softmax_however_many_rows_are_weighed_at_once(monkeypatch, at_once, vocabulary, dtype):
+    monkeypatch.setattr(nucleus_module, "PART", at_once * vocabulary)
+    torch.manual_seed(0)
+    logits = (3 * torch.randn(7, vocabulary)).to(dtype)
+    expected = (logits.double() / 0.7).softmax(dim=-1)
+    weighed = nucleus_module._weighed(logits.clone(), Nucleus(0.9, temperature=0.7))
+    probabilities = weighed.weights.flatten(1).double() / weighed.upto[:, -1:]
+    torch.testing.assert_close(probabilities[:, :vocabulary], expected, rtol=1e-5, atol=1e-9)
+    assert (probabilities[:, vocabulary:] == 0).all()
+    torch.testing.assert_close(weighed.sums, weighed.weights.sum(dim=-1, dtype=torch.float64), rtol=1e-5, atol=1e-9)
+
+
 @pytest.mark.parametrize("kind", ROWS)
 def test_every_token_has_its_share_of_the_unit_interval(monkeypatch, kind):
     """Evenly spaced numbers instead of random ones: each token as often as its probability says, to within one."""
@@ -408,8 +423,7 @@ def test_every_token_has_its_share_of_the_unit_interval(monkeypatch, kind):
     logits = torch.tensor([ROWS[kind]])
     places = ((torch.arange(n, dtype=torch.float64) + 0.5) / n)[:, None]
     monkeypatch.setattr(torch, "rand", lambda *_, **__: places)
-    monkeypatch.setattr(nucleus_module, "PART", n * logits.shape[1])  # all rows at once
-    counts = draw(logits.expand(n, -1), Nucleus(1.0)).bincount(minlength=logits.shape[1])
+    counts = draw(logits.expand(n, -1).clone(), Nucleus(1.0)).bincount(minlength=logits.shape[1])
     shares = n * logits[0].double().softmax(0)
     assert (counts - shares).abs().max() < 1 + 1e-3
     assert (counts[shares == 0] == 0).all()
@@ -420,7 +434,7 @@ def test_every_token_has_its_share_of_the_unit_interval(monkeypatch, kind):
 def test_the_ends_of_the_interval_are_tokens_with_mass(monkeypatch, kind, place):
     monkeypatch.setattr(torch, "rand", lambda *_, **__: torch.tensor([[place]], dtype=torch.float64))
     logits = torch.tensor([ROWS[kind]])
-    [token] = draw(logits, Nucleus(1.0)).tolist()
+    [token] = draw(logits.clone(), Nucleus(1.0)).tolist()
     assert logits.double().softmax(-1)[0, token] > 0
 
 
@@ -443,16 +457,16 @@ def test_the_level_of_the_logits_does_not_matter(level, temperature):
     """What is added to all of them, as far as float32 holds the sum."""
     logits = torch.arange(40.0).repeat(3, 10) / 8
     torch.manual_seed(0)
-    expected = draw(logits, Nucleus(0.9, temperature))
+    expected = draw(logits.clone(), Nucleus(0.9, temperature))
     torch.manual_seed(0)
     assert draw(logits + level, Nucleus(0.9, temperature)).tolist() == expected.tolist()
 
 
 def test_the_temperature_comes_before_the_nucleus():
     logits = torch.tensor([[2.0, 1.0, 0.0]]).expand(500, -1)  # 0.67, 0.24, 0.09; at 0.25: 0.982, …
-    assert set(draw(logits, Nucleus(0.95, 0.25)).tolist()) == {0}
-    assert set(draw(logits, Nucleus(0.95)).tolist()) == {0, 1, 2}
-    assert set(draw(logits, Nucleus(0.9)).tolist()) == {0, 1}
+    assert set(draw(logits.clone(), Nucleus(0.95, 0.25)).tolist()) == {0}
+    assert set(draw(logits.clone(), Nucleus(0.95)).tolist()) == {0, 1, 2}
+    assert set(draw(logits.clone(), Nucleus(0.9)).tolist()) == {0, 1}
 
 
 @pytest.mark.parametrize("top_p", [0.95, 1.0])
