@@ -8,13 +8,14 @@ import torch
 from conftest import ENCODER_DECODER_NAMES, FAMILY_NAMES
 from test_decoding import EOS, INPUTS, PAD, babbler, batch_of, cut
 from torch import Tensor, nn
+from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.generation import TopPLogitsWarper
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from src.models import nucleus as nucleus_module
 from src.models import sampling, scores
-from src.models.caches import growing_cache
+from src.models.caches import AttentionByInput, attend, growing_cache
 from src.models.decoding import Decoding, decoding_of, write_tokens
 from src.models.families import Sizes
 from src.models.loading import safe_generation_config
@@ -275,6 +276,55 @@ def test_growing_layers_hold_what_dynamic_ones_do():
             growing.reorder_cache(rows)
             dynamic.reorder_cache(rows)
             n_rows = len(rows)
+
+
+@pytest.mark.parametrize("n_queries", [1, 5])
+@pytest.mark.parametrize("scale", [None, 1.0, 0.3])
+@pytest.mark.parametrize("mask", [None, "seen", "summand"])
+@pytest.mark.parametrize("with_bias", [False, True])
+def test_attention_by_products_is_that_of_the_kernel(n_queries, scale, mask, with_bias):
+    torch.manual_seed(0)
+    query, key, value = torch.randn(4, 3, n_queries, 8), torch.randn(4, 3, 7, 8), torch.randn(4, 3, 7, 8)
+    seen = torch.rand(4, 1, 1, 7) < 0.6
+    seen[..., 0] = True
+    summand, bias = torch.zeros(4, 1, 1, 7).masked_fill(~seen, -torch.inf), torch.randn(1, 3, 1, 7)
+    given = {None: None, "seen": seen, "summand": summand}[mask]
+    whole = (summand if mask else 0) + (bias if with_bias else torch.zeros(1, 1, 1, 7))
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=whole, scale=scale)
+    made = attend(query, key, value, given, scale, bias if with_bias else None)
+    torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("by_products", "changed"),
+    [
+        (True, {}),
+        (False, {"dropout": 0.1}),
+        (False, {"softcap": 30.0}),
+        (False, {"queries": 2}),
+        (False, {"groups": 1}),
+        (False, {"dtype": torch.bfloat16}),
+    ],
+)
+def test_attention_goes_by_products_for_one_query_per_row_in_float32(by_products, changed):
+    """A query for each head, no dropout, nothing that `attend` does not know."""
+    asked = []
+
+    def stock(_, query, *args, **kwargs):
+        asked.append(kwargs)
+        return query.transpose(1, 2), None
+
+    sizes = {"queries": 1, "groups": 4, "dtype": torch.float32, **changed}
+    given = {name: value for name, value in changed.items() if name in ("dropout", "softcap")}
+    query = torch.randn(3, 4, sizes["queries"], 8, dtype=sizes["dtype"])
+    key, value = torch.randn(2, 3, sizes["groups"], 5, 8, dtype=sizes["dtype"])
+    made, _ = AttentionByInput(stock)(nn.Identity(), query, key, value, None, scaling=0.5, **given)
+    assert made.shape == (3, sizes["queries"], 4, 8)
+    if by_products:
+        expected = F.scaled_dot_product_attention(query, key, value, scale=0.5).transpose(1, 2)
+        torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-6)
+    assert len(asked) == (not by_products)
+    assert all(kwargs["scaling"] == 0.5 for kwargs in asked)
 
 
 # ----------------------------------------------------------------------------------------------------- the distribution

@@ -38,11 +38,18 @@ class GrowingLayer(DynamicLayer):
         """Keep the rows `beam_idx`, in that order, and as often as they are there."""
         if self.is_initialized:
             length = self.get_seq_length()
-            self._buffers = tuple(buffer.index_select(0, beam_idx) for buffer in self._buffers)
+            self._buffers = tuple(_rows_of(buffer, beam_idx, length) for buffer in self._buffers)
             self._show(length)
 
     def _show(self, length: int) -> None:
         self.keys, self.values = (buffer[:, :, :length] for buffer in self._buffers)
+
+
+def _rows_of(buffer: Tensor, rows: Tensor, length: int) -> Tensor:
+    """A buffer (N, H, room, d) with the first `length` tokens of rows (N,) of this one."""
+    chosen = buffer.new_empty(len(rows), *buffer.shape[1:])
+    torch.index_select(buffer[:, :, :length], 0, rows, out=chosen[:, :, :length])
+    return chosen
 
 
 def _with_room(buffer: Tensor, length: int, room: int) -> Tensor:
@@ -79,7 +86,8 @@ class AttentionByInput:
     """An attention function whose queries (R, H, 1, d) may outnumber the keys and values (B, H, S, d) of their inputs.
 
     Queries of one input then attend together, as (B, H, k, d) with k the most rows that an input has; the mask is
-    (B, 1, 1, S). All other calls go to the stock function.
+    (B, 1, 1, S). These, and others with one query per row, go to `attend` where that is faster; the rest goes to the
+    stock function.
     """
 
     def __init__(self, stock: Callable) -> None:
@@ -121,13 +129,22 @@ class AttentionByInput:
         scaling: float | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
+        by_products = not dropout and kwargs.get("softcap") is None and goes_by_products(query, key)
         if len(query) == len(key):
             if self._met is not None and not _any_bias(kwargs):
                 self._met.add(key.data_ptr())
-            return self._stock(module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs)
-        mixed = F.scaled_dot_product_attention(
-            self._grouped(query[:, :, 0]), key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
-        )
+            if query.shape[2] > 1 or not by_products:
+                return self._stock(
+                    module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
+                )
+            return attend(query, key, value, attention_mask, scaling, kwargs.get("position_bias")).transpose(1, 2), None
+        grouped = self._grouped(query[:, :, 0])
+        if by_products:
+            mixed = attend(grouped, key, value, attention_mask, scaling)
+        else:
+            mixed = F.scaled_dot_product_attention(
+                grouped, key, value, attn_mask=attention_mask, dropout_p=dropout, scale=scaling
+            )
         return self._by_row(mixed)[:, None], None
 
     def _grouped(self, rows: Tensor) -> Tensor:
@@ -141,6 +158,30 @@ class AttentionByInput:
         """(B, H, k, d) as (R, H, d)."""
         rows = grouped.transpose(1, 2).flatten(0, 1)
         return rows if self._places is None else rows.index_select(0, self._places)
+
+
+def goes_by_products(query: Tensor, key: Tensor) -> bool:
+    """Whether `attend` is what few queries want: a CPU's stock kernel is made for many."""
+    return query.device.type == "cpu" and query.dtype == torch.float32 and query.shape[1] == key.shape[1]
+
+
+def attend(
+    query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, bias: Tensor | None = None
+) -> Tensor:
+    """(B, H, q, d) what queries (B, H, q, d) make of keys and values (B, H, S, d): attention by two products.
+
+    mask: False for keys that are not seen, or a summand as bias is; both broadcast to (B, H, q, S). scale: None for
+    1 / √d. A query that sees no key gets the mean of all values.
+    """
+    scale = query.shape[-1] ** -0.5 if scale is None else scale
+    weights = (query if scale == 1 else query * scale) @ key.transpose(2, 3)
+    if bias is not None:
+        weights += bias
+    if mask is not None:
+        if mask.dtype == torch.bool:  # as a summand it is small and fast
+            mask = torch.where(mask, 0.0, torch.finfo(weights.dtype).min / 2)
+        weights += mask
+    return weights.softmax(dim=-1) @ value
 
 
 def _any_bias(kwargs: dict[str, Any]) -> bool:

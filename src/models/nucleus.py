@@ -14,7 +14,7 @@ from torch import Tensor
 BLOCK = 128  # tokens: about √V, so that both levels of a draw are short
 LOG2_E = log2(e)  # exp2 takes half as long as exp on a CPU
 ROUNDING = 1e-5  # of a weight; the ends of a tensor may be computed by other instructions than its middle
-PART = 2**21  # logits weighed at a time on a CPU, so that they stay in its cache (chosen by measurement)
+PART = 2**20  # logits weighed at a time on a CPU, so that they stay in its cache (chosen by measurement)
 
 
 @dataclass(frozen=True)
