@@ -78,7 +78,7 @@ def time_training(prepared: Path, student: Path) -> None:
     tokenization = Tokenization(load_tokenizer(str(student)), True, max_input_length=256, max_labels_length=128)
     split = TokenizedDatasets(read_datasets(prepared), tokenization).split("train_0")
     opened = time.time() - started
-    rows = list(chunks(epoch_order(split.lengths, BATCH, seed=0, epoch=0), BATCH))[:STEPS]
+    rows = list(chunks(epoch_order(len(split), seed=0, epoch=0), BATCH))[:STEPS]
     entry = LossEntry(name="logits", logits_weight=1.0)
     wide = {"d_model": 256, "d_kv": 64, "num_heads": 4, "d_ff": 1024, "num_layers": 2, "num_decoder_layers": 2}
     for name, changes in (("tiny", {}), ("5M", wide)):

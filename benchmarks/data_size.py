@@ -63,7 +63,7 @@ def read(merged: Path, student: Path) -> None:
         times["first split" if name == names[0] else "each further split"] = time.time() - started
         if name == names[0]:
             started = time.time()
-            tokenization.collate(split, epoch_order(split.lengths, BATCH, seed=0, epoch=0)[:BATCH])
+            tokenization.collate(split, epoch_order(len(split), seed=0, epoch=0)[:BATCH])
             times["first batch, with the epoch's order"] = time.time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     rows = sum(data.rows(name) for name in names)

@@ -8,6 +8,7 @@ import argparse
 import csv
 import json
 import os
+import shlex
 import subprocess
 import sys
 import time
@@ -119,10 +120,10 @@ def study(out: Path, seed: int) -> Iterator[list[Job]]:
 
 def run(job: Job, out: Path, threads: int) -> None:
     """Run one command; its lines go to the terminal, its progress bars to a log. Ends the study if it fails."""
-    command = [sys.executable, job.script, *job.flags.split()]
+    command = [sys.executable, *shlex.split(f"{job.script} {job.flags}")]
     if (out / job.result).exists():
         return tell(job.name, "done already")
-    tell(job.name, f"$ python {' '.join(command[1:])}")
+    tell(job.name, f"$ python {shlex.join(command[1:])}")
     started = time.monotonic()
     log = out / "logs" / f"{job.name.replace(' ', '_')}.log"
     log.parent.mkdir(parents=True, exist_ok=True)
@@ -201,6 +202,7 @@ def write_table(lines: list[tuple[str, ...]], out: Path) -> None:
         for line in lines
     ]  # fmt: skip
     text.insert(1, "|" + "|".join("-" * (width + 2) for width in widths) + "|")
+    out.mkdir(parents=True, exist_ok=True)
     (out / "table.md").write_text("\n".join(text) + "\n", encoding="utf-8")
     with (out / "table.csv").open("w", newline="", encoding="utf-8") as file:
         csv.writer(file).writerows(lines)

@@ -43,6 +43,7 @@ def _load(config: GenerateArguments) -> tuple[Writer, WriteBatch]:
         num_beams=config.num_beams,
         targets_per_input=config.num_return_sequences,
         max_new_tokens=config.max_labels_length,
+        nucleus=config.nucleus,
     )
     writer = Writer.of(config, decoding)
     engine = _engine(config, writer)

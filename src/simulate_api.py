@@ -79,6 +79,7 @@ def _decoding(config: SimulateApiArguments) -> Decoding:
         num_beams=1 if is_greedy else config.num_beams,
         targets_per_input=config.n_completions,
         max_new_tokens=config.max_labels_length,
+        nucleus=config.nucleus,
     )
 
 

@@ -20,6 +20,7 @@ from src.config.arguments import (
 )
 from src.config.errors import UserError
 
+SAMPLING = {"temperature": None, "top_p": None, "top_k": None}
 SHARED = {
     "output_dir": REQUIRED,
     "dataset_path": REQUIRED,
@@ -74,6 +75,7 @@ DEFAULTS = {
         "split_for_generation": None,
         "add_original_data": False,
         "generation_type": "beam_search",
+        **SAMPLING,
         "num_return_sequences": 1,
         "generation_engine": "hf",
     },
@@ -82,6 +84,7 @@ DEFAULTS = {
         "model_name": "t5-large",
         "split_for_generation": None,
         "generation_type": "sampling",
+        **SAMPLING,
         "n_completions": 1,
         "top_logprobs": 5,
         "form": "published",
@@ -280,6 +283,12 @@ def test_decoding_that_works(generation_type, num_beams, num_return_sequences):
             {"generation_type": "sampling_hi"},
             "--generation_type: 'sampling_hi' is not one of .*nearest: 'sampling_high'",
         ),
+        ({"temperature": 0.0, "generation_type": "sampling"}, "--temperature: must be greater than 0"),
+        ({"top_p": 0.0, "generation_type": "sampling"}, "--top_p: must be greater than 0"),
+        ({"top_p": 1.5, "generation_type": "sampling"}, "--top_p: must be at most 1"),
+        ({"top_k": -1, "generation_type": "sampling"}, "--top_k: must be at least 0"),
+        ({"top_p": 0.9}, "--top_p 0.9: beam_search draws nothing; sampling does"),
+        ({"top_k": 0, "generation_type": "diverse_beam_search"}, "--top_k 0: diverse_beam_search draws nothing"),
         ({"num_return_sequences": 0}, "--num_return_sequences: must be at least 1"),
         ({"split_for_generation": ("train", "train")}, "--split_for_generation: names a split twice"),
     ],

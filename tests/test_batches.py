@@ -2,6 +2,7 @@
 
 import copy
 import threading
+from itertools import product
 
 import numpy as np
 import pytest
@@ -23,6 +24,7 @@ from src.data.batches import (
     TokenizedDatasets,
     chunks,
     epoch_order,
+    least_padding,
     longest_first,
     pad_sequences,
 )
@@ -540,10 +542,8 @@ def test_ragged_gives_back_its_sequences(parts):
 
 
 def test_an_epochs_order_follows_from_seed_and_epoch():
-    lengths = np.random.default_rng(0).integers(1, 40, 50)
-
     def order_of(seed, epoch):
-        return tuple(epoch_order(lengths, 4, seed=seed, epoch=epoch))
+        return tuple(epoch_order(50, seed=seed, epoch=epoch))
 
     orders = {(seed, epoch): order_of(seed, epoch) for seed in (0, 1) for epoch in (0, 1, 2)}
     assert len(set(orders.values())) == len(orders)
@@ -552,26 +552,83 @@ def test_an_epochs_order_follows_from_seed_and_epoch():
         assert order_of(seed, epoch) == order
 
 
-@pytest.mark.parametrize("n_rows", [1, 3, 4, 8, 9])
-def test_an_epoch_smaller_than_a_pool_has_every_row_once(n_rows):
-    assert sorted(epoch_order(np.arange(n_rows), 4, seed=1, epoch=0)) == list(range(n_rows))
+@pytest.mark.parametrize("n_rows", [0, 1, 3, 8])
+def test_an_epoch_has_every_row_once(n_rows):
+    assert sorted(epoch_order(n_rows, seed=1, epoch=0)) == list(range(n_rows))
 
 
-def test_rows_of_similar_length_share_an_update():
-    lengths = np.random.default_rng(0).integers(1, 100, 4000)
-    order = epoch_order(lengths, 8, seed=1, epoch=0)
-    padded = sum(8 * lengths[rows].max() for rows in chunks(order, 8))
-    shuffled = sum(8 * lengths[rows].max() for rows in chunks(np.random.default_rng(1).permutation(4000), 8))
-    assert padded < 1.05 * lengths.sum() < 1.5 * lengths.sum() < shuffled
-    firsts = lengths[order[::8]]
-    assert abs(np.corrcoef(np.arange(len(firsts)), firsts)[0, 1]) < 0.1  # and the updates come in no order of length
+def test_every_row_may_come_anywhere_in_an_epoch():
+    places = np.array([np.argsort(epoch_order(6, seed=seed, epoch=0)) for seed in range(3000)])
+    counts = np.array([np.bincount(column, minlength=6) for column in places.T])
+    assert abs(counts - 500).max() < 5 * np.sqrt(3000 * 5 / 36)  # five standard deviations
 
 
 def test_an_epochs_order_leaves_global_random_states_alone():
     np.random.seed(0)
     before = np.random.get_state()[1].copy()
-    epoch_order(np.arange(10), 4, seed=1, epoch=1)
+    epoch_order(10, seed=1, epoch=1)
     assert (np.random.get_state()[1] == before).all()
+
+
+# -------------------------------------------------------------------------------------------------------------- cutting
+
+
+def padded(inputs, labels, parts):
+    return sum(len(rows) * (inputs[rows].max() + labels[rows].max()) for rows in parts)
+
+
+@given(st.lists(st.tuples(st.integers(1, 30), st.integers(1, 30)), min_size=1, max_size=9), st.integers(0, 60))
+def test_cutting_costs_least(pairs, pass_tokens):
+    """No other way to cut the sorted rows has less padding, the cost of a pass included."""
+    inputs, labels = (np.array(column) for column in zip(*pairs, strict=True))
+    parts = least_padding(inputs, labels, pass_tokens)
+    together = np.concatenate(parts)
+    assert sorted(together) == list(range(len(pairs)))
+    assert (np.diff((inputs + labels)[together]) >= 0).all()
+    costs = []
+    for places in product((False, True), repeat=len(pairs) - 1):
+        others = np.split(together, [place + 1 for place, cut in enumerate(places) if cut])
+        costs.append(padded(inputs, labels, others) + pass_tokens * len(others))
+    assert padded(inputs, labels, parts) + pass_tokens * len(parts) == min(costs)
+
+
+def test_equal_rows_and_small_batches_stay_together():
+    lengths = np.full(96, 20)
+    assert len(least_padding(lengths, lengths, 1)) == 1
+    few = np.array([1, 2, 30])
+    assert len(least_padding(few, few, 256)) == 1
+    assert len(least_padding(few, few, 0)) == 3
+
+
+def test_most_padding_is_cut_off():
+    """Lengths as in real data: half of a random batch is padding, and a few parts save most of it."""
+    rng = np.random.default_rng(0)
+    inputs = np.exp(rng.normal(3, 0.45, 96)).astype(int) + 1
+    labels = inputs + rng.integers(-2, 4, 96)
+    parts = least_padding(inputs, labels, 256)
+    filled = (inputs + labels).sum()
+    assert filled < 0.6 * padded(inputs, labels, [np.arange(96)])
+    assert filled > 0.75 * padded(inputs, labels, parts)
+    assert len(parts) <= 6
+
+
+@pytest.mark.parametrize("left", [True, False])
+def test_a_part_of_a_batch_has_no_common_padding(left):
+    """A label that is not known, in the middle of a target, is kept where others are."""
+    sources, targets = [[5, 6, 7], [8], [9, 3]], [[1, 2], [3], [4, IGNORE_INDEX, 5, IGNORE_INDEX]]
+    ids, mask = pad_sequences([np.array(each) for each in sources], 0, on_the_left=left)
+    labels, _ = pad_sequences([np.array(each) for each in targets], IGNORE_INDEX, on_the_left=False)
+    batch = Batch(ids, mask, labels, (40, 41, 42))
+    assert [each.tolist() for each in (batch.lengths.inputs, batch.lengths.labels)] == [[3, 1, 2], [2, 1, 3]]
+    part = batch.part(np.array([1, 2]))
+    assert part.rows == (41, 42)
+    assert part.input_ids.tolist() == ([[0, 8], [9, 3]] if left else [[8, 0], [9, 3]])
+    assert part.attention_mask.tolist() == ([[0, 1], [1, 1]] if left else [[1, 0], [1, 1]])
+    assert part.labels.tolist() == [[3, IGNORE_INDEX, IGNORE_INDEX], [4, IGNORE_INDEX, 5]]
+    [whole] = [batch.part(np.arange(3))]
+    assert torch.equal(whole.input_ids, ids) and torch.equal(whole.labels, labels[:, :3])
+    moved = batch.to(torch.device("cpu"))
+    assert moved.lengths is batch.lengths  # a GPU is not asked
 
 
 def test_longest_first_keeps_the_order_of_equals():

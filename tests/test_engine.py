@@ -4,6 +4,7 @@ import json
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from tiny_runs import TINY, argv, ft_flags, kd_flags, names, places, read, result, rows, weights
@@ -14,11 +15,12 @@ import kd_dataset_with_logits_main
 import kd_main
 from src.config.cli import run_script
 from src.config.errors import UserError
-from src.data.batches import Tokenization, TokenizedDatasets, TokenizedSplit, epoch_order
+from src.data.batches import Tokenization, TokenizedDatasets, TokenizedSplit, chunks, epoch_order
 from src.data.files import read_datasets
 from src.distillation.student_targets import student_writes
 from src.distillation.teachers import LiveTeacher
 from src.evaluation.evaluate import Evaluation, Evaluator
+from src.models import forward
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
 from src.training import engine
 from src.training.engine import Trainer
@@ -72,13 +74,14 @@ def updates():
 def seen_rows(monkeypatch) -> list[tuple[str, tuple[int, ...]]]:
     """(split, rows) of every micro-batch that was trained on."""
     seen = []
-    collate = Trainer._batch
+    collate = Trainer._micro_batches
 
     def noted(self, split, rows):
-        seen.append((split.name, tuple(map(int, rows))))
-        return collate(self, split, rows)
+        batches = collate(self, split, rows)
+        seen.extend((split.name, batch.rows) for batch in batches)
+        return batches
 
-    monkeypatch.setattr(Trainer, "_batch", noted)
+    monkeypatch.setattr(Trainer, "_micro_batches", noted)
     return seen
 
 
@@ -169,7 +172,7 @@ def test_gradient_is_that_of_the_mean_over_a_window_s_tokens_and_of_nothing_else
     ft_main.main(ft_flags(folder, data, tmp_path / "out", epochs=2, **flags))
     tokenization = Tokenization(load_tokenizer(folder), True, 32, 8)
     split = TokenizedDatasets({"train": {"text": UNEQUAL, "target": UNEQUAL}}, tokenization).split("train")
-    orders = [epoch_order(split.lengths, 4, seed=42, epoch=epoch) for epoch in range(2)]
+    orders = [epoch_order(len(split), seed=42, epoch=epoch) for epoch in range(2)]
     windows = [order[start : start + 4] for order in orders for start in (0, 4)]
     stock = load_model(folder)
     for window, update in zip(windows, updates, strict=True):
@@ -203,8 +206,10 @@ def tokenized(model: str, path: str | Path, split: str = "train") -> TokenizedSp
 
 
 def order_of(model: str, path: str, split: str, epoch: int, batch_size: int = 4) -> list[int]:
+    """The rows of an epoch, those of each update by their lengths."""
     lengths = tokenized(model, path, split).lengths
-    return epoch_order(lengths, batch_size, seed=42, epoch=epoch).tolist()
+    order = epoch_order(len(lengths), seed=42, epoch=epoch)
+    return [row for update in chunks(order, batch_size) for row in sorted(update.tolist(), key=lambda i: lengths[i])]
 
 
 def test_rotation(model, tmp_path, rotation_path, seen_rows):
@@ -227,6 +232,73 @@ def test_the_rate_falls_over_all_nominal_updates(dropout_models, tmp_path, updat
     expected = [0.01 * k / 10 for k in range(10)] + [0.01 * (110 - k) / 100 for k in range(10, 16)]
     assert [update.rate for update in updates] == pytest.approx(expected)
     assert float(rows(tmp_path / "out", "train_losses.csv")[-1]["learning_rate"]) == pytest.approx(0.01 * 94 / 100)
+
+
+def test_the_closing_fine_tuning_learns_until_its_last_update(dropout_models, tmp_path, updates):
+    """The rate falls over the nominal updates of the distillation and those of the closing phase, of another size."""
+    data = write(tmp_path / "d.json", train_0=8, train_1=4, ft=9)
+    flags = {"epochs": 3, "ft_steps_at_end": 2, "save_checkpoint_every_n_steps": 100}
+    kd_main.main(kd_flags(dropout_models["gpt2"], data, tmp_path / "out", **flags))
+    n_distilled, n_closing = 2 + 1 + 2, 2 * 3
+    rates = [update.rate for update in updates]
+    assert rates == pytest.approx([0.01 * (11 - k) / 11 for k in range(n_distilled + n_closing)])
+    assert rates[n_distilled] == pytest.approx(0.01 * 6 / 11)
+    assert rates[-1] == pytest.approx(0.01 / 11)
+
+
+def test_epochs_beyond_the_schedule_are_refused(dropout_models, tmp_path):
+    """They would run at a rate of 0."""
+    data = write(tmp_path / "d.json", train=4)
+    with pytest.raises(UserError, match="--stop_training_after_n_epochs 3: is more than --epochs 2"):
+        kd_main.main(kd_flags(dropout_models["gpt2"], data, tmp_path / "out", stop_training_after_n_epochs=3))
+
+
+# ------------------------------------------------------------------------------------------- what an update is made of
+
+
+def of_unequal_lengths(n: int) -> list[str]:
+    """Texts of 1 to 25 words, most of them short, in an order of length."""
+    return ["a" + " cat" * round(24 * (i / n) ** 3) + f" {i}" for i in range(n)]
+
+
+def test_an_update_s_rows_have_nothing_to_do_with_their_lengths(model, tmp_path, seen_rows, updates):
+    """Between updates, lengths vary as between random samples; sorted, updates would differ as much as rows do."""
+    n, size = 400, 8
+    texts = of_unequal_lengths(n)
+    data = write(tmp_path / "d.json", train=texts)
+    flags = {"batch_size": size, "max_gpu_batch_size": 4, "epochs": 4, "learning_rate": 1e-9}
+    ft_main.main(ft_flags(model, data, tmp_path / "out", save_checkpoint_every_n_steps=1000, **flags))
+    lengths = np.array([len(text.split()) for text in texts])
+    assert len(seen_rows) == 4 * n // 4 and len(updates) == 4 * n // size
+    trained = [[row for _, rows in seen_rows[i : i + 2] for row in rows] for i in range(0, len(seen_rows), 2)]
+    means = np.array([lengths[rows].mean() for rows in trained])
+    # Of random samples without replacement: var / size * (n - size) / (n - 1); of 200 the estimate is 10 % off.
+    expected = lengths.var() / size * (n - size) / (n - 1)
+    assert 0.65 < means.var() / expected < 1.45
+    assert 0.65 < np.mean([lengths[rows].var(ddof=1) for rows in trained]) / lengths.var() < 1.45
+
+
+@pytest.mark.parametrize("loss", ["forward", "logits", "hidden", "attention_relation"])
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_an_update_is_the_same_whatever_is_computed_at_once(tiny_models, tmp_path, updates, monkeypatch, family, loss):
+    """However rows are cut: into micro-batches by --max_gpu_batch_size, and those into passes by length. Rows and
+    gradients are the same, those of short last updates included."""
+    texts = of_unequal_lengths(19)
+    data = write(tmp_path / "d.json", train=texts)
+    experiment = write_experiment(tmp_path / "e.yaml", {f"{loss}_weight": 1.0})
+    runs = {}
+    for micro, pass_tokens in ((8, 10**6), (8, 0), (4, 3), (1, 256)):
+        updates.clear()
+        monkeypatch.setattr(forward, "CPU_PASS", (pass_tokens, pass_tokens))
+        flags = {"batch_size": 8, "max_gpu_batch_size": micro, "epochs": 1, "learning_rate": 1e-9, **experiment}
+        flags |= {"save_checkpoint_every_n_steps": 100, "max_labels_length": 12}
+        kd_main.main(kd_flags(tiny_models[family], data, tmp_path / f"{micro}_{pass_tokens}", **flags))
+        runs[micro, pass_tokens] = [update.gradient for update in updates]
+    whole = runs[8, 10**6]
+    assert len(whole) == 3 and all(gradient.norm() > 1e-4 for gradient in whole)
+    for gradients in runs.values():
+        for ours, theirs in zip(gradients, whole, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=2e-6)
 
 
 # ------------------------------------------------------------------------------------------------- rhythm and patience
@@ -289,7 +361,7 @@ def test_closing_fine_tuning_starts_from_the_best(dropout_models, tmp_path, scri
     flags = {"epochs": 8, "stop_training_after_n_epochs": 3, "ft_steps_at_end": 2, "save_checkpoint_every_n_steps": 1}
     kd_main.main(kd_flags(dropout_models["gpt2"], data, tmp_path / "out", keep_checkpoint_after_test=True, **flags))
     assert [update.steps_before for update in updates] == [0, 1, 2, 2, 3]
-    assert [update.rate for update in updates] == pytest.approx([0.01 * (8 - k) / 8 for k in (0, 1, 2, 2, 3)])
+    assert [update.rate for update in updates] == pytest.approx([0.01 * (10 - k) / 10 for k in (0, 1, 2, 2, 3)])
     assert torch.equal(updates[3].weights, updates[2].weights)  # the third update began where the best was saved
     assert not torch.equal(updates[3].gradient, updates[2].gradient)  # NLL on ft
     assert names(tmp_path / "out") >= {"epoch1__step1__score7_000", "epoch2__step1__score2_000__last"}
@@ -426,9 +498,11 @@ def test_a_non_finite_loss_of_a_distillation_names_its_terms(dropout_models, tmp
     experiment = write_experiment(tmp_path / "e.yaml", loss)
     fail_at(monkeypatch, 3)
     flags = kd_flags(dropout_models[family], data, tmp_path / "out", **experiment)
-    order = order_of(dropout_models[family]["student"], str(data), "train", 0)
+    # Scales are measured on the epoch's first rows, two by two; an update's are sorted before they are cut.
+    order = order_of(dropout_models[family]["student"], str(data), "train", 0, batch_size=4 if learning else 2)
     step = 2 if learning else 0  # the second micro-batch of the second window
-    place = rf"^non-finite loss at epoch 0, step {step}, rows \[{order[6]}, {order[7]}\] of 'train', "
+    rows_ = rf"({order[6]}, {order[7]}|{order[7]}, {order[6]})"
+    place = rf"^non-finite loss at epoch 0, step {step}, rows \[{rows_}\] of 'train', "
     terms = r"(logits [\d.]+, forward [\d.]+|forward [\d.]+, logits [\d.]+); last good checkpoint: "
     with pytest.raises(UserError, match=place + terms):
         kd_main.main(flags)

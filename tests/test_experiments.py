@@ -273,6 +273,10 @@ def test_a_file_without_experiments(tmp_path):
             {"logits_weight": 1.0, "generate_labels_weight": 0.35},
             "logits KL, labels by the student on 35% of the steps",
         ),
+        (
+            {"logits_weight": 1.0, "generate_labels_weight": 0.5, "generate_top_k": 50, "generate_temperature": 0.7},
+            "logits KL, labels by the student on 50% of the steps (T 0.7, top-k 50)",
+        ),
     ],
 )
 def test_a_line_on_a_loss(loss, said):

@@ -15,9 +15,9 @@ from src.config.constants import IGNORE_INDEX
 from src.data.batches import Batch, Ragged, pad_sequences
 from src.distillation.losses import nll_rows
 from src.distillation.vocabulary import RowTerm, weighed_sum
-from src.models import scores
+from src.models import forward, scores
 from src.models.families import Sizes
-from src.models.forward import target_labels, target_logits, teacher_forced, unwrapped
+from src.models.forward import target_labels, target_logits, target_scores, teacher_forced, unwrapped
 from src.models.loading import load_model
 from src.models.students import build_from_scratch
 
@@ -222,6 +222,68 @@ def test_nothing_of_all_positions_times_vocabulary_is_made(family, monkeypatch):
         weighed_sum(teacher_forced(model, batch).scores, None, target_labels(batch), [nll])[0].backward()
     assert received == [(0, 101)]
     assert made.rows == 10
+
+
+# ---------------------------------------------------------------------------------------------------- passes by length
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_passes_by_length_change_nothing(family, monkeypatch):
+    """Scores in the batch's order, and gradients of all weights, whatever rows share a pass; a label that is not known
+    stands in the middle of a target."""
+    model = build_from_scratch(
+        family, Sizes(vocab_size=50, pad_token_id=0, eos_token_id=EOS, d_model=16, d_ff=32, dropout=0.0), seed=0
+    )
+    contexts = ([5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15], [5], [6, 7, 8, 9, 10, 11, 12])
+    batch = batch_for(model, contexts, ([20, 21, 22, 23, EOS], [EOS], [24, 25, EOS], [26, EOS], [27, 28, 29, EOS]))
+    batch.labels[4, 1] = IGNORE_INDEX
+    weight = torch.randn(14, 50, generator=torch.Generator().manual_seed(0))
+
+    def gradients(of):
+        model.zero_grad()
+        logits = of(model, batch).logits
+        (logits * weight).sum().backward()
+        return logits.detach(), {name: each.grad.clone() for name, each in model.named_parameters()}
+
+    expected, whole = gradients(lambda *given: teacher_forced(*given).scores)
+    n_passes = []
+    monkeypatch.setattr(forward, "teacher_forced", lambda *given: n_passes.append(1) or teacher_forced(*given))
+    for cost, n in ((10**6, 1), (6, 2), (0, 3)):
+        monkeypatch.setattr(forward, "CPU_PASS", (cost, cost))
+        n_passes.clear()
+        logits, cut = gradients(target_scores)
+        assert len(n_passes) >= n
+        torch.testing.assert_close(logits, expected, **CLOSE)
+        for name, gradient in cut.items():
+            torch.testing.assert_close(gradient, whole[name], **CLOSE, msg=name)
+    assert not model.get_input_embeddings()._forward_hooks
+
+
+class TableGradients(TorchDispatchMode):
+    """Counts the gradients of a table of `size` embeddings that are made."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.n = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is torch.ops.aten.embedding_dense_backward.default and args[2] == self.size:
+            self.n += 1
+        return func(*args, **(kwargs or {}))
+
+
+def test_passes_share_one_gradient_of_the_embeddings(monkeypatch):
+    """That of a lookup is as large as the table: encoder and decoder have one each, whatever the number of passes."""
+    sizes = Sizes(vocab_size=997, pad_token_id=0, eos_token_id=EOS, d_model=8, d_ff=16, dropout=0.0)
+    model = build_from_scratch("t5", sizes, seed=0)
+    batch, counts = batch_for(model), []
+    for cost in (10**6, 0):
+        monkeypatch.setattr(forward, "CPU_PASS", (cost, cost))
+        with TableGradients(997) as made:
+            target_scores(model, batch).rows.sum().backward()
+        counts.append(made.n)
+    assert counts == [2, 2]
 
 
 # ----------------------------------------------------------------------------------------------------------- projection

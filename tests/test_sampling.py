@@ -10,7 +10,7 @@ from test_decoding import EOS, INPUTS, PAD, babbler, batch_of, cut
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
-from transformers.generation import TopPLogitsWarper
+from transformers.generation import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from src.models import nucleus as nucleus_module
@@ -330,9 +330,11 @@ def test_attention_goes_by_products_for_one_query_per_row_in_float32(by_products
 # ----------------------------------------------------------------------------------------------------- the distribution
 
 
-def sequence_probabilities(model, ids: list[int], *, top_p: float, temperature: float) -> dict[tuple[int, ...], float]:
-    """Of every target of at most two tokens, by the sorting top-p of `generate` on teacher-forced logits."""
-    warper = TopPLogitsWarper(top_p)
+def sequence_probabilities(
+    model, ids: list[int], *, top_p: float, temperature: float, top_k: int = 0
+) -> dict[tuple[int, ...], float]:
+    """Of every target of at most two tokens, by the sorting top-k and top-p of `generate` on teacher-forced logits."""
+    warper = LogitsProcessorList([*([TopKLogitsWarper(top_k)] if top_k else []), TopPLogitsWarper(top_p)])
 
     def next_tokens(target: list[int]) -> Tensor:
         logits = teacher_forced_logits(model, ids, [*target, PAD])[-1:]
@@ -389,6 +391,48 @@ def test_targets_have_the_distribution_of_generate(family, top_p, temperature):
         torch.manual_seed(0)
         arguments = {"do_sample": True, "top_p": top_p, "top_k": 0, "temperature": temperature}
         assert worst(by_generate(model, inputs, max_new_tokens=2, num_return_sequences=k, **arguments)) < 6
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@torch.no_grad()
+def test_top_k_comes_before_the_nucleus(family):
+    """6,000 targets have the distribution of `generate`, not that of another order or of one token more or less."""
+    model, inputs, k = babbler(family, seed=0, peak=0.4), INPUTS[:2], 3000
+    settings = {"top_p": 0.8, "temperature": 1.2, "top_k": 6}
+    expected = [sequence_probabilities(model, ids, **settings) for ids in inputs]
+
+    def worst(nucleus: Nucleus) -> float:
+        torch.manual_seed(0)
+        rows = sample(model, batch_of(model, inputs), nucleus, max_new_tokens=2, targets_per_input=k)
+        targets = [cut(row) for row in rows]
+        return max(surprise(targets[k * i : k * (i + 1)], expected[i]) for i in range(2))
+
+    assert worst(Nucleus(**settings)) < 6
+    for other in ({"top_k": 5}, {"top_k": 7}, {"top_k": 0}, {"top_p": 1.0}):
+        assert worst(Nucleus(**settings | other)) > 6
+
+
+def test_top_k_of_more_than_all_tokens_changes_nothing():
+    logits = torch.randn(50, 300, generator=torch.Generator().manual_seed(0))
+
+    def drawn(top_k: int) -> Tensor:
+        torch.manual_seed(0)
+        return draw(logits.clone(), Nucleus(0.9, top_k=top_k))
+
+    assert torch.equal(drawn(300), drawn(0))
+    assert torch.equal(drawn(10**6), drawn(0))
+    assert not torch.equal(drawn(20), drawn(0))
+
+
+def test_the_flags_reach_generate_and_the_loop():
+    settings = {"temperature": 0.5, "top_p": 1.0, "top_k": 3}
+    for kind in ("sampling_high", "sampling_beam_search"):
+        decoding = decoding_of(kind, num_beams=2, targets_per_input=1, max_new_tokens=4, nucleus=settings)
+        assert decoding.nucleus == Nucleus(1.0, 0.5, 3)
+        assert settings.items() <= decoding.arguments.items()
+    unset = dict.fromkeys(settings)
+    usual = decoding_of("sampling_high", num_beams=2, targets_per_input=1, max_new_tokens=4, nucleus=unset)
+    assert usual.nucleus == Nucleus(0.95, 1.5, 0)
 
 
 # ---------------------------------------------------------------------------------------------------------- the nucleus

@@ -20,6 +20,7 @@ from src.models.forward import target_labels, target_logits
 from src.models.loading import load_model
 
 KINDS = ("t5", "gpt2")  # encoder-decoder and decoder-only
+ENTRY = LossEntry(name="own", logits_weight=1.0, generate_labels_weight=1.0)
 LENGTH = 8  # at most that many tokens of a target
 LABELS = torch.tensor([[3, EOS], [EOS, IGNORE_INDEX], [4, EOS], [5, EOS]])  # what a person wrote
 
@@ -35,10 +36,10 @@ def sampled(model, batch: Batch, *, seed: int, length: int = LENGTH) -> list[lis
     return [cut(row) for row in write_tokens(model.eval(), batch, decoding)]
 
 
-def labels_of(model, batch: Batch, *, seed: int, length: int = LENGTH) -> list[list[int]]:
+def labels_of(model, batch: Batch, *, seed: int, length: int = LENGTH, entry: LossEntry = ENTRY) -> list[list[int]]:
     """The labels that `relabelled` gives, without their padding, which is behind them and nowhere else."""
     torch.manual_seed(seed)
-    labels = relabelled(model, batch, length).labels
+    labels = relabelled(model, batch, entry, length).labels
     valid = labels != IGNORE_INDEX
     assert torch.equal(valid.long().cummin(dim=1).values.bool(), valid)
     assert labels.shape[1] == valid.sum(dim=1).max(), "no column of padding alone"
@@ -124,12 +125,33 @@ def test_it_samples_from_the_nucleus_and_at_temperature_1():
     assert tokens.count(5) / 400 == pytest.approx(0.625, abs=0.08)
 
 
+@pytest.mark.parametrize(
+    ("settings", "tokens"),
+    [
+        ({"generate_top_p": 1.0}, {5, 6, 7}),
+        ({"generate_top_k": 1}, {5}),
+        ({"generate_top_k": 2, "generate_top_p": 1.0}, {5, 6}),
+        ({"generate_top_p": 0.5}, {5}),
+        ({"generate_temperature": 0.05}, {5}),
+        ({"generate_temperature": 5.0}, {5, 6, 7}),
+    ],
+)
+def test_the_entry_says_how_it_samples(settings, tokens):
+    model = babbler("gpt2", seed=0)
+    with torch.no_grad():
+        model.lm_head.weight.zero_()
+        model.lm_head.bias.fill_(-1e4)[5:8] = torch.tensor([0.60, 0.36, 0.04]).log()
+    entry = replace(ENTRY, **settings)
+    labels = labels_of(model, batch_of(model, INPUTS * 10), seed=0, length=10, entry=entry)
+    assert {token for target in labels for token in target} == tokens
+
+
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_the_student_finds_its_own_targets_most_probable(family):
     """So they stand where teacher forcing looks for them: nearly all mass is on one token each time."""
     model = babbler(family, seed=2, peak=100.0)
     batch = batch_for(model)
-    own = relabelled(model, batch, LENGTH)
+    own = relabelled(model, batch, ENTRY, LENGTH)
     with torch.no_grad():
         assert torch.equal(target_logits(model, own).argmax(-1), target_labels(own))
     assert len(set(target_labels(own).tolist())) > 2, "a model that says one thing would prove little"
@@ -138,7 +160,7 @@ def test_the_student_finds_its_own_targets_most_probable(family):
 @pytest.mark.parametrize("family", KINDS)
 def test_a_student_that_ends_at_once_writes_its_eos(family):
     model = babbler(family, seed=0, eos_bias=1e4)
-    assert relabelled(model, batch_for(model), LENGTH).labels.tolist() == [[EOS]] * len(INPUTS)
+    assert relabelled(model, batch_for(model), ENTRY, LENGTH).labels.tolist() == [[EOS]] * len(INPUTS)
 
 
 @pytest.mark.parametrize("length", [1, 2, LENGTH])
@@ -207,7 +229,7 @@ def test_the_batch_and_the_weights_are_left_as_they_are(family):
     model = babbler(family, seed=0)
     batch, same = batch_for(model), batch_for(model)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    own = relabelled(model, batch, LENGTH)
+    own = relabelled(model, batch, ENTRY, LENGTH)
     for name in ("input_ids", "attention_mask", "labels"):
         assert torch.equal(getattr(batch, name), getattr(same, name))
     assert own.input_ids is batch.input_ids
@@ -229,7 +251,7 @@ def test_a_persons_targets_have_no_influence(family):
 def test_written_targets_are_learnt_from_as_others_are(family):
     """Their tokens, not those they replace, are the window's; the gradient reaches the student."""
     student, teacher = babbler(family, seed=0).train(), babbler(family, seed=1)
-    own = relabelled(student, batch_for(student), LENGTH)
+    own = relabelled(student, batch_for(student), ENTRY, LENGTH)
     entry = LossEntry(name="all", forward_weight=0.5, logits_weight=0.5)
     n_tokens = len(target_labels(own))
     assert n_tokens != len(target_labels(batch_for(student)))

@@ -27,6 +27,7 @@ from src.models.lean import made_lean
 Inputs = dict[str, Tensor]
 Step = Callable[[], int]
 LEARNING_RATE = 3e-4
+CPU = torch.device("cpu")
 
 
 def entry_of(work: Learning) -> LossEntry:
@@ -58,21 +59,32 @@ def ours(
     precision: str = "no",
     compiled: bool = False,
 ) -> Step:
-    """What `src/training/engine.py` does with a window of one micro-batch."""
+    """What `src/training/engine.py` does with an update of one micro-batch."""
+    update = updater(work, device, precision=precision, compiled=compiled)
+    return partial(update, batch_of(work, pairs).to(device))
+
+
+def updater(
+    work: Learning,
+    device: torch.device = CPU,
+    *,
+    precision: str = "no",
+    compiled: bool = False,
+) -> Callable[[Batch], int]:
+    """One update on a batch, as the engine makes it; returns its tokens."""
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
     student, teacher = (model and made_lean(model) for model in students_and_teachers(work))
     if compiled:
         student, teacher = compile_layers(student), teacher and compile_layers(teacher)
-    batch, entry = batch_of(work, pairs).to(device), entry_of(work)
+    entry = entry_of(work)
     taught_by = None if teacher is None else LiveTeacher(teacher.to(device), {})
     student = accelerator.prepare(student.train())
     optimizer = accelerator.prepare(torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, fused=True))
-    tokens = n_tokens(batch)
-    window = Window(len(batch.rows), tokens)
 
-    def step() -> int:
+    def update(batch: Batch) -> int:
+        window = Window(len(batch.rows), len(batch.valid))
         states = run(student, batch, entry, {})
         with accelerator.autocast():
             taught = taught_by(batch, entry) if taught_by else None
@@ -80,9 +92,9 @@ def ours(
         accelerator.backward(loss)
         optimizer.step()
         optimizer.zero_grad()
-        return tokens
+        return window.tokens
 
-    return step
+    return update
 
 
 # ---------------------------------------------------------------------------------------------------------- textbook

@@ -284,6 +284,14 @@ class DistillStoredArguments(TrainingArguments):
         None, "Epochs of distillation that are run; epochs then only shapes the learning rate.", TRAINING, minimum=1
     )
 
+    def check(self) -> None:
+        super().check()
+        if self.stop_training_after_n_epochs is not None and self.stop_training_after_n_epochs > self.epochs:
+            raise UserError(
+                f"--stop_training_after_n_epochs {self.stop_training_after_n_epochs}: is more than --epochs "
+                f"{self.epochs}, after which the learning rate is 0; make --epochs larger"
+            )
+
     @property
     def experiment_file(self) -> Path:
         return _experiment_file(self.experiment_config_path)
@@ -339,6 +347,24 @@ class WritingArguments(SharedArguments):
         None, "Splits to generate for; None: every split but ft and dev_ppl.", DATA
     )
     generation_type: str = flag("beam_search", GENERATION_TYPE, DECODING, choices=GENERATION_TYPES)
+    temperature: float | None = flag(
+        None, "Temperature of a sampling type; None: the type's own (1, _low 0.75, _high 1.5).", DECODING, above=0
+    )
+    top_p: float | None = flag(
+        None,
+        "Sample from the fewest tokens that together have this probability; 1: all; None: the type's own (0.95).",
+        DECODING,
+        above=0,
+        maximum=1,
+    )
+    top_k: int | None = flag(
+        None, "Sample from at most this many most probable tokens; 0 or None: no limit.", DECODING, minimum=0
+    )
+
+    @property
+    def nucleus(self) -> dict[str, float | None]:
+        """What the flags say of sampling."""
+        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
 
     def check_writing(self, name: str, returned: int) -> None:
         """Raise a UserError unless the generation type can write `returned` (the flag `name`) targets of an input."""
@@ -347,6 +373,9 @@ class WritingArguments(SharedArguments):
             raise UserError(f"--{name} {returned}: {self.generation_type} finds at most --num_beams {beams} targets")
         if self.generation_type == "diverse_beam_search" and beams % 2:
             raise UserError(f"--num_beams {beams}: diverse_beam_search has groups of 2 beams and needs an even number")
+        for flag_name, value in self.nucleus.items():
+            if value is not None and "sampling" not in self.generation_type:
+                raise UserError(f"--{flag_name} {value:g}: {self.generation_type} draws nothing; sampling does")
         splits = self.split_for_generation or ()
         if len(set(splits)) < len(splits):
             raise UserError("--split_for_generation: names a split twice")

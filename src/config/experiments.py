@@ -18,7 +18,10 @@ PATIENCE, EPOCHS_PER_LOSS = "n_patience_epochs", "epochs_per_loss"  # numbers of
 
 @dataclass(frozen=True, kw_only=True)
 class LossEntry:
-    """What one loss weighs: SPEC §4's terms, and on which share of the steps the student writes the labels itself."""
+    """What one loss weighs: SPEC §4's terms, and on which share of the steps the student writes the labels itself.
+
+    generate_...: how it samples them; top_k 0: from any number of tokens.
+    """
 
     name: str
     forward_weight: float = 0.0
@@ -30,6 +33,9 @@ class LossEntry:
     loss_scale: bool = False
     dropout: bool = False
     generate_labels_weight: float = 0.0
+    generate_temperature: float = 1.0
+    generate_top_p: float = 0.95
+    generate_top_k: int = 0
     missing_mass: str = "drop"
 
     @property
@@ -38,6 +44,11 @@ class LossEntry:
         terms = ("forward", "logits", "hidden", "attention_relation")
         weights = {term: getattr(self, f"{term}_weight") for term in terms}
         return {term: weight for term, weight in weights.items() if weight}
+
+    @property
+    def compares_layers(self) -> bool:
+        """Whether any term compares hidden states or attention, and not only the distributions that come of them."""
+        return bool(self.weights.keys() & {"hidden", "attention_relation"})
 
     @property
     def needs_teacher(self) -> bool:
@@ -123,6 +134,9 @@ LIMITS: Mapping[str, Mapping[str, Any]] = {
     "hidden_weight": {"minimum": 0},
     "attention_relation_weight": {"minimum": 0},
     "generate_labels_weight": {"minimum": 0, "maximum": 1},
+    "generate_temperature": {"above": 0},
+    "generate_top_p": {"above": 0, "maximum": 1},
+    "generate_top_k": {"minimum": 0},
     "temperature": {"minimum": -1},
     "missing_mass": {"choices": MISSING_MASS},
     "change_every_n_epochs": {"minimum": 1},
@@ -212,7 +226,18 @@ def _describe_loss(loss: LossEntry) -> str:
     said += ", noisy teacher" if loss.dropout else ""
     said += f", missing mass: {loss.missing_mass}" if loss.missing_mass != "drop" else ""
     share = loss.generate_labels_weight
-    return said + (f", labels by the student on {share:.0%} of the steps" if share else "")
+    return said + (f", labels by the student on {share:.0%} of the steps{_describe_sampling(loss)}" if share else "")
+
+
+def _describe_sampling(loss: LossEntry) -> str:
+    """How the student samples, where it is not as usual: " (top-k 50)"."""
+    settings = {
+        "T": (loss.generate_temperature, LossEntry.generate_temperature),
+        "top-p": (loss.generate_top_p, LossEntry.generate_top_p),
+        "top-k": (loss.generate_top_k, LossEntry.generate_top_k),
+    }
+    changed = [f"{name} {value:g}" for name, (value, usual) in settings.items() if value != usual]
+    return f" ({', '.join(changed)})" if changed else ""
 
 
 def _refuse_unknown(what: str, name: str, known: Collection[str], where: str) -> NoReturn:

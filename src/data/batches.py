@@ -34,7 +34,6 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 TEXTS_PER_CALL = 2_000  # fractions of a second, after which somebody may stop it
-POOL = 50  # updates whose rows are sorted by length together
 ANCHOR = "x"  # a word before a continuation, so that the continuation is tokenised as it is inside a sentence
 
 
@@ -120,6 +119,30 @@ class Batch:
         assert self.labels is not None, "only rows with targets are learned from"
         return (self.labels.flatten() != IGNORE_INDEX).nonzero()[:, 0]
 
+    @cached_property
+    def lengths(self) -> "BatchLengths":
+        """Known where the batch is made, as `valid`."""
+        assert self.labels is not None, "only rows with targets are learned from"
+        known = self.labels != IGNORE_INDEX
+        last = (known * torch.arange(1, known.shape[1] + 1, device=known.device)).amax(dim=1)
+        inputs, labels, n_known = torch.stack([self.attention_mask.sum(dim=1), last, known.sum(dim=1)]).cpu().numpy()
+        shortest = int(inputs.argmin())
+        is_left_padded = int(inputs[shortest]) < self.attention_mask.shape[1] and not self.attention_mask[shortest, 0]
+        return BatchLengths(inputs, labels, n_known, is_left_padded=bool(is_left_padded))
+
+    def part(self, rows: np.ndarray) -> "Batch":
+        """Some rows, without the padding that they have in common, and without what is stored of a teacher."""
+        assert self.labels is not None, "only rows with targets are learned from"
+        lengths, chosen = self.lengths, torch.from_numpy(rows).to(self.labels.device)
+        n_inputs, n_labels = int(lengths.inputs[rows].max()), int(lengths.labels[rows].max())
+        first = self.input_ids.shape[1] - n_inputs if lengths.is_left_padded else 0
+        return Batch(
+            self.input_ids[chosen, first : first + n_inputs],
+            self.attention_mask[chosen, first : first + n_inputs],
+            self.labels[chosen, :n_labels],
+            tuple(self.rows[row] for row in rows),
+        )
+
     def to(self, device: torch.device) -> "Batch":
         moved = replace(
             self,
@@ -129,8 +152,18 @@ class Batch:
             teacher=None if self.teacher is None else self.teacher.to(device),
         )
         if self.labels is not None:
-            moved.__dict__["valid"] = _moved(self.valid, device)
+            moved.__dict__.update(valid=_moved(self.valid, device), lengths=self.lengths)
         return moved
+
+
+@dataclass(frozen=True)
+class BatchLengths:
+    """(B,) each: tokens of the inputs, labels up to the last that is not padding, and labels that are not padding."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    n_known: np.ndarray
+    is_left_padded: bool
 
 
 @dataclass(frozen=True)
@@ -537,18 +570,34 @@ def pad_sequences(sequences: Sequence[np.ndarray], value: int, *, on_the_left: b
     return torch.from_numpy(padded), torch.from_numpy(mask)
 
 
-def epoch_order(lengths: np.ndarray, size: int, *, seed: int, epoch: int) -> np.ndarray:
-    """All row numbers in the order of an epoch, with rows of similar length in the same update of `size` rows.
+def epoch_order(n_rows: int, *, seed: int, epoch: int) -> np.ndarray:
+    """All row numbers in uniformly random order, so that every update is a random sample of the split.
 
-    Shuffled rows are sorted by length within pools of POOL updates, and the updates are shuffled again; a short last
-    one stays last. Follows from (lengths, size, seed, epoch) alone: a resumed or second process finds the same order.
+    Follows from (seed, epoch) alone: a resumed or second process finds the same order.
     """
-    rng = np.random.default_rng([seed, epoch])
-    order = rng.permutation(len(lengths))
-    whole = len(order) - len(order) % size
-    pools = [pool[np.argsort(lengths[pool], kind="stable")] for pool in chunks(order[:whole], POOL * size)]
-    updates = np.concatenate([*pools, order[:0]]).reshape(-1, size)
-    return np.concatenate([rng.permutation(updates).ravel(), order[whole:]])
+    return np.random.default_rng([seed, epoch]).permutation(n_rows)
+
+
+def least_padding(inputs: np.ndarray, labels: np.ndarray, pass_tokens: int) -> list[np.ndarray]:
+    """Row numbers in parts, rows sorted by length, so that all parts together cost the least.
+
+    inputs, labels: (B,) tokens. A part costs its padded tokens, rows × (longest input + longest labels), and as much as
+    `pass_tokens` tokens besides (for launching kernels, and for gradients as large as the weights).
+    """
+    order = np.argsort(inputs + labels, kind="stable")
+    inputs, labels = inputs[order], labels[order]
+    least, starts = np.zeros(len(order) + 1), np.zeros(len(order) + 1, dtype=np.int64)
+    for end in range(1, len(order) + 1):
+        # From each possible first row of a part that ends here to the end:
+        longest = sum(np.maximum.accumulate(each[end - 1 :: -1])[::-1] for each in (inputs[:end], labels[:end]))
+        costs = least[:end] + np.arange(end, 0, -1) * longest + pass_tokens
+        starts[end] = costs.argmin()
+        least[end] = costs[starts[end]]
+    parts, end = [], len(order)
+    while end:
+        parts.append(order[starts[end] : end])
+        end = starts[end]
+    return parts[::-1]
 
 
 def longest_first(lengths: np.ndarray) -> np.ndarray:

@@ -17,7 +17,7 @@ from src.config.errors import UserError
 from src.config.experiments import Experiment, LossEntry
 from src.data.batches import Batch
 from src.models.families import HeadShape, attention_projections, head_shape, layer_counts
-from src.models.forward import read_positions, teacher_forced, unwrapped
+from src.models.forward import read_positions, target_scores, teacher_forced, unwrapped
 from src.models.scores import Scores
 
 if TYPE_CHECKING:
@@ -101,11 +101,13 @@ def _check_heads(student: HeadShape, teacher: HeadShape, attention: str) -> None
 
 def run(model: nn.Module, batch: Batch, entry: LossEntry, layers: Layers) -> States:
     """One forward pass on a batch with labels, keeping what the loss entry compares; `model` may be wrapped."""
+    if not entry.compares_layers:
+        return States(target_scores(model, batch))
     wants_hidden, wants_heads = entry.hidden_weight > 0, entry.attention_relation_weight > 0
     with _captured_heads(unwrapped(model), layers if wants_heads else {}) as heads:
         output = teacher_forced(model, batch, with_hidden_states=wants_hidden)
     hidden = {stack: states[layers[f"{stack}_hidden"]] for stack, states in output.hidden.items()}
-    return States(output.scores, hidden, heads, read_positions(model, batch) if wants_hidden or wants_heads else {})
+    return States(output.scores, hidden, heads, read_positions(model, batch))
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from src.config.constants import IGNORE_INDEX
+from src.config.experiments import LossEntry
 from src.data.batches import Batch
 from src.models.decoding import behind_eos, decoding_of, write_tokens
 
@@ -21,12 +22,19 @@ def student_writes(share: float, *, seed: int, epoch: int, step: int) -> bool:
     return bool(np.random.default_rng([seed, epoch, step]).random() < share)
 
 
-def relabelled(student: PreTrainedModel, batch: Batch, max_labels_length: int) -> Batch:
-    """The batch with targets sampled from the student (T 1, top-p 0.95, dropout off, no gradient) as labels.
+def relabelled(student: PreTrainedModel, batch: Batch, entry: LossEntry, max_labels_length: int) -> Batch:
+    """The batch with targets sampled from the student (dropout off, no gradient) as labels, at the entry's settings.
 
     A target ends with its EOS, or without one after `max_labels_length` tokens.
     """
-    decoding = decoding_of("sampling", num_beams=1, targets_per_input=1, max_new_tokens=max_labels_length)
+    nucleus = {
+        "temperature": entry.generate_temperature,
+        "top_p": entry.generate_top_p,
+        "top_k": entry.generate_top_k,
+    }
+    decoding = decoding_of(
+        "sampling", num_beams=1, targets_per_input=1, max_new_tokens=max_labels_length, nucleus=nucleus
+    )
     was_training = student.training
     student.eval()
     tokens = write_tokens(student, batch, decoding)

@@ -103,7 +103,7 @@ class CTranslate2Engine:
         else:
             nucleus = decoding.nucleus
             arguments |= {
-                "sampling_topk": 0,
+                "sampling_topk": nucleus.top_k,
                 "sampling_topp": nucleus.top_p,
                 "sampling_temperature": nucleus.temperature,
             }

@@ -3,9 +3,10 @@
 Shapes: B inputs, S source tokens, K targets per input, L new tokens.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from src.models.sampling import sample, warn_of_generate, why_not
 
 TOP_P = 0.95
 SAMPLING_TEMPERATURES = {"sampling": 1.0, "sampling_low": 0.75, "sampling_high": 1.5}
+DEFAULT_NUCLEUS: Mapping[str, Any] = MappingProxyType({})
 LENGTH_PENALTIES = {"beam_search": 1.0, "beam_search_short": 0.4, "beam_search_long": 2.0}
 
 
@@ -52,17 +54,30 @@ class Decoding:
         if self.num_beams > 1:
             arguments["length_penalty"] = self.length_penalty
         if self.nucleus is not None:
-            arguments |= {"top_p": self.nucleus.top_p, "top_k": 0, "temperature": self.nucleus.temperature}
+            nucleus = self.nucleus
+            arguments |= {"top_p": nucleus.top_p, "top_k": nucleus.top_k, "temperature": nucleus.temperature}
         return arguments
 
 
-def decoding_of(generation_type: str, *, num_beams: int, targets_per_input: int, max_new_tokens: int) -> Decoding:
-    """The generation types of SPEC §2. Sampling uses top-p 0.95, no top-k, and no beams."""
+def decoding_of(
+    generation_type: str,
+    *,
+    num_beams: int,
+    targets_per_input: int,
+    max_new_tokens: int,
+    nucleus: Mapping[str, Any] = DEFAULT_NUCLEUS,
+) -> Decoding:
+    """The generation types of SPEC §2. Sampling uses top-p 0.95, no top-k, and no beams.
+
+    nucleus: top_p, top_k, temperature of a type that samples; what is None or missing is the type's own.
+    """
     plain = Decoding(max_new_tokens, targets_per_input, num_beams)
+    given = {name: value for name, value in nucleus.items() if value is not None}
     if generation_type in SAMPLING_TEMPERATURES:
-        return replace(plain, num_beams=1, nucleus=Nucleus(TOP_P, SAMPLING_TEMPERATURES[generation_type]))
+        usual = Nucleus(TOP_P, SAMPLING_TEMPERATURES[generation_type])
+        return replace(plain, num_beams=1, nucleus=replace(usual, **given))
     if generation_type == "sampling_beam_search":
-        return replace(plain, nucleus=Nucleus(TOP_P))
+        return replace(plain, nucleus=replace(Nucleus(TOP_P), **given))
     if generation_type == "diverse_beam_search":
         return replace(plain, loop=diverse_beam_search(num_beams // 2, penalty=0.1))
     return replace(plain, length_penalty=LENGTH_PENALTIES[generation_type])

@@ -5,17 +5,22 @@ positions of the batch (row by row, left to right), V vocabulary, D width.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from weakref import WeakKeyDictionary
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from src.config.constants import IGNORE_INDEX
-from src.data.batches import Batch
+from src.data.batches import Batch, least_padding
 from src.models.scores import OutputProjection, Scores, Seen, agree, output_projection
+
+# What a pass costs besides its tokens, in tokens, without and with gradients: chosen by benchmarks/updates.py on a CPU,
+# estimated for an accelerator, where launching kernels takes most of it.
+CPU_PASS, ACCELERATOR_PASS = (64, 192), (4_096, 8_192)
 
 _is_understood: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 
@@ -61,6 +66,67 @@ def teacher_forced(model: nn.Module, batch: Batch, *, with_hidden_states: bool =
     if core.config.is_encoder_decoder:
         return Output(scores, {"enc": output.encoder_hidden_states, "dec": output.decoder_hidden_states})
     return Output(scores, {"dec": output.hidden_states})
+
+
+def target_scores(model: nn.Module, batch: Batch) -> Scores:
+    """(N, V) as `teacher_forced` gives them, computed in several passes over rows of similar length.
+
+    A batch of random rows is padding by half, and passes over similar rows hold little of it. There are as many passes
+    as save more time than they cost.
+    """
+    on_cpu = batch.input_ids.device.type == "cpu"
+    pass_tokens = (CPU_PASS if on_cpu else ACCELERATOR_PASS)[torch.is_grad_enabled()]
+    parts = least_padding(batch.lengths.inputs, batch.lengths.labels, pass_tokens)
+    if len(parts) == 1:
+        return teacher_forced(model, batch).scores
+    core = unwrapped(model)
+    _understands_projection(core, batch)
+    with _one_lookup(core, batch) if on_cpu and torch.is_grad_enabled() else nullcontext():
+        scores = [teacher_forced(model, batch.part(rows)).scores for rows in parts]
+    together = replace(scores[0], rows=torch.cat([part.rows for part in scores]))
+    order = np.concatenate(parts)
+    if (np.diff(order) == 1).all():
+        return together
+    counts = batch.lengths.n_known
+    starts = np.empty_like(counts)
+    starts[order] = counts[order].cumsum() - counts[order]
+    places = np.concatenate([np.arange(start, start + n) for start, n in zip(starts, counts, strict=True)])
+    return together.rows_of(torch.from_numpy(places).to(batch.input_ids.device))
+
+
+@contextmanager
+def _one_lookup(core: PreTrainedModel, batch: Batch) -> Iterator[None]:
+    """Within: all passes share one lookup of the batch's tokens in the input embeddings.
+
+    The gradient of each lookup is as large as the embeddings, however few tokens it is of.
+    """
+    inputs, _ = teacher_forcing_inputs(core, batch)
+    read = [inputs[name].flatten() for name in ("input_ids", "decoder_input_ids") if name in inputs]
+    tokens = torch.cat(read).unique()
+    weight = getattr(core.get_input_embeddings(), "weight", None)
+    with ExitStack() as hooks:
+        for module in core.modules():
+            if isinstance(module, nn.Embedding) and module.weight is weight:
+                hooks.callback(module.register_forward_hook(_SmallTable(tokens, module.num_embeddings)).remove)
+        yield
+
+
+class _SmallTable:
+    """A forward hook of an embedding module: `tokens` (ascending) are looked up once, later ones among them there."""
+
+    def __init__(self, tokens: Tensor, size: int) -> None:
+        self._tokens = tokens
+        self._places = tokens.new_full((size,), -1)
+        self._places[tokens] = torch.arange(len(tokens), device=tokens.device)
+        self._table: Tensor | None = None
+
+    def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        places = self._places[args[0]]
+        if (places < 0).any():
+            return output
+        if self._table is None:
+            self._table = module.forward(self._tokens)
+        return nn.functional.embedding(places, self._table)
 
 
 def read_positions(model: nn.Module, batch: Batch) -> dict[str, Tensor]:

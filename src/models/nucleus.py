@@ -5,7 +5,7 @@ happens to 1 − top_p of the rows at most. The accepted ones have the distribut
 Shapes: N rows, V vocabulary, b the size of a block of neighbouring tokens, U = ⌈V / b⌉ blocks, M rows to draw for.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import e, inf, log2
 
 import torch
@@ -19,10 +19,15 @@ PART = 2**20  # logits weighed at a time on a CPU, so that they stay in its cach
 
 @dataclass(frozen=True)
 class Nucleus:
-    """The smallest set of most probable tokens with at least `top_p` of the mass, at a temperature; 1: all tokens."""
+    """The smallest set of most probable tokens with at least `top_p` of the mass, at a temperature; 1: all tokens.
+
+    top_k: at most that many tokens, which are chosen first: the nucleus is that of their renormalized probabilities; 0:
+    any number.
+    """
 
     top_p: float
     temperature: float = 1.0
+    top_k: int = 0
 
 
 def draw(logits: Tensor, nucleus: Nucleus) -> Tensor:
@@ -31,6 +36,10 @@ def draw(logits: Tensor, nucleus: Nucleus) -> Tensor:
     The logits may be overwritten. The temperature comes first. Of equally probable tokens the one with the smaller
     index counts as more probable. Raises RuntimeError where a row has no distribution: NaN, +inf, or nothing but −inf.
     """
+    if 0 < nucleus.top_k < logits.shape[1]:
+        likeliest = logits.topk(nucleus.top_k)  # sorted, so that of equals the first stays the first
+        chosen = draw(likeliest.values, replace(nucleus, top_k=0))
+        return likeliest.indices.gather(1, chosen[:, None])[:, 0]
     weighed = _weighed(logits, nucleus)
     rows = torch.arange(len(logits), device=logits.device)
     tokens, accepted = _proposed(weighed, rows)

@@ -220,7 +220,7 @@ class Trainer:
 
     def _run_epoch(self, phase: Phase, split: TokenizedSplit, bar: Any) -> None:
         state, micro = self.state, self.config.micro_batch_size
-        order = epoch_order(split.lengths, self.config.batch_size, seed=self.config.seed, epoch=state.epoch)
+        order = epoch_order(len(split), seed=self.config.seed, epoch=state.epoch)
         n_steps = rhythm.steps_in_epoch(len(split), micro)
         interval = rhythm.evaluation_interval(self.config.save_checkpoint_every_n_steps, n_steps)
         while True:
@@ -232,11 +232,11 @@ class Trainer:
             if phase.losses[state.stage.index].loss_scale and not state.scales:
                 state.scales = self._measure_scales(phase, split, order)
             first = state.steps_done * micro
-            window = order[first : first + micro * self.config.accumulation_steps]
-            batches = [self._batch(split, rows) for rows in chunks(window, micro)]
-            self._update(phase, batches)
-            state.steps_done += len(batches)
-            bar.update(len(batches))
+            rows = order[first : first + self.config.batch_size]
+            self._update(phase, split, rows)
+            n_done = rhythm.steps_in_epoch(len(rows), micro)
+            state.steps_done += n_done
+            bar.update(n_done)
             self._save_state_in_time()
 
     def try_update(self, phase: Phase, split: TokenizedSplit, rows: np.ndarray) -> None:
@@ -245,15 +245,21 @@ class Trainer:
         Writes nothing. The run is of no use afterwards.
         """
         self.state.stage = Stage()
-        self._update(phase, [self._batch(split, some) for some in chunks(rows, self.config.micro_batch_size)])
+        self._update(phase, split, rows)
         self.ledger.add_to(self.state.losses)
+
+    def _micro_batches(self, split: TokenizedSplit, rows: np.ndarray) -> list[Batch]:
+        """The rows of an update, sorted by length, in micro-batches."""
+        by_length = rows[np.argsort(split.lengths[rows], kind="stable")]
+        return [self._batch(split, some) for some in chunks(by_length, self.config.micro_batch_size)]
 
     def _batch(self, split: TokenizedSplit, rows: np.ndarray) -> Batch:
         return self.evaluator.tokenization.collate(split, rows).to(self.device)
 
-    def _update(self, phase: Phase, batches: Sequence[Batch]) -> None:
-        """One optimiser update on a window of micro-batches, each weighed by its share of the window."""
+    def _update(self, phase: Phase, split: TokenizedSplit, rows: np.ndarray) -> None:
+        """One optimiser update on some rows; each micro-batch is weighed by its share of the window."""
         training, entry = self.training, phase.losses[self.state.stage.index]
+        batches = self._micro_batches(split, rows)
         with self._finite(self._place(phase, *batches)):
             batches = [self._relabelled(entry, batch, offset) for offset, batch in enumerate(batches)]
         training.model.train()
@@ -301,7 +307,7 @@ class Trainer:
             return batch
         self._seed(place["step"], WRITING)
         with self.accelerator.autocast():
-            return relabelled(unwrapped(self.training.model), batch, self.config.max_labels_length)
+            return relabelled(unwrapped(self.training.model), batch, entry, self.config.max_labels_length)
 
     def _seed(self, step: int, *purpose: int) -> None:
         """What is drawn follows from (seed, epoch, step): no generator's state need be saved, evaluation disturbs

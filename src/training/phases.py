@@ -1,7 +1,6 @@
 """What both kinds of distillation share: the experiment that the flags name, and the phases it is learnt in."""
 
 from src.config.arguments import DistillStoredArguments
-from src.config.console import say
 from src.config.constants import DEV, FT
 from src.config.errors import UserError
 from src.config.experiments import Experiment, load_experiment
@@ -45,8 +44,6 @@ def check_schedule(config: DistillStoredArguments, datasets: Datasets, experimen
             f"{config.dataset_path}: --ft_steps_at_end {config.ft_steps_at_end} trains on the split '{FT}', but there "
             "is none; prepare_datasets_main.py makes it, or leave the flag out"
         )
-    if config.ft_steps_at_end and (config.stop_training_after_n_epochs or config.epochs) >= config.epochs:
-        say("--ft_steps_at_end: the learning rate has decayed to 0 after --epochs; make it larger than the epochs run")
     if len(experiment.losses) > 1 and experiment.schedule.follows_evaluations and DEV not in datasets:
         raise UserError(
             f"{config.dataset_path}: the schedule '{experiment.schedule.name}' follows the evaluations on 'dev', but "

@@ -141,7 +141,7 @@ def _variants(phase: Phase) -> list[tuple[Kind, Phase]]:
 def _time_updates(trainer: Trainer, kind: Kind, phase: Phase, split: TokenizedSplit, bar: Any) -> Kind:
     """The kind with the time of an update."""
     size, seed = trainer.config.batch_size, trainer.config.seed
-    updates = list(chunks(epoch_order(split.lengths, size, seed=seed, epoch=trainer.state.epoch), size))
+    updates = list(chunks(epoch_order(len(split), seed=seed, epoch=trainer.state.epoch), size))
     sizes = [_padded(split.lengths, rows) for rows in updates]
 
     def update(place: int) -> None:

@@ -133,7 +133,7 @@ def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: Run
         "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
     )
     evaluator = Evaluator(tokenization, decoding, metrics, config.micro_batch_size, accelerator.device, stop.check)
-    updates = _nominal_updates(config, data, splits)
+    updates = _nominal_updates(config, data, splits, phases)
     warmup = rhythm.warmup_updates(updates, from_checkpoint=_starts_from_weights(run))
     model = accelerator.prepare(model)
     optimizer = accelerator.prepare(_optimizer(config, model, fused=accelerator.scaler is None))
@@ -202,12 +202,18 @@ def _optimizer(config: TrainingArguments, model: nn.Module, *, fused: bool) -> t
     )
 
 
-def _nominal_updates(config: TrainingArguments, data: TokenizedDatasets, splits: tuple[str, ...]) -> int:
-    """Updates of all --epochs: the learning rate falls to 0 over them, whether they are run or not (SPEC §3)."""
-    if not splits:
+def _nominal_updates(
+    config: TrainingArguments, data: TokenizedDatasets, splits: tuple[str, ...], phases: Sequence[Phase]
+) -> int:
+    """Updates that the learning rate falls to 0 over: those of all --epochs, run or not, and of the later phases."""
+    if not phases:
         return 0
-    rows = (data.rows(rhythm.rotated(splits, epoch)) for epoch in range(config.epochs))
-    return sum(rhythm.updates_in_epoch(n, config.micro_batch_size, config.accumulation_steps) for n in rows)
+    nominal = [rhythm.rotated(splits, epoch) for epoch in range(config.epochs)]
+    closing = [rhythm.rotated(phase.splits, epoch) for phase in phases[1:] for epoch in range(phase.epochs)]
+    return sum(
+        rhythm.updates_in_epoch(data.rows(split), config.micro_batch_size, config.accumulation_steps)
+        for split in (*nominal, *closing)
+    )
 
 
 def _finish(trainer: Trainer, datasets: Datasets) -> dict[str, float]:

@@ -1,0 +1,69 @@
+"""What random updates cost: tokens per second of updates that are random samples, cut by length, beside others.
+
+In turn, an update of each kind, with the models and lengths of a row of `make bench`: "sorted" has updates whose rows
+were sorted by length in pools of 50 updates (no padding, but no random samples: what this suite did before), "whole"
+has random updates in one piece, "cut" random updates as the suite computes them. Ratios are medians over the turns of
+tokens per second.
+"""
+
+import argparse
+import random
+import sys
+import time
+from pathlib import Path
+from statistics import median
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from benchmarks.bench import chosen_rows, real_lengths  # noqa: E402 (the path first)
+
+POOL = 50  # updates
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--row", default="kd-t5", help="a row of bench.py that learns [kd-t5]")
+    parser.add_argument("--data", required=True, help="a dataset file, for its lengths")
+    parser.add_argument("--turns", type=int, default=15, help="updates of each kind [15]")
+    parser.add_argument("--threads", type=int, default=2, help="[2]")
+    parser.add_argument("--pass_tokens", type=int, nargs="*", default=[], help="other costs of a pass to compare with")
+    args = parser.parse_args()
+
+    import numpy as np
+    import torch
+
+    from benchmarks.speed.learning import updater
+    from benchmarks.speed.models import batch_of
+    from src.data.batches import chunks, epoch_order
+    from src.models import forward
+
+    torch.set_num_threads(args.threads)
+    [row] = chosen_rows([args.row])
+    pairs = np.array(real_lengths(args.data, POOL * row.work.rows))
+    pairs = np.resize(pairs, (POOL * row.work.rows, 2)).clip(2, (row.work.inputs.limit, row.work.labels.limit))
+    update = updater(row.work)
+    by_length = epoch_order(len(pairs), seed=0, epoch=0)
+    by_length = by_length[np.argsort(pairs.sum(axis=1)[by_length], kind="stable")]
+    pooled = list(chunks(by_length, row.work.rows))
+    random.Random(0).shuffle(pooled)
+    shuffled = list(chunks(epoch_order(len(pairs), seed=1, epoch=0), row.work.rows))
+    one_pass, usual = (10**9, 10**9), forward.CPU_PASS
+    kinds = {"sorted": (pooled, one_pass), "whole": (shuffled, one_pass), "cut": (shuffled, usual)}
+    kinds |= {f"cut {n}": (shuffled, (usual[0], n)) for n in args.pass_tokens}
+    rates: dict[str, list[float]] = {name: [] for name in kinds}
+    for turn in range(-1, args.turns):
+        for name, (updates, forward.CPU_PASS) in kinds.items():
+            rows = updates[turn]
+            batch = batch_of(row.work, pairs[rows[np.argsort(pairs.sum(axis=1)[rows], kind="stable")]])
+            began = time.perf_counter()
+            tokens = update(batch)
+            if turn >= 0:
+                rates[name].append(tokens / (time.perf_counter() - began))
+    print(f"{args.row}, {args.threads} threads, {args.turns} turns")
+    for name, values in rates.items():
+        ratio = median(ours / theirs for ours, theirs in zip(values, rates["sorted"], strict=True))
+        print(f"{name:<10} {median(values):7.0f} tokens/s  {ratio:.3f} of sorted")
+
+
+if __name__ == "__main__":
+    main()
