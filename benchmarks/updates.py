@@ -18,6 +18,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from benchmarks.bench import chosen_rows, real_lengths  # noqa: E402 (the path first)
 
 POOL = 50  # updates
+NEVER = 10**18  # a cost that no pass is worth
 
 
 def main() -> None:
@@ -26,7 +27,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, help="a dataset file, for its lengths")
     parser.add_argument("--turns", type=int, default=15, help="updates of each kind [15]")
     parser.add_argument("--threads", type=int, default=2, help="[2]")
-    parser.add_argument("--pass_tokens", type=int, nargs="*", default=[], help="other costs of a pass to compare with")
+    parser.add_argument("--launch", type=int, nargs="*", default=[], help="other values of CPU_LAUNCH to compare with")
     args = parser.parse_args()
 
     import numpy as np
@@ -47,12 +48,12 @@ def main() -> None:
     pooled = list(chunks(by_length, row.work.rows))
     random.Random(0).shuffle(pooled)
     shuffled = list(chunks(epoch_order(len(pairs), seed=1, epoch=0), row.work.rows))
-    one_pass, usual = (10**9, 10**9), forward.CPU_PASS
-    kinds = {"sorted": (pooled, one_pass), "whole": (shuffled, one_pass), "cut": (shuffled, usual)}
-    kinds |= {f"cut {n}": (shuffled, (usual[0], n)) for n in args.pass_tokens}
+    usual = forward.CPU_LAUNCH
+    kinds = {"sorted": (pooled, NEVER), "whole": (shuffled, NEVER), "cut": (shuffled, usual)}
+    kinds |= {f"cut {n}": (shuffled, n) for n in args.launch}
     rates: dict[str, list[float]] = {name: [] for name in kinds}
     for turn in range(-1, args.turns):
-        for name, (updates, forward.CPU_PASS) in kinds.items():
+        for name, (updates, forward.CPU_LAUNCH) in kinds.items():
             rows = updates[turn]
             batch = batch_of(row.work, pairs[rows[np.argsort(pairs.sum(axis=1)[rows], kind="stable")]])
             began = time.perf_counter()

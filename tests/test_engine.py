@@ -289,7 +289,7 @@ def test_an_update_is_the_same_whatever_is_computed_at_once(tiny_models, tmp_pat
     runs = {}
     for micro, pass_tokens in ((8, 10**6), (8, 0), (4, 3), (1, 256)):
         updates.clear()
-        monkeypatch.setattr(forward, "CPU_PASS", (pass_tokens, pass_tokens))
+        monkeypatch.setattr(forward, "_cost_of_pass", lambda *_, on_cpu, cost=pass_tokens: cost)
         flags = {"batch_size": 8, "max_gpu_batch_size": micro, "epochs": 1, "learning_rate": 1e-9, **experiment}
         flags |= {"save_checkpoint_every_n_steps": 100, "max_labels_length": 12}
         kd_main.main(kd_flags(tiny_models[family], data, tmp_path / f"{micro}_{pass_tokens}", **flags))

@@ -249,7 +249,7 @@ def test_passes_by_length_change_nothing(family, monkeypatch):
     n_passes = []
     monkeypatch.setattr(forward, "teacher_forced", lambda *given: n_passes.append(1) or teacher_forced(*given))
     for cost, n in ((10**6, 1), (6, 2), (0, 3)):
-        monkeypatch.setattr(forward, "CPU_PASS", (cost, cost))
+        monkeypatch.setattr(forward, "_cost_of_pass", lambda *_, on_cpu, cost=cost: cost)
         n_passes.clear()
         logits, cut = gradients(target_scores)
         assert len(n_passes) >= n
@@ -279,7 +279,7 @@ def test_passes_share_one_gradient_of_the_embeddings(monkeypatch):
     model = build_from_scratch("t5", sizes, seed=0)
     batch, counts = batch_for(model), []
     for cost in (10**6, 0):
-        monkeypatch.setattr(forward, "CPU_PASS", (cost, cost))
+        monkeypatch.setattr(forward, "_cost_of_pass", lambda *_, on_cpu, cost=cost: cost)
         with TableGradients(997) as made:
             target_scores(model, batch).rows.sum().backward()
         counts.append(made.n)

@@ -18,6 +18,7 @@ import kd_main
 from src import kd_models_accelerator_multiple_loaders as stage
 from src.config.constants import IGNORE_INDEX
 from src.distillation.student_targets import student_writes
+from src.models import forward
 from src.training import session
 from src.training.engine import Trainer
 
@@ -57,6 +58,7 @@ def recorded(monkeypatch) -> Recorded:
         return update(self, phase, split, chosen)
 
     monkeypatch.setattr(Trainer, "_update", record)
+    monkeypatch.setattr(forward, "_cost_of_pass", lambda *_, on_cpu: 8)  # so that a micro-batch takes several passes
     monkeypatch.setattr(session, "load_model", in_float64(session.load_model))
     return seen
 

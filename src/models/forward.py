@@ -18,11 +18,13 @@ from src.config.constants import IGNORE_INDEX
 from src.data.batches import Batch, least_padding
 from src.models.scores import OutputProjection, Scores, Seen, agree, output_projection
 
-# What a pass costs besides its tokens, in tokens, without and with gradients: chosen by benchmarks/updates.py on a CPU,
-# estimated for an accelerator, where launching kernels takes most of it.
-CPU_PASS, ACCELERATOR_PASS = (64, 192), (4_096, 8_192)
+# What a pass costs besides its tokens: as much as this many tokens, for reading weights and adding to their gradients
+# (without and with gradients), and the products of this many tokens and weights, for launching kernels.
+CPU_PASS, CPU_LAUNCH = (20, 40), 250_000_000  # benchmarks/updates.py
+ACCELERATOR_PASS, ACCELERATOR_LAUNCH = (250, 500), 80_000_000_000  # an estimate
 
 _is_understood: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
+_n_weights: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
 
 
 def target_logits(model: nn.Module, batch: Batch) -> Tensor:
@@ -74,12 +76,10 @@ def target_scores(model: nn.Module, batch: Batch) -> Scores:
     A batch of random rows is padding by half, and passes over similar rows hold little of it. There are as many passes
     as save more time than they cost.
     """
-    on_cpu = batch.input_ids.device.type == "cpu"
-    pass_tokens = (CPU_PASS if on_cpu else ACCELERATOR_PASS)[torch.is_grad_enabled()]
-    parts = least_padding(batch.lengths.inputs, batch.lengths.labels, pass_tokens)
+    core, on_cpu = unwrapped(model), batch.input_ids.device.type == "cpu"
+    parts = least_padding(batch.lengths.inputs, batch.lengths.labels, _cost_of_pass(core, on_cpu=on_cpu))
     if len(parts) == 1:
         return teacher_forced(model, batch).scores
-    core = unwrapped(model)
     _understands_projection(core, batch)
     with _one_lookup(core, batch) if on_cpu and torch.is_grad_enabled() else nullcontext():
         scores = [teacher_forced(model, batch.part(rows)).scores for rows in parts]
@@ -92,6 +92,14 @@ def target_scores(model: nn.Module, batch: Batch) -> Scores:
     starts[order] = counts[order].cumsum() - counts[order]
     places = np.concatenate([np.arange(start, start + n) for start, n in zip(starts, counts, strict=True)])
     return together.rows_of(torch.from_numpy(places).to(batch.input_ids.device))
+
+
+def _cost_of_pass(core: PreTrainedModel, *, on_cpu: bool) -> int:
+    """What one more pass costs, in tokens."""
+    if core not in _n_weights:
+        _n_weights[core] = max(1, core.num_parameters(exclude_embeddings=True))
+    per_pass, launch = (CPU_PASS, CPU_LAUNCH) if on_cpu else (ACCELERATOR_PASS, ACCELERATOR_LAUNCH)
+    return per_pass[torch.is_grad_enabled()] + launch // _n_weights[core]
 
 
 @contextmanager
