@@ -49,7 +49,7 @@ TRAINING = SHARED | {
     "do_train": True,
     "metrics": None,
     "metric_for_best_model": "rouge2_f",
-    "greater_is_better": True,
+    "greater_is_better": None,
     "save_checkpoint_every_n_steps": 0.55,
     "test_every_n_epochs": None,
     "keep_checkpoint_after_test": False,
@@ -213,6 +213,12 @@ def test_rhythm_is_a_share_or_a_count(steps):
     ("flags", "message"),
     [
         ({"epochs": 0}, "--epochs: must be at least 1, not 0"),
+        (
+            {"metric_for_best_model": "nll", "greater_is_better": True},
+            "--greater_is_better True: a lower nll is better; leave the flag out",
+        ),
+        ({"metric_for_best_model": "wer", "greater_is_better": True}, "a lower wer is better"),
+        ({"greater_is_better": False}, "--greater_is_better False: a higher rouge2_f is better"),
         ({"learning_rate": 0.0}, "--learning_rate: must be greater than 0, not 0.0"),
         ({"optimizer_eps": -1e-8}, "--optimizer_eps: must be greater than 0"),
         ({"weight_decay": -0.1}, "--weight_decay: must be at least 0"),

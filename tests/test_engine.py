@@ -380,12 +380,13 @@ def test_the_best_is_tested_and_becomes_the_model(model, tmp_path, scripted):
 
 
 @pytest.mark.parametrize(
-    ("greater", "best"), [(True, "epoch1__step1__score7_000"), (False, "epoch2__step1__score1_000")]
+    ("metric", "best"), [("sacrebleu", "epoch1__step1__score7_000"), ("nll", "epoch2__step1__score1_000")]
 )
-def test_which_is_best(model, tmp_path, scripted, greater, best):
+def test_which_is_best(model, tmp_path, scripted, metric, best):
+    """Without a flag for the direction."""
     scripted(3.0, 7.0, 1.0, 7.0, 1.0)  # of equal scores the first
     data = write(tmp_path / "d.json", train=4, dev=2)
-    flags = {"metric_for_best_model": "nll", "greater_is_better": greater, "epochs": 5}
+    flags = {"metric_for_best_model": metric, "epochs": 5}
     ft_main.main(ft_flags(model, data, tmp_path / "out", save_checkpoint_every_n_steps=100, **flags))
     assert f"{best}__model.pt" in names(tmp_path / "out")
 

@@ -147,5 +147,18 @@ def test_patience(epoch, best_epoch, patience, out):
     ],
 )
 def test_is_better(score, best, greater, smaller):
-    assert rhythm.is_better(score, best, greater_is_better=True) is greater
-    assert rhythm.is_better(score, best, greater_is_better=False) is smaller
+    assert rhythm.is_better(score, best, higher_is_better=True) is greater
+    assert rhythm.is_better(score, best, higher_is_better=False) is smaller
+
+
+@pytest.mark.parametrize("higher", [True, False])
+def test_equal_scores_are_decided_by_the_nll(higher):
+    def beats(nll, best_nll):
+        return rhythm.is_better(0.0, 0.0, higher_is_better=higher, nll=nll, best_nll=best_nll)
+
+    assert beats(1.0, 2.0)
+    assert not beats(2.0, 1.0)
+    assert not beats(1.0, 1.0)
+    assert not beats(float("nan"), 1.0)
+    assert not beats(1.0, None)  # a checkpoint of an earlier version
+    assert not rhythm.is_better(1.0, 2.0, higher_is_better=True, nll=0.1, best_nll=9.0)

@@ -95,7 +95,7 @@ def test_copying(predictions, texts, references, said):
     ],
 )
 def test_how_far_below_its_teacher_a_student_may_be(student, teacher, greater, said):
-    line = of_teacher(student, teacher, "chrf", greater_is_better=greater)
+    line = of_teacher(student, teacher, "chrf", higher_is_better=greater)
     assert (line is not None) is said
     if line is not None:
         assert line.startswith(f"chrf {student} after the first epoch, the teacher's on the same rows is {teacher}; ")

@@ -134,9 +134,9 @@ def test_distillation_and_closing_fine_tuning(tiny_models, tmp_path, recorded, m
     best_epoch, n_closing = 7, 2 * 2  # two epochs of two updates
     judge = Trainer._judge
 
-    def script(self, score, phase):
-        judge(self, 100.0 if self.state.epoch == best_epoch else 200.0 + self.state.epoch if phase.from_best else 0.0,
-              phase)  # fmt: skip
+    def script(self, _scores, phase):
+        score = 100.0 if self.state.epoch == best_epoch else 200.0 + self.state.epoch if phase.from_best else 0.0
+        judge(self, {"chrf": score, "nll": 1.0}, phase)
 
     monkeypatch.setattr(Trainer, "_judge", script)
     flags = {**FLAGS, "epochs": 13, "stop_training_after_n_epochs": 10, "ft_steps_at_end": 2}
@@ -159,7 +159,8 @@ def test_distillation_and_closing_fine_tuning(tiny_models, tmp_path, recorded, m
 def keep_last(monkeypatch) -> None:
     """The last checkpoint is the best."""
     judge = Trainer._judge
-    monkeypatch.setattr(Trainer, "_judge", lambda self, _, phase: judge(self, float(self.state.epoch), phase))
+    rising = lambda self, _scores, phase: judge(self, {"chrf": float(self.state.epoch), "nll": 1.0}, phase)  # noqa: E731
+    monkeypatch.setattr(Trainer, "_judge", rising)
 
 
 def use_float64_teacher(monkeypatch) -> None:

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from src.config.constants import CORPORA, CTRANSLATE2_TYPES, GENERATION_TYPES, METRICS
+from src.config.constants import CORPORA, CTRANSLATE2_TYPES, GENERATION_TYPES, LOWER_IS_BETTER, METRICS
 from src.config.errors import UserError
 from src.config.values import check_value, shown
 
@@ -175,7 +175,9 @@ class TrainingArguments(SharedArguments):
     metric_for_best_model: str = flag(
         "rouge2_f", "Score on dev that chooses the best checkpoint, for example sacrebleu or nll.", EVALUATION
     )
-    greater_is_better: bool = flag(True, "Whether a greater metric_for_best_model is better.", EVALUATION)
+    greater_is_better: bool | None = flag(
+        None, "Follows from metric_for_best_model; a value that contradicts it is refused.", EVALUATION
+    )
     save_checkpoint_every_n_steps: float = flag(
         0.55,
         "Steps between evaluations on dev, or a share of an epoch if at most 1; each epoch's end is one more.",
@@ -191,6 +193,11 @@ class TrainingArguments(SharedArguments):
     save_state_every_n_minutes: float = flag(
         15.0, "Minutes between resumable states, besides the one written at every evaluation.", EVALUATION, above=0
     )
+
+    @property
+    def higher_is_better(self) -> bool:
+        """The direction of metric_for_best_model."""
+        return self.metric_for_best_model not in LOWER_IS_BETTER
 
     @property
     def micro_batch_size(self) -> int:
@@ -209,6 +216,12 @@ class TrainingArguments(SharedArguments):
             raise UserError(
                 f"--batch_size {self.batch_size} is not a multiple of --max_gpu_batch_size {self.max_gpu_batch_size}; "
                 f"--max_gpu_batch_size {fits} would fit"
+            )
+        if self.greater_is_better not in (None, self.higher_is_better):
+            direction = "higher" if self.higher_is_better else "lower"
+            raise UserError(
+                f"--greater_is_better {self.greater_is_better}: a {direction} {self.metric_for_best_model} is better; "
+                "leave the flag out"
             )
         steps = self.save_checkpoint_every_n_steps
         if steps > 1 and not steps.is_integer():

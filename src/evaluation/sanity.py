@@ -48,9 +48,9 @@ def of_copying(predictions: Sequence[str], texts: Sequence[str], references: Seq
     return f"copying the input would score {copied:.1f} {BLEU}, the model {score:.1f}" if copied > score else None
 
 
-def of_teacher(student: float, teacher: float, name: str, *, greater_is_better: bool) -> str | None:
+def of_teacher(student: float, teacher: float, name: str, *, higher_is_better: bool) -> str | None:
     """A student that is far below its teacher after an epoch, by a score (0 to 100) on the same rows."""
-    gap = teacher - student if greater_is_better else student - teacher
+    gap = teacher - student if higher_is_better else student - teacher
     if not gap > FAR_BELOW:
         return None
     return (

@@ -31,12 +31,13 @@ CARD = "README.md"
 
 @dataclass
 class Best:
-    """The best evaluation so far: its score, its place, and the name of the folder that holds it."""
+    """The best evaluation so far: its score, its place, the name of the folder that holds it, and its NLL."""
 
     score: float
     epoch: int
     step: int
     folder: str
+    nll: float | None = None
 
 
 @dataclass

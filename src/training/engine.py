@@ -4,9 +4,10 @@ A stage builds phases and hands them to `Trainer.fit`. A step is one micro-batch
 """
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -375,7 +376,7 @@ class Trainer:
         former = state.best
         state.last = f"epoch{state.epoch}__step{state.steps_done - 1}"
         if DEV in results:
-            self._judge(results[DEV].scores[self.config.metric_for_best_model], phase)
+            self._judge(results[DEV].scores, phase)
         self._save_state()
         if former is not None and former is not state.best:
             checkpoints.remove(self.run.path / former.folder)
@@ -430,7 +431,7 @@ class Trainer:
             scores = self.evaluator.compare(
                 dev.predictions, teacher, self._split(DEV), self.data.datasets[DEV][TARGET], score
             )
-        return sanity.of_teacher(*scores, score, greater_is_better=self.config.greater_is_better)
+        return sanity.of_teacher(*scores, score, higher_is_better=self.config.higher_is_better)
 
     def _warn_of(self, subject: str, line: str | None, *, once: str | None = None) -> None:
         """Say a line, if there is one; what has the name `once` is said once per run."""
@@ -440,18 +441,23 @@ class Trainer:
             self.state.said.append(once)
         say(f"warning: {subject}: {line}")
 
-    def _judge(self, score: float, phase: Phase) -> None:
-        """Take note of a score on dev: what is learnt next, and if it is the best so far, keep the weights."""
-        state = self.state
+    def _judge(self, scores: Mapping[str, float], phase: Phase) -> None:
+        """Take note of the scores on dev: what is learnt next, and if they are the best so far, keep the weights."""
+        state, score, nll = self.state, scores[self.config.metric_for_best_model], scores["nll"]
         state.last += f"__score{score:.3f}".replace(".", "_")
-        former = None if state.best is None else state.best.score
-        better = rhythm.is_better(score, former, greater_is_better=self.config.greater_is_better)
+        better = rhythm.is_better(
+            score,
+            None if state.best is None else state.best.score,
+            higher_is_better=self.config.higher_is_better,
+            nll=nll,
+            best_nll=None if state.best is None else state.best.nll,
+        )
         n_losses, seed = len(phase.losses), self.config.seed
         stage = after_evaluation(state.stage, phase.schedule, n_losses, is_better=better, seed=seed)
         self._go_on_with(stage, phase)
         if better:  # saved last: a checkpoint knows all that follows from its evaluation
             state.best_epoch = state.epoch
-            state.best = Best(score, state.epoch, state.steps_done - 1, state.last)
+            state.best = Best(score, state.epoch, state.steps_done - 1, state.last, nll if isfinite(nll) else None)
             checkpoints.save_checkpoint(self.run.path / state.best.folder, self.training, state)
 
     def _write_losses(self, phase: Phase) -> None:

@@ -4,7 +4,7 @@ A step is one micro-batch, counted from 0 in each epoch. An update is one optimi
 """
 
 from collections.abc import Sequence
-from math import ceil, floor, isfinite
+from math import ceil, floor, inf, isfinite
 
 
 def steps_in_epoch(n_rows: int, micro_batch_size: int) -> int:
@@ -56,10 +56,17 @@ def out_of_patience(epoch: int, best_epoch: int, patience: int | None) -> bool:
     return patience is not None and epoch - best_epoch >= patience
 
 
-def is_better(score: float, best: float | None, *, greater_is_better: bool) -> bool:
-    """Whether a score beats the best one so far; equal is not better, NaN and infinity never are."""
+def is_better(
+    score: float, best: float | None, *, higher_is_better: bool, nll: float = inf, best_nll: float | None = None
+) -> bool:
+    """Whether a score beats the best one so far; of equal scores the one with the lower NLL does.
+
+    NaN and infinity are never better. best_nll: None where it is not known.
+    """
     if not isfinite(score):
         return False
     if best is None:
         return True
-    return score > best if greater_is_better else score < best
+    if score == best:
+        return best_nll is not None and nll < best_nll
+    return score > best if higher_is_better else score < best
