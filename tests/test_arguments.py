@@ -49,6 +49,7 @@ TRAINING = SHARED | {
     "do_train": True,
     "metrics": None,
     "metric_for_best_model": "rouge2_f",
+    "bleu_tokenize": "13a",
     "greater_is_better": None,
     "save_checkpoint_every_n_steps": 0.55,
     "test_every_n_epochs": None,

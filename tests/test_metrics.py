@@ -8,13 +8,25 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rouge_score.tokenizers import DefaultTokenizer
 
 from src.config import constants
 from src.config.errors import UserError
 from src.evaluation import metrics
-from src.evaluation.metrics import METRICS, bertscore, meteor, resolve_metrics, score_columns, score_texts
+from src.evaluation.metrics import (
+    METRICS,
+    bertscore,
+    meteor,
+    resolve_metrics,
+    score_columns,
+    score_definitions,
+    score_texts,
+)
 from src.evaluation.metrics.packages import missing_packages
 from src.evaluation.metrics.wer import words
+from src.evaluation.metrics.words import RougeTokenizer
 
 ROOT = Path(__file__).parents[1]
 TEXT_METRICS = ("wer", "gleu", "rouge", "sacrebleu", "chrf")  # need neither a model nor downloaded data
@@ -150,15 +162,79 @@ def test_wer_is_a_mean_over_rows_not_over_words():
 def test_words_of_other_scripts():
     assert words("«Ça va?»") == ["«", "ça", "va", "?", "»"]
     assert words("हिन्दी।") == ["हिन्दी", "।"]  # combining vowels stay in their word
-    assert words("日本。ok_1") == ["日本", "。", "ok", "_", "1"]
+    assert words("日本。ok_1") == ["日", "本", "。", "ok", "_", "1"]
     assert words("STRASSE 😀") == words("straße 😀")
+
+
+# One sentence of each script, and the words of it that ROUGE counts.
+SCRIPTS = {
+    "Cyrillic": ("Старый кот, пёс-друг № 5.", ["старый", "кот", "пёс", "друг", "5"]),
+    "Greek": ("Η παλιά γάτα!", ["η", "παλιά", "γάτα"]),
+    "Arabic": ("القطة القديمة ١٢", ["القطة", "القديمة", "١٢"]),
+    "Hebrew": ("החתול הישן", ["החתול", "הישן"]),
+    "Devanagari": ("पुरानी बिल्ली।", ["पुरानी", "बिल्ली"]),
+    "Hangul": ("오래된 고양이", ["오래된", "고양이"]),
+    "Han": ("老猫，AB 7", ["老", "猫", "ab", "7"]),
+    "Kana": ("ねコー。", ["ね", "コ", "ー"]),
+    "Thai": ("แมว", ["แ", "ม", "ว"]),
+}
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_texts_of_any_script_are_scored(script):
+    """Equal texts have all points, texts without a common word none, and half of the words some."""
+    text, expected = SCRIPTS[script]
+    assert RougeTokenizer().tokenize(text) == expected
+    same = score([text], [text], "rouge", "gleu", "wer", "chrf")
+    assert same["rouge1_f"] == same["rougeL_f"] == same["gleu_4"] == pytest.approx(100)
+    assert same["rouge2_f"] == (100 if len(expected) > 1 else 0)
+    assert same["wer"] == 0
+    other = score(["zebra"], [text], "rouge", "gleu", "wer")
+    assert (other["rouge1_f"], other["gleu_1"]) == (0, 0)
+    half = " ".join(expected[: len(expected) // 2])
+    assert 20 < score([half], [text], "rouge")["rouge1_r"] < 70
+
+
+@given(st.text(st.characters(max_codepoint=0x24F, exclude_categories=["Cc"]), max_size=40))
+def test_latin_texts_have_the_words_of_the_rouge_package(text):
+    assert RougeTokenizer().tokenize(text) == DefaultTokenizer(use_stemmer=False).tokenize(text)
+
+
+def test_characters_of_scripts_without_spaces_are_words():
+    assert metrics.words.words("老猫 ab，cd") == ["老", "猫", "ab，cd"]
+    assert words("老猫 AB，cd") == ["老", "猫", "ab", "，", "cd"]
+    assert score(["老猫看"], ["老狗看"], "wer", "gleu") == pytest.approx(
+        {"wer": 100 / 3, "gleu_1": 100 * 2 / 3, "gleu_2": 40, "gleu_4": 100 / 3}
+    )
+
+
+@pytest.mark.parametrize(("tokenize", "expected"), [("13a", 0.0), ("zh", 59.46), ("char", 59.46)])
+def test_bleu_has_the_tokenizer_that_is_asked_for(tokenize, expected):
+    """Four of five characters are right: n-gram precisions of 4/5, 3/4, 2/3, 1/2. For 13a they are one word."""
+    options = {"sacrebleu": {"tokenize": tokenize}}
+    scores = score_texts(["老猫看见你"], ["老猫看见他"], ["sacrebleu"], final=False, options=options)
+    assert scores["sacrebleu"] == pytest.approx(100 * (4 / 5 * 3 / 4 * 2 / 3 * 1 / 2) ** 0.25 if expected else 0.0)
+    assert f"tok:{tokenize}" in score_definitions(["sacrebleu"], options)["sacrebleu"]
+
+
+def test_a_tokenizer_that_does_not_work_here_is_refused(monkeypatch):
+    monkeypatch.setitem(sys.modules, "MeCab", None)
+    with pytest.raises(UserError, match="^--bleu_tokenize ja-mecab: Japanese tokenization requires"):
+        score_definitions(["sacrebleu"], {"sacrebleu": {"tokenize": "ja-mecab"}})
+
+
+def test_every_score_has_a_definition():
+    columns = score_columns(tuple(METRICS), final=True)
+    definitions = score_definitions(tuple(METRICS))
+    assert set(definitions) == {*columns, *metrics.LIKELIHOOD_SCORES}
+    assert all(definitions.values())
 
 
 def test_unicode_texts_match_themselves():
     scores = score(["Ça va très bien !", "日本 語 です ね"], ["Ça va très bien !", "日本 語 です ね"])
     assert scores["wer"] == 0
     assert [scores[name] for name in ("gleu_4", "sacrebleu", "chrf")] == pytest.approx([100] * 3)
-    assert scores["rouge1_f"] == 50  # rouge_score knows a-z and 0-9 alone
+    assert scores["rouge1_f"] == 100
 
 
 # --- METEOR, with a dictionary of one synonym

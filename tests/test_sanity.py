@@ -16,7 +16,7 @@ import kd_dataset_with_logits_main
 import kd_main
 from src.evaluation import evaluate
 from src.evaluation.evaluate import Evaluator
-from src.evaluation.sanity import of_copying, of_likelihood, of_loops, of_skipped, of_teacher, repeats_itself
+from src.evaluation.sanity import of_copying, of_likelihood, of_loops, of_skipped, of_teacher, of_zeros, repeats_itself
 from src.models.loading import load_model, load_tokenizer
 from src.models.students import write_model_folder
 from src.training import session
@@ -100,6 +100,21 @@ def test_how_far_below_its_teacher_a_student_may_be(student, teacher, greater, s
     if line is not None:
         assert line.startswith(f"chrf {student} after the first epoch, the teacher's on the same rows is {teacher}; ")
         assert all(hint in line for hint in ("tokenizer", "--task_prompt", "--learning_rate", "--max_labels_length"))
+
+
+@pytest.mark.parametrize(
+    ("scores", "predictions", "said"),
+    [
+        ({"rouge2_f": 0.0, "chrf": 3.0, "wer": 0.0, "nll": 0.0}, ["кот", ""], "rouge2_f: 0 for all 1 predictions"),
+        ({"rouge2_f": 0.0, "sacrebleu": 0.0}, ["a", "b"], "rouge2_f, sacrebleu: 0 for all 2 predictions"),
+        ({"rouge2_f": 0.1}, ["a"], None),
+        ({"rouge2_f": 0.0}, ["", " "], None),
+    ],
+)
+def test_scores_that_see_nothing_are_told_of(scores, predictions, said):
+    line = of_zeros(scores, predictions)
+    assert (line is None) is (said is None)
+    assert line is None or (line.startswith(said) and "--bleu_tokenize" in line)
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
-from src.config.constants import CORPORA, CTRANSLATE2_TYPES, GENERATION_TYPES, LOWER_IS_BETTER, METRICS
+from src.config.constants import BLEU_TOKENIZERS, CORPORA, CTRANSLATE2_TYPES, GENERATION_TYPES, LOWER_IS_BETTER, METRICS
 from src.config.errors import UserError
 from src.config.values import check_value, shown
 
@@ -175,6 +175,12 @@ class TrainingArguments(SharedArguments):
     metric_for_best_model: str = flag(
         "rouge2_f", "Score on dev that chooses the best checkpoint, for example sacrebleu or nll.", EVALUATION
     )
+    bleu_tokenize: str = flag(
+        "13a",
+        "sacreBLEU's tokenizer: 13a, intl (languages with spaces), zh, ja-mecab, ko-mecab, or char, flores200 (any).",
+        EVALUATION,
+        choices=BLEU_TOKENIZERS,
+    )
     greater_is_better: bool | None = flag(
         None, "Follows from metric_for_best_model; a value that contradicts it is refused.", EVALUATION
     )
@@ -193,6 +199,11 @@ class TrainingArguments(SharedArguments):
     save_state_every_n_minutes: float = flag(
         15.0, "Minutes between resumable states, besides the one written at every evaluation.", EVALUATION, above=0
     )
+
+    @property
+    def metric_options(self) -> dict[str, dict[str, str]]:
+        """By metric, what the flags say of it."""
+        return {"sacrebleu": {"tokenize": self.bleu_tokenize}}
 
     @property
     def higher_is_better(self) -> bool:

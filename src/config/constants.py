@@ -21,5 +21,6 @@ CTRANSLATE2_TYPES = tuple(
     name for name in GENERATION_TYPES if name not in ("diverse_beam_search", "sampling_beam_search")
 )
 METRICS = ("wer", "gleu", "rouge", "sacrebleu", "bertscore", "meteor", "chrf")
+BLEU_TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "flores200", "char", "none")
 LOWER_IS_BETTER = ("nll", "ppl", "wer")  # of all scores
 CORPORA = ("xsum", "squad", "art", "bisect", "shakespeare", "demo")

@@ -5,7 +5,7 @@ Shapes: B batch, T target, N valid target positions, V vocabulary.
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from math import exp
 
 import numpy as np
@@ -16,7 +16,13 @@ from transformers import PreTrainedTokenizerBase
 
 from src.config.console import progress_bar
 from src.data.batches import Tokenization, TokenizedSplit, chunks, longest_first
-from src.evaluation.metrics import LIKELIHOOD_SCORES, resolve_metrics, score_columns, score_texts
+from src.evaluation.metrics import (
+    LIKELIHOOD_SCORES,
+    Options,
+    resolve_metrics,
+    score_columns,
+    score_texts,
+)
 from src.models.decoding import Decoding, to_texts, write_tokens
 from src.models.forward import target_labels, teacher_forced, unwrapped
 
@@ -35,7 +41,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """How this run evaluates: the same decoding, metrics and batch size every time. `check` runs between batches."""
+    """How this run evaluates: the same decoding, metrics and batch size every time. `check` runs between batches.
+
+    options: of the metrics.
+    """
 
     tokenization: Tokenization
     decoding: Decoding
@@ -43,6 +52,7 @@ class Evaluator:
     batch_size: int
     device: torch.device
     check: Check = lambda: None
+    options: Options = field(default_factory=dict)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -66,7 +76,7 @@ class Evaluator:
         with _in_eval_mode(model):
             predictions = self.predict(model, split)
             nll = self.mean_nll(model, split if likelihood_split is None else likelihood_split)
-        scores = score_texts(predictions, references, self.metrics, final=final)
+        scores = score_texts(predictions, references, self.metrics, final=final, options=self.options)
         return Evaluation({**scores, "nll": nll, "ppl": _exp(nll)}, predictions)
 
     def compare(
@@ -82,7 +92,7 @@ class Evaluator:
         metrics = resolve_metrics((), score)
 
         def scored(texts: Sequence[str]) -> float:
-            return score_texts(texts, references[: len(first)], metrics, final=False)[score]
+            return score_texts(texts, references[: len(first)], metrics, final=False, options=self.options)[score]
 
         return scored(predictions[: len(first)]), scored(others)
 

@@ -1,9 +1,10 @@
 """Is something wrong that scores alone do not say? Each check returns a line for the user, or None if all is well."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from math import log
 
-from src.evaluation.metrics import METRICS, score_texts
+from src.config.constants import LOWER_IS_BETTER
+from src.evaluation.metrics import METRICS, NO_OPTIONS, Options, score_texts
 
 REPEATED = 4  # times that the same words stand behind each other at a text's end
 LONGEST_LOOP = 8  # words
@@ -40,12 +41,28 @@ def of_likelihood(nll: float, vocab_size: int) -> str | None:
     return f"nll {nll:.2f} is that of a model that knows nothing (log of {vocab_size:,} tokens: {uniform:.2f})"
 
 
-def of_copying(predictions: Sequence[str], texts: Sequence[str], references: Sequence[str]) -> str | None:
+def of_copying(
+    predictions: Sequence[str], texts: Sequence[str], references: Sequence[str], options: Options = NO_OPTIONS
+) -> str | None:
     """Inputs that would score a higher BLEU than the predictions, taken as they are (where its package is there)."""
     if METRICS[BLEU].missing() is not None:
         return None
-    score, copied = (score_texts(each, references, [BLEU], final=False)[BLEU] for each in (predictions, texts))
+    score, copied = (
+        score_texts(each, references, [BLEU], final=False, options=options)[BLEU] for each in (predictions, texts)
+    )
     return f"copying the input would score {copied:.1f} {BLEU}, the model {score:.1f}" if copied > score else None
+
+
+def of_zeros(scores: Mapping[str, float], predictions: Sequence[str]) -> str | None:
+    """Scores that see nothing in the predictions, as those of another language's words do."""
+    zeros = [name for name, value in scores.items() if value == 0 and name not in LOWER_IS_BETTER]
+    n_texts = sum(bool(prediction.strip()) for prediction in predictions)
+    if not zeros or not n_texts:
+        return None
+    return (
+        f"{', '.join(zeros)}: 0 for all {n_texts} predictions that are not empty; if it stays so, the score does not "
+        "fit these texts: chrf fits all languages, and sacrebleu has --bleu_tokenize"
+    )
 
 
 def of_teacher(student: float, teacher: float, name: str, *, higher_is_better: bool) -> str | None:

@@ -411,10 +411,14 @@ class Trainer:
         and texts that repeat themselves already when they do so on dev."""
         if is_final or self.state.n_rows == 1:
             self._warn_of(split, sanity.of_likelihood(result.scores["nll"], len(self.training.tokenizer)))
+        if self.state.n_rows == 1:
+            self._warn_of(split, sanity.of_zeros(result.scores, result.predictions))
         if is_final:
             columns = self.data.datasets[split]
             self._warn_of(split, sanity.of_loops(result.predictions))
-            self._warn_of(split, sanity.of_copying(result.predictions, columns[TEXT], columns[TARGET]))
+            self._warn_of(
+                split, sanity.of_copying(result.predictions, columns[TEXT], columns[TARGET], self.evaluator.options)
+            )
         elif split == DEV:
             self._warn_of(split, sanity.of_loops(result.predictions), once="loops")
 

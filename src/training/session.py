@@ -18,7 +18,7 @@ from src.config.errors import UserError
 from src.data.batches import Tokenization, TokenizedDatasets
 from src.data.checks import Datasets, check_datasets, check_trainable, training_splits
 from src.evaluation.evaluate import Evaluator
-from src.evaluation.metrics import resolve_metrics
+from src.evaluation.metrics import resolve_metrics, score_definitions
 from src.models.compiled import check_can_compile, compile_layers
 from src.models.decoding import decoding_of
 from src.models.loading import (
@@ -112,6 +112,7 @@ def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: Run
     if config.compile:
         check_can_compile(load_config(task.model_name))
     metrics = resolve_metrics(config.metrics, config.metric_for_best_model)
+    run.score_definitions = score_definitions(metrics, config.metric_options)
     resumed = _resumable_folder(config, run)
     weights = resumed or config.checkpoint_path or task.state_dict_path
     check_model_files(task.model_name, state_dict_path=weights)
@@ -132,7 +133,15 @@ def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: Run
     decoding = decoding_of(
         "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
     )
-    evaluator = Evaluator(tokenization, decoding, metrics, config.micro_batch_size, accelerator.device, stop.check)
+    evaluator = Evaluator(
+        tokenization,
+        decoding,
+        metrics,
+        config.micro_batch_size,
+        accelerator.device,
+        stop.check,
+        config.metric_options,
+    )
     updates = _nominal_updates(config, data, splits, phases)
     warmup = rhythm.warmup_updates(updates, from_checkpoint=_starts_from_weights(run))
     model = accelerator.prepare(model)

@@ -60,6 +60,7 @@ class RunFolder:
     former: bytes | None = None
     sums: dict[str, int] = field(default_factory=dict)
     lock: FileLock | None = None
+    score_definitions: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
     def held(self) -> Iterator[None]:
@@ -149,6 +150,7 @@ class RunFolder:
             "status": status,
             "scores": {name: value if isfinite(value) else None for name, value in scores.items()},  # JSON has no NaN
             "flags": {name: value for name, value in self.flags.items() if name != "script"},
+            "score_definitions": dict(self.score_definitions),
             "data": dict(self.inputs),
             "versions": _versions(),
             "commit": _commit(),

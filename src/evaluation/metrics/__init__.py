@@ -1,8 +1,10 @@
 """Scores of predictions against references: one registry of metrics, which of them a run uses, and their columns."""
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
 
 from src.config.errors import UserError
 from src.config.values import nearest
@@ -10,6 +12,8 @@ from src.evaluation.metrics import bertscore, bleu, chrf, gleu, meteor, rouge, w
 
 LIKELIHOOD_SCORES = ("nll", "ppl")  # of every evaluation, from the model itself instead of its texts
 ALL = "all"
+Options = Mapping[str, Mapping[str, Any]]  # by metric: keyword arguments of its functions
+NO_OPTIONS: Options = MappingProxyType({})
 
 logger = logging.getLogger(__name__)
 
@@ -20,24 +24,33 @@ class Metric:
 
     `compute(predictions, references)` returns one number for each of `score_names`, on a scale of 0 to 100.
     `missing()` returns None when the metric works here, else one phrase that says what is missing and how to get it.
+    `definition()` says what exactly is computed. Both functions take the metric's options, if it has some.
     """
 
     name: str
     score_names: tuple[str, ...]
-    compute: Callable[[Sequence[str], Sequence[str]], dict[str, float]]
+    compute: Callable[..., dict[str, float]]
     missing: Callable[[], str | None]
+    definition: Callable[..., str]
     final_only: bool = False
 
 
 # Heavy libraries are imported inside the functions. The order is that of the columns.
 METRICS: dict[str, Metric] = {
-    "wer": Metric("wer", wer.SCORES, wer.wer, wer.missing),
-    "gleu": Metric("gleu", gleu.SCORES, gleu.gleu, gleu.missing),
-    "rouge": Metric("rouge", rouge.SCORES, rouge.rouge, rouge.missing),
-    "sacrebleu": Metric("sacrebleu", bleu.SCORES, bleu.bleu, bleu.missing),
-    "bertscore": Metric("bertscore", bertscore.SCORES, bertscore.bertscore, bertscore.missing, final_only=True),
-    "meteor": Metric("meteor", meteor.SCORES, meteor.meteor, meteor.missing),
-    "chrf": Metric("chrf", chrf.SCORES, chrf.chrf, chrf.missing),
+    "wer": Metric("wer", wer.SCORES, wer.wer, wer.missing, lambda: wer.DEFINITION),
+    "gleu": Metric("gleu", gleu.SCORES, gleu.gleu, gleu.missing, lambda: gleu.DEFINITION),
+    "rouge": Metric("rouge", rouge.SCORES, rouge.rouge, rouge.missing, lambda: rouge.DEFINITION),
+    "sacrebleu": Metric("sacrebleu", bleu.SCORES, bleu.bleu, bleu.missing, bleu.signature),
+    "bertscore": Metric(
+        "bertscore",
+        bertscore.SCORES,
+        bertscore.bertscore,
+        bertscore.missing,
+        lambda: bertscore.DEFINITION,
+        final_only=True,
+    ),
+    "meteor": Metric("meteor", meteor.SCORES, meteor.meteor, meteor.missing, lambda: meteor.DEFINITION),
+    "chrf": Metric("chrf", chrf.SCORES, chrf.chrf, chrf.missing, chrf.signature),
 }
 
 
@@ -70,7 +83,12 @@ def resolve_metrics(names: Sequence[str] | None, metric_for_best_model: str) -> 
 
 
 def score_texts(
-    predictions: Sequence[str], references: Sequence[str], metric_names: Sequence[str], *, final: bool
+    predictions: Sequence[str],
+    references: Sequence[str],
+    metric_names: Sequence[str],
+    *,
+    final: bool,
+    options: Options = NO_OPTIONS,
 ) -> dict[str, float]:
     """The scores of `score_columns`, in that order, of prediction i against reference i; empty texts count as well.
 
@@ -82,9 +100,17 @@ def score_texts(
         raise UserError("nothing to score: the split has no rows; at least one is needed")
     scores: dict[str, float] = {}
     for metric in _computed(metric_names, final=final):
-        computed = metric.compute(predictions, references)
+        computed = metric.compute(predictions, references, **options.get(metric.name, {}))
         scores.update({column: float(computed[column]) for column in metric.score_names})
     return scores
+
+
+def score_definitions(metric_names: Sequence[str], options: Options = NO_OPTIONS) -> dict[str, str]:
+    """What exactly each score of a run is. Raises UserError for an option that does not work here."""
+    definitions = {"nll": "nats per target token, EOS included, mean over all tokens", "ppl": "exp(nll)"}
+    for metric in _computed(metric_names, final=True):
+        definitions |= dict.fromkeys(metric.score_names, metric.definition(**options.get(metric.name, {})))
+    return definitions
 
 
 def score_columns(metric_names: Sequence[str], *, final: bool) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SCORES = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
+DEFINITION = "microsoft/deberta-base-mnli, layer 9, no idf, no rescaling, mean over rows"
 MODEL_NAME = "microsoft/deberta-base-mnli"
 LAYERS = 9  # the layer bert-score chose for this model by its correlation with people (WMT16)
 BATCH_SIZE = 32

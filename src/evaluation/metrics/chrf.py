@@ -11,6 +11,13 @@ def missing() -> str | None:
     return missing_packages(sacrebleu="sacrebleu")
 
 
+def signature() -> str:
+    """sacreBLEU's own description of the score."""
+    from sacrebleu.metrics import CHRF
+
+    return CHRF(references=[[""]]).get_signature().format()
+
+
 def chrf(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
     """Corpus chrF, 0 to 100, one reference per row."""
     import sacrebleu

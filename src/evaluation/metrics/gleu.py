@@ -3,9 +3,11 @@
 from collections.abc import Sequence
 
 from src.evaluation.metrics.packages import missing_packages
+from src.evaluation.metrics.words import words
 
 ORDERS = (1, 2, 4)
 SCORES = tuple(f"gleu_{order}" for order in ORDERS)
+DEFINITION = "nltk corpus_gleu, white-space words, characters of scripts without spaces"
 
 
 def missing() -> str | None:
@@ -13,9 +15,12 @@ def missing() -> str | None:
 
 
 def gleu(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Corpus GLEU over all n-grams up to each of `ORDERS`, 0 to 100, on white-space tokens."""
+    """Corpus GLEU over all n-grams up to each of `ORDERS`, 0 to 100, on white-space words.
+
+    Characters of scripts without spaces are words.
+    """
     from nltk.translate.gleu_score import corpus_gleu
 
-    hypotheses = [prediction.split() for prediction in predictions]
-    candidates = [[reference.split()] for reference in references]
+    hypotheses = [words(prediction) for prediction in predictions]
+    candidates = [[words(reference)] for reference in references]
     return {f"gleu_{order}": 100 * corpus_gleu(candidates, hypotheses, 1, order) for order in ORDERS}

@@ -8,6 +8,7 @@ from typing import Any
 from src.evaluation.metrics.packages import missing_packages
 
 SCORES = ("meteor",)
+DEFINITION = "nltk single_meteor_score, mean over rows"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 

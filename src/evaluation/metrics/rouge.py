@@ -4,10 +4,12 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from src.evaluation.metrics.packages import missing_packages
+from src.evaluation.metrics.words import RougeTokenizer
 
 KINDS = ("rouge1", "rouge2", "rougeL")
 SIDES = {"p": "precision", "r": "recall", "f": "fmeasure"}
 SCORES = tuple(f"{kind}_{side}" for kind in KINDS for side in SIDES)
+DEFINITION = "rouge_score without stemming, mean over rows; runs of a-z0-9, other scripts by word or character"
 
 
 def missing() -> str | None:
@@ -15,10 +17,10 @@ def missing() -> str | None:
 
 
 def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Mean over rows, 0 to 100. Words are runs of a-z and 0-9, so other scripts score 0 even against themselves."""
+    """Mean over rows, 0 to 100. Words are runs of a-z and 0-9 in Latin script, and words of other scripts."""
     from rouge_score.rouge_scorer import RougeScorer
 
-    scorer = RougeScorer(list(KINDS), use_stemmer=False)
+    scorer = RougeScorer(list(KINDS), tokenizer=RougeTokenizer())
     rows = [scorer.score(reference, prediction) for prediction, reference in zip(predictions, references, strict=True)]
     return {
         f"{kind}_{side}": 100 * fmean(getattr(row[kind], attribute) for row in rows)

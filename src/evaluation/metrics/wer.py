@@ -5,26 +5,24 @@ from collections.abc import Sequence
 from statistics import fmean
 
 from src.evaluation.metrics.packages import missing_packages
+from src.evaluation.metrics.words import Table, characters_apart
 
 SCORES = ("wer",)
+DEFINITION = "edits per word of the reference, mean over rows; case-folded words or characters, signs apart"
 
 
-class _PunctuationApart(dict[int, str]):
-    """A `str.translate` table, filled as characters come up: punctuation and symbols get white space around them."""
-
-    def __missing__(self, code: int) -> str:
-        character = chr(code)
-        apart = unicodedata.category(character)[0] in "PS"
-        self[code] = f" {character} " if apart else character
-        return self[code]
+def _apart(character: str) -> str:
+    """Punctuation, symbols, and characters of scripts without spaces get white space around them."""
+    is_sign = unicodedata.category(character)[0] in "PS"
+    return f" {character} " if is_sign else characters_apart(character)
 
 
-_PUNCTUATION_APART = _PunctuationApart()
+_APART = Table(_apart)
 
 
 def words(text: str) -> list[str]:
-    """Case-folded words; every punctuation mark or symbol is a word of its own."""
-    return text.casefold().translate(_PUNCTUATION_APART).split()
+    """Case-folded words; a punctuation mark, a symbol, or a character of a script without spaces is one of its own."""
+    return text.casefold().translate(_APART).split()
 
 
 def missing() -> str | None:
