@@ -430,7 +430,7 @@ def test_the_numbers_of_the_report_are_those_of_the_run(command, tmp_path, capsy
     assert number("^# dev evaluations of ", sections["time"]) == evaluated.count("dev")
     losses = rows(tmp_path / "out", "train_losses.csv")
     assert float(losses[-1]["learning_rate"]) == 0 if script == "ft" else float(losses[-1]["learning_rate"]) >= 0
-    nominal = 8 if script == "ft" else 11  # of 3 epochs; of 4
+    nominal = 8 if script == "ft" else 11 + 4  # of 3 epochs; of 4, and of 2 of the closing phase
     assert number("falls to 0 at update #", sections["work"]) == nominal
 
 
