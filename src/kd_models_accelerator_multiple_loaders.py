@@ -11,7 +11,7 @@ from src.config.arguments import DistillArguments
 from src.config.errors import UserError
 from src.config.experiments import Experiment
 from src.data.checks import Datasets
-from src.distillation.capture import check_comparable
+from src.distillation.capture import check_comparable, keep_all_layers
 from src.distillation.teachers import LiveTeacher
 from src.models.compiled import check_can_compile, compile_layers
 from src.models.loading import (
@@ -61,7 +61,7 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
                 f"experiment '{experiment.key}': '{loss.name}' has missing_mass, but a live teacher's "
                 "log-probabilities are all there; it is for kd_dataset_with_logits_main.py"
             )
-    if config.compile and any({"hidden", "attention_relation"} & set(loss.weights) for loss in experiment.losses):
+    if config.compile and any(loss.compares_layers for loss in experiment.losses):
         raise UserError(f"--compile True: experiment '{experiment.key}' compares states in layers; leave it out")
     if not experiment.needs_teacher:
         return
@@ -86,6 +86,8 @@ def _teacher(
     dtype = torch.bfloat16 if config.teacher_dtype == "bf16" else torch.float32
     model = load_model(config.teacher_name, state_dict_path=config.teacher_state_dict_path, dtype=dtype)
     write_known_tokens_only(model, tokenizer)
+    if any(loss.compares_layers for loss in experiment.losses):
+        keep_all_layers(model, "teacher")
     if config.compile:
         compile_layers(model)
     return LiveTeacher(model.to(accelerator.device), experiment.layers.of("teacher"))

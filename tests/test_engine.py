@@ -610,6 +610,23 @@ def test_from_weights_there_is_no_warm_up(model, tmp_path, former, updates, kind
     assert updates[0].steps_before == 0
 
 
+def test_from_a_state_dict_of_the_student_there_is_no_warm_up(model, tmp_path, former, updates):
+    updates.clear()
+    kd_main.main(many_updates(model, tmp_path, student_state_dict_path=former / "model" / "model.safetensors"))
+    assert [update.rate for update in updates[:2]] == pytest.approx([0.01, 0.01 * 119 / 120])
+
+
+def test_the_launcher_s_environment_divides_no_gradient(model, tmp_path, updates, monkeypatch):
+    data = write(tmp_path / "d.json", train=4)
+    for name, steps in (("plain", None), ("launched", "4")):
+        if steps:
+            monkeypatch.setenv("ACCELERATE_GRADIENT_ACCUMULATION_STEPS", steps)
+        ft_main.main(ft_flags(model, data, tmp_path / name, epochs=1))
+    plain, launched = updates
+    assert plain.gradient.norm() > 1e-3
+    assert torch.equal(plain.gradient, launched.gradient)
+
+
 def test_without_weights_there_is_a_warm_up(model, tmp_path, updates):
     kd_main.main(many_updates(model, tmp_path))
     assert [update.rate for update in updates[:3]] == pytest.approx([0.0, 0.01 / 20, 0.02 / 20])

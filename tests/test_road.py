@@ -21,6 +21,7 @@ import prepare_datasets_main
 from src.config.arguments import DistillArguments
 from src.config.cli import parse
 from src.config.errors import UserError
+from src.evaluation import evaluate
 from src.models import loading
 from src.training import machine, session
 
@@ -314,11 +315,19 @@ def test_the_likelihood_of_dev_is_that_of_dev_ppl(dropout_models, rotation_path,
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
-def test_bfloat16(fresh_accelerator, dropout_models, rotation_path, tmp_path, family):
-    """Forward passes in bfloat16, weights in float32."""
+def test_bfloat16(fresh_accelerator, dropout_models, rotation_path, tmp_path, monkeypatch, family):
+    """Forward passes in bfloat16, those of an evaluation too; weights in float32."""
+    in_bf16, write = [], evaluate.write_tokens
+
+    def noted(*given):
+        in_bf16.append(torch.is_autocast_enabled("cpu"))
+        return write(*given)
+
+    monkeypatch.setattr(evaluate, "write_tokens", noted)
     flags = {"mixed_precision": "bf16", "epochs": 2}
     scores = kd_main.main(kd_flags(dropout_models[family], rotation_path, tmp_path / "out", **flags))
     assert scores["nll"] > 0
+    assert in_bf16 and all(in_bf16)
     assert {value.dtype for value in weights(tmp_path / "out" / "model").values()} == {torch.float32}
     gen_main.main(gen_flags(str(tmp_path / "out" / "model"), rotation_path, tmp_path / "gen", mixed_precision="bf16"))
 
@@ -411,3 +420,34 @@ def test_debug_takes_128_rows(dropout_models, tmp_path):
     ft_main.main(ft_flags(dropout_models["gpt2"]["student"], tmp_path / "d.json", tmp_path / "out", **flags))
     assert rows(tmp_path / "out", "train_losses.csv")[-1]["step"] == "1"
     assert len(read(tmp_path / "out" / "eval_generations.json")["test__epoch-1__step-1"]["predictions"]) == 128
+
+
+# ------------------------------------------------------------------------------------------------------------ LayerDrop
+
+
+@pytest.mark.parametrize("loss", [{"attention_relation_weight": 1.0}, {"hidden_weight": 1.0, "dropout": True}])
+def test_layers_that_are_compared_are_never_dropped(tiny_models, rotation_path, tmp_path, capsys, loss):
+    """Of models that would skip nine of ten layers; their configs keep the rate."""
+    models = {}
+    for role, folder in tiny_models["bart"].items():
+        models[role] = str(tmp_path / role)
+        shutil.copytree(folder, models[role])
+        config = read(Path(models[role]) / "config.json")
+        config |= {"encoder_layerdrop": 0.9, "decoder_layerdrop": 0.9}
+        (Path(models[role]) / "config.json").write_text(json.dumps(config))
+    entries = {
+        "test": {"name": "test", "layer": "last", "scheduling": "never", "losses": ["loss"]},
+        "last": {"student_dec_sa_layer": -1},
+        "never": {"keep_last": True},
+        "loss": {"kl_loss": True, **loss},
+    }
+    (tmp_path / "e.yaml").write_text(json.dumps(entries))
+    flags = {"experiment_config_path": tmp_path / "e.yaml", "experiment_config_key": "test", "epochs": 1}
+    kd_main.main(kd_flags(models, rotation_path, tmp_path / "out", **flags))
+    said = capsys.readouterr().out
+    assert all(f"--{role}_name: LayerDrop (0.9) is off" in said for role in ("student", "teacher"))
+    [*_, losses] = rows(tmp_path / "out", "train_losses.csv")
+    terms = [name for name in losses if name.startswith(("enc", "dec", "hidden"))]
+    assert len(terms) == (2 if "hidden_weight" in loss else 9)
+    assert all(float(losses[name]) > 0 for name in terms)
+    assert read(tmp_path / "out" / "model" / "config.json")["encoder_layerdrop"] == 0.9

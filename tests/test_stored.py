@@ -8,6 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from tiny_runs import TINY, argv, kd_flags, rows, weights
 from torch.nn import functional as F  # noqa: N812
 
@@ -19,6 +21,7 @@ from src.config.experiments import LossEntry
 from src.data.batches import Tokenization, TokenizedDatasets, TopK
 from src.data.files import read_datasets
 from src.data.stored import NestedColumn, StoredRows, pad_stored
+from src.distillation.capture import run
 from src.distillation.losses import kl_rows, stored_kl_rows
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher, StoredTeacher
@@ -267,18 +270,29 @@ def test_a_live_and_a_stored_teacher_give_the_same_trajectory(tiny_models, rotat
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
-def test_a_target_that_is_cut_ends_in_a_certain_eos(tiny_models, tmp_path, family):
-    """Prepared without a limit, learnt from with one."""
-    texts = ["The old red cat sees the new blue bird.", "A dog."]
-    stored = store(tiny_models[family]["teacher"], {"train": {"text": texts, "target": texts}}, 3, 60)
-    tokenization = tokenization_of(tiny_models[family]["student"], 6)
-    batch = tokenization.collate(TokenizedDatasets(stored, tokenization).split("train"), [0, 1])
-    labels, teacher = batch.labels, batch.teacher
-    assert labels.shape == (2, 6) and teacher.ids.shape == (2, 6, 3)
-    eos = tokenization.tokenizer.eos_token_id
-    assert labels[0, 5] == eos and teacher.ids[0, 5, 0] == eos
-    assert teacher.logs[0, 5].tolist() == [0.0, -np.inf, -np.inf]
-    assert teacher.ids[0, :5].tolist() == stored["train"]["tokens"][0][:5]
+@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(limit=st.integers(1, 20), n_words=st.lists(st.integers(1, 9), min_size=1, max_size=4))
+def test_of_cut_targets_too_a_stored_teacher_teaches_what_a_live_one_does(tiny_models, family, limit, n_words):
+    """Prepared without a limit, learnt from with one: losses and gradients are those of a live teacher."""
+    words = ["the", "old", "red", "cat", "sees", "a", "new", "blue", "bird"]
+    texts = [" ".join(words[:n]) for n in n_words]
+    models = tiny_models[family]
+    stored = store(models["teacher"], {"train": {"text": texts, "target": texts}}, None, 60)
+    tokenization = tokenization_of(models["student"], limit)
+    batch = tokenization.collate(TokenizedDatasets(stored, tokenization).split("train"), range(len(texts)))
+    assert batch.labels.shape[1] <= limit
+    entry = LossEntry(name="x", logits_weight=0.7, forward_weight=0.3)
+    window = Window(len(texts), len(batch.valid))
+    student = load_model(models["student"])
+    made = []
+    for teacher in (LiveTeacher(load_model(models["teacher"]), {}), StoredTeacher()):
+        student.zero_grad()
+        loss, _ = distillation_loss(run(student, batch, entry, {}), teacher(batch, entry), batch, entry, window)
+        loss.backward()
+        made.append((loss.detach(), torch.cat([each.grad.flatten() for each in student.parameters()])))
+    (live, of_live), (ours, of_ours) = made
+    torch.testing.assert_close(ours, live, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(of_ours, of_live, atol=1e-5, rtol=1e-4)
 
 
 def test_an_empty_entry_is_not_learnt_from(tiny_models):

@@ -393,23 +393,19 @@ class Tokenization:
         labels, _ = pad_sequences([split.labels[row] for row in rows], IGNORE_INDEX, on_the_left=False)
         if split.teacher is None:
             return replace(batch, labels=labels)
-        stored = [self._as_cut(split.teacher.row(int(row)), len(split.labels[row])) for row in rows]
+        stored = [_as_cut(split.teacher.row(int(row)), len(split.labels[row])) for row in rows]
         ids, logs = pad_stored(stored, labels.shape[1])
         teacher = TopK(torch.from_numpy(ids), torch.from_numpy(logs))
         is_unknown = torch.isneginf(teacher.logs).all(dim=-1)
         return replace(batch, labels=labels.masked_fill(is_unknown, IGNORE_INDEX), teacher=teacher)
 
-    def _as_cut(self, stored: StoredRow, n_labels: int) -> StoredRow:
-        """What is stored of a target whose labels were cut: the last position left is an EOS, for certain."""
-        counts, ids, logs = stored
-        if len(counts) == n_labels:
-            return stored
-        n_kept = int(counts[: n_labels - 1].sum())
-        return (
-            np.append(counts[: n_labels - 1], 1),
-            np.append(ids[:n_kept], self._eos),
-            np.append(logs[:n_kept], np.float32(0)),
-        )
+
+def _as_cut(stored: StoredRow, n_labels: int) -> StoredRow:
+    """What is stored of a target's first labels. At the last one the teacher says what comes next, as a live one does,
+    though the label that was put there is EOS."""
+    counts, ids, logs = stored
+    n_kept = int(counts[:n_labels].sum())
+    return counts[:n_labels], ids[:n_kept], logs[:n_kept]
 
 
 def _lengths(sequences: Sequence[Sequence[int]]) -> np.ndarray:

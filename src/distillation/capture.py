@@ -65,7 +65,7 @@ def check_comparable(experiment: Experiment, student: "PreTrainedConfig", teache
     Says what a decoder-only model does not have: encoder and cross-attention.
     """
     weights = {name for entry in experiment.losses for name in entry.weights}
-    if not weights & {"hidden", "attention_relation"}:
+    if not any(entry.compares_layers for entry in experiment.losses):
         return
     kind = student.is_encoder_decoder
     for role, config in (("student", student), ("teacher", teacher)):
@@ -88,6 +88,19 @@ def check_comparable(experiment: Experiment, student: "PreTrainedConfig", teache
             _check_heads(head_shape(student, attention), head_shape(teacher, attention), attention)
     if not kind:
         say(f"experiment '{experiment.key}': decoder-only models, so no encoder and no cross-attention terms")
+
+
+def keep_all_layers(model: "PreTrainedModel", role: str) -> None:
+    """Switch off LayerDrop, which skips layers at random in training: a skipped layer has nothing to compare.
+
+    The config keeps its rates.
+    """
+    dropping = [module for module in model.modules() if getattr(module, "layerdrop", 0)]
+    if dropping:
+        rate = max(module.layerdrop for module in dropping)
+        say(f"--{role}_name: LayerDrop ({rate:g}) is off, since the experiment compares layers")
+    for module in dropping:
+        module.layerdrop = 0.0
 
 
 def _check_heads(student: HeadShape, teacher: HeadShape, attention: str) -> None:

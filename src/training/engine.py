@@ -385,7 +385,8 @@ class Trainer:
         """Evaluate the student as it is; dev's likelihood is measured on dev_ppl if there is one."""
         likelihood = self._split(DEV_PPL) if split == DEV and DEV_PPL in self.data else None
         references, tokens = self.data.datasets[split][TARGET], self._split(split)
-        with self._finite(f"epoch {self.state.epoch}, step {self.state.steps_done}, evaluation on '{split}'"):
+        place = f"epoch {self.state.epoch}, step {self.state.steps_done}, evaluation on '{split}'"
+        with self._finite(place), self.accelerator.autocast():  # also for parts of the model that `generate` calls
             return self.evaluator.evaluate(
                 self.training.model, tokens, references, likelihood_split=likelihood, final=final
             )

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
@@ -17,6 +18,7 @@ from src.config.constants import DEV, TARGET, TEST
 from src.config.errors import UserError
 from src.data.batches import Tokenization, TokenizedDatasets
 from src.data.checks import Datasets, check_datasets, check_trainable, training_splits
+from src.distillation.capture import keep_all_layers
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics, score_definitions
 from src.models.compiled import check_can_compile, compile_layers
@@ -129,6 +131,8 @@ def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: Run
     if config.compile:
         compile_layers(model)
     phases = task.phases(accelerator, tokenizer, splits) if config.do_train else ()
+    if any(entry.compares_layers for phase in phases for entry in phase.losses):
+        keep_all_layers(model, "student")
     stop = StopRequests()
     decoding = decoding_of(
         "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
@@ -179,15 +183,19 @@ def _resumable_folder(config: TrainingArguments, run: RunFolder) -> Path | None:
 
 
 def _starts_from_weights(run: RunFolder) -> bool:
-    """Whether the run began from a checkpoint's weights alone; one with an optimiser goes on in its own schedule."""
+    """Whether the run began from weights that a flag names; a checkpoint with an optimiser goes on in its schedule."""
     path = run.flags["checkpoint_path"]
-    return path is not None and not checkpoints.is_resumable(Path(path))
+    if path is None:
+        return run.flags.get("student_state_dict_path") is not None
+    return not checkpoints.is_resumable(Path(path))
 
 
 def make_accelerator(config: SharedArguments) -> Accelerator:
     """Device and number format. Raises UserError for a format that the device cannot compute."""
     try:
-        accelerator = Accelerator(mixed_precision=config.mixed_precision)
+        # One step, whatever the launcher's environment says: it would divide every gradient by it.
+        one_step = GradientAccumulationPlugin(num_steps=1)
+        accelerator = Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_plugin=one_step)
     except ValueError as error:
         raise UserError(f"--mixed_precision {config.mixed_precision}: {str(error).splitlines()[0]}") from None
     if config.mixed_precision != "no" and not accelerator.native_amp:  # accelerate says nothing of it
