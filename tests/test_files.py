@@ -119,7 +119,7 @@ BAD_FILES = {
     "latin1.json": (b'{"train": {"text": ["\xe9"]}}', "not JSON"),
     "twice.json": ({"dev": {"text": ["a"]}, "validation": {"text": ["a"]}}, "two splits mean 'dev'"),
     "torn.jsonl": ('{"text": "a"}\n{"text": ', "line 2: not JSON"),
-    "keys.jsonl": ('{"text": "a"}\n{"txt": "b"}\n', r"line 2: columns \['txt'\] differ"),
+    "keys.jsonl": ('{"text": "a"}\n{"txt": "b"}\n', "split 'train', column 'text', row 1: expected text, found null"),
     "list.jsonl": ('["a"]\n', "line 1: expected an object"),
     "short.csv": ("text,target\na,b\nc\n", "expected text, found null"),
     "long.csv": ("text,target\na,b\nc,d,e\n", "line 3: columns .* differ"),
@@ -388,3 +388,51 @@ def test_folder_without_permission(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(UserError, match="cannot be written: Permission denied"):
         json_files.write_json(tmp_path / "d.json", 1)
+
+
+# --------------------------------------------------------------------------------------------- what else a folder holds
+
+
+def test_the_layout_of_the_hub(tmp_path):
+    """Splits by the names of files, shards in order, `validation` as dev."""
+    rows = {name: {"text": [name], "target": [name]} for name in "abcd"}
+    for file, name in (("train-00001-of-00002", "b"), ("train-00000-of-00002", "a"), ("validation-00000-of-00001", "c"),
+                       ("test-00000-of-00001", "d")):  # fmt: skip
+        write_rows(tmp_path / "data" / f"{file}.parquet", rows[name])
+    (tmp_path / "README.md").write_text("a card")
+    both = {"text": ["a", "b"], "target": ["a", "b"]}
+    assert files.read_datasets(tmp_path) == {"train": both, "dev": rows["c"], "test": rows["d"]}
+    (tmp_path / "data" / "train-00000-of-00002.parquet").unlink()
+    with pytest.raises(UserError, match=r"split 'train' has 2 shards, of which \[0\] are not there"):
+        files.read_datasets(tmp_path)
+
+
+def test_hidden_files_are_no_splits(tmp_path):
+    write_rows(tmp_path / "train.jsonl", ROWS)
+    write_rows(tmp_path / "dev" / "0.jsonl", ROWS)
+    for hidden in (
+        ".ipynb_checkpoints/train-checkpoint.jsonl",
+        "__MACOSX/._train.jsonl",
+        "._train.jsonl",
+        "dev/._0.jsonl",
+    ):
+        (tmp_path / hidden).parent.mkdir(exist_ok=True)
+        (tmp_path / hidden).write_bytes(b"\x00\x05\x16\x07Mac OS X")
+    assert files.read_datasets(tmp_path) == {"train": ROWS, "dev": ROWS}
+
+
+def test_an_optional_key_that_some_rows_lack_is_null_there(tmp_path):
+    write(tmp_path / "train.jsonl", '{"text": "a", "target": "1"}\n{"target": "2", "id": 7, "text": "b"}\n')
+    write(tmp_path / "unlabeled.jsonl", '{"text": "a", "target": null}\n{"text": "b"}\n')
+    datasets = files.read_datasets(tmp_path)
+    assert datasets["train"] == {"text": ["a", "b"], "target": ["1", "2"], "id": [None, 7]}
+    assert datasets["unlabeled"] == {"text": ["a", "b"], "target": [None, None]}
+    checks.check_datasets(datasets, "here")
+    write(tmp_path / "dev.jsonl", '{"text": "a", "target": "1"}\n{"text": "b"}\n')
+    with pytest.raises(UserError, match="split 'dev', column 'target', row 1: expected text, found null"):
+        checks.check_datasets(files.read_datasets(tmp_path), "here")
+
+
+def test_tsv(tmp_path):
+    write(tmp_path / "train.tsv", 'text\ttarget\na, b\t"1\t2"\n')
+    assert files.read_datasets(tmp_path / "train.tsv") == {"train": {"text": ["a, b"], "target": ["1\t2"]}}

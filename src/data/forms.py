@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 import sys
 import urllib.error
 import urllib.request
@@ -24,6 +25,7 @@ from src.data.stored import NestedColumn
 
 HUB_PREFIX = "hf:"
 HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer
+SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")  # as the hub and `datasets` name them
 LARGE, MOST_EXPANSION = 2**30, 1_000  # bytes in memory, and how many times a file's own, before it is refused
 
 
@@ -76,18 +78,19 @@ def _check_hub_answers(name: str) -> None:
 
 
 def read_folder(folder: Path) -> Datasets:
-    """The splits of a folder: a file or a folder of files for each, or what `datasets` saved there."""
+    """The splits of a folder: a file or a folder of files for each, what `datasets` saved there, or the hub's layout.
+
+    In the hub's layout, files are named SPLIT-00000-of-00002 and so on, often in a folder `data`.
+    """
     if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
         return _read_saved(folder)
     datasets: Datasets = {}
-    for entry in sorted(folder.iterdir()):
+    for entry in _visible(folder):
         files = _files_of_rows(entry) if entry.is_dir() else [entry] * _holds_rows(entry)
-        if not files:
-            continue
-        split = entry.name if entry.is_dir() else entry.stem
-        if split in datasets:
-            raise UserError(f"{folder}: split '{split}' is there twice ({entry.name} is one); keep one")
-        datasets[split] = _concatenate([(file, SPLIT_READERS[file.suffix](file)) for file in files])
+        for split, parts in _by_split(entry, files).items():
+            if split in datasets:
+                raise UserError(f"{folder}: split '{split}' is there twice ({entry.name} is one); keep one")
+            datasets[split] = _concatenate([(file, SPLIT_READERS[file.suffix](file)) for file in parts])
     if not datasets:
         raise UserError(f"{folder}: no split found; expected train, dev, test … as {', '.join(SPLIT_READERS)}")
     return datasets
@@ -122,8 +125,34 @@ def _check_saved(folder: Path) -> None:
         _check_arrow(pyarrow.memory_map(str(file)).read_buffer(), file)
 
 
+def _visible(folder: Path) -> list[Path]:
+    """What lies in a folder, without what editors and systems hide there (.ipynb_checkpoints, ._x.jsonl, __MACOSX)."""
+    return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX")))
+
+
+def _by_split(entry: Path, files: list[Path]) -> dict[str, list[Path]]:
+    """The files of a folder's entry by split: shards by their names, other files by that of the entry.
+
+    Raises UserError if a shard is missing.
+    """
+    shards = [SHARD.fullmatch(file.stem) for file in files]
+    if not entry.is_dir() or not all(shards):
+        return {entry.name if entry.is_dir() else entry.stem: files} if files else {}
+    splits: dict[str, list[Path]] = {}
+    for file, shard in zip(files, shards, strict=True):
+        assert shard is not None
+        splits.setdefault(shard["split"], []).append(file)
+    for split, parts in splits.items():
+        named = [SHARD.fullmatch(file.stem) for file in parts]
+        numbers, counts = ([int(shard[key]) for shard in named if shard] for key in ("number", "count"))
+        if numbers != list(range(counts[0])):
+            missing = sorted(set(range(counts[0])) - set(numbers))
+            raise UserError(f"{entry}: split '{split}' has {counts[0]} shards, of which {missing} are not there")
+    return splits
+
+
 def _files_of_rows(folder: Path) -> list[Path]:
-    return sorted(filter(_holds_rows, folder.iterdir()))
+    return list(filter(_holds_rows, _visible(folder)))
 
 
 def _holds_rows(file: Path) -> bool:
@@ -163,15 +192,19 @@ def _read_json_rows(path: Path) -> Columns:
         )
 
 
-def _read_csv(path: Path) -> Columns:
+def _read_tsv(path: Path) -> Columns:
+    return _read_csv(path, delimiter="\t")
+
+
+def _read_csv(path: Path, delimiter: str = ",") -> Columns:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # documents are longer than the standard 128 KiB
     data = read_bytes(path)
     try:
-        rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True)
+        rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True, delimiter=delimiter)
         _check_unique(rows.fieldnames or (), path)
         return _columns_of((f"{path}: line {rows.line_num}", row) for row in rows)
     except (csv.Error, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a CSV file in UTF-8: {one_line(error)}") from None
+        raise UserError(f"{path}: not a {path.suffix[1:].upper()} file in UTF-8: {one_line(error)}") from None
 
 
 def _read_parquet(path: Path) -> Columns:
@@ -248,7 +281,7 @@ def _check_arrow(stream: Any, path: Path) -> None:
     _check_expansion(unpacked.of_arrow(stream), path)
 
 
-ROW_READERS = {".jsonl": _read_json_rows, ".parquet": _read_parquet, ".csv": _read_csv}
+ROW_READERS = {".jsonl": _read_json_rows, ".parquet": _read_parquet, ".csv": _read_csv, ".tsv": _read_tsv}
 SPLIT_READERS = {**ROW_READERS, ".json": _read_split_json, ".arrow": _read_arrow}
 
 
@@ -259,16 +292,16 @@ def _check_unique(names: Sequence[str], path: Path) -> None:
 
 
 def _columns_of(rows: Iterable[tuple[str, Any]]) -> Columns:
-    """Turn (place, row) pairs into columns; every row has the first row's keys, and a value for each."""
+    """Turn (place, row) pairs into columns; a key that a row lacks, as optional ones may be, is null there."""
     columns: Columns = {}
     for i, (place, row) in enumerate(rows):
         if not isinstance(row, dict):
             raise UserError(f"{place}: expected an object with named columns, found {kind(row)}")
-        if i == 0:
-            columns = {name: [] for name in row}
-        # csv.DictReader gives too many values the key None, and too few the value None
-        if row.keys() != columns.keys() or None in row:
+        if None in row:  # csv.DictReader's key of too many values
             raise UserError(f"{place}: columns {list(map(str, row))} differ from the first row's {list(columns)}")
-        for name, value in row.items():
-            columns[name].append(value)
+        for name in row:
+            if name not in columns:
+                columns[name] = [None] * i
+        for name, values in columns.items():
+            values.append(row.get(name))
     return columns
