@@ -94,7 +94,7 @@ class SharedArguments(Arguments):
     output_dir: str = flag(REQUIRED, "Folder of everything this run writes; made if it does not exist.", FILES)
     dataset_path: str = flag(
         REQUIRED,
-        "The data: a JSON file of splits, a folder with a JSON Lines, Parquet, CSV or TSV file per split, or hf:<name>.",
+        "The data: a JSON file of splits, a folder of JSON Lines, Parquet, CSV or TSV files per split, or hf:<name>.",
         FILES,
     )
     checkpoint_path: str | None = flag(

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 
@@ -95,7 +95,7 @@ def keep_all_layers(model: "PreTrainedModel", role: str) -> None:
 
     The config keeps its rates.
     """
-    dropping = [module for module in model.modules() if getattr(module, "layerdrop", 0)]
+    dropping: list[Any] = [module for module in model.modules() if getattr(module, "layerdrop", 0)]
     if dropping:
         rate = max(module.layerdrop for module in dropping)
         say(f"--{role}_name: LayerDrop ({rate:g}) is off, since the experiment compares layers")
