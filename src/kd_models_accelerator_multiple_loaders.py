@@ -18,11 +18,11 @@ from src.models.loading import (
     check_lengths,
     check_model_files,
     check_same_tokenizer,
+    fit_to_tokenizer,
     is_encoder_decoder,
     load_config,
     load_model,
     load_tokenizer,
-    write_known_tokens_only,
 )
 from src.training.engine import Phase
 from src.training.phases import check_schedule, distillation_phases
@@ -85,7 +85,7 @@ def _teacher(
 ) -> LiveTeacher:
     dtype = torch.bfloat16 if config.teacher_dtype == "bf16" else torch.float32
     model = load_model(config.teacher_name, state_dict_path=config.teacher_state_dict_path, dtype=dtype)
-    write_known_tokens_only(model, tokenizer)
+    fit_to_tokenizer(model, tokenizer)
     if any(loss.compares_layers for loss in experiment.losses):
         keep_all_layers(model, "teacher")
     if config.compile:

@@ -17,7 +17,7 @@ from src.data.batches import Tokenization, TokenizedDatasets
 from src.models import ctranslate
 from src.models.ctranslate import CTranslate2Engine
 from src.models.decoding import behind_eos, decoding_of, to_texts, write_tokens
-from src.models.loading import load_model, load_tokenizer, write_known_tokens_only
+from src.models.loading import fit_to_tokenizer, load_model, load_tokenizer
 
 TEXTS = ["the red cat sees", "a dog", "the old house near the bird likes"]
 
@@ -32,7 +32,7 @@ def cache(tmp_path_factory, monkeypatch):
 def sharpened(folder: str):
     """A tiny random model whose tokens differ enough for a search to have one answer, and one that may end anywhere."""
     model, tokenizer = load_model(folder), load_tokenizer(folder)
-    write_known_tokens_only(model, tokenizer)
+    fit_to_tokenizer(model, tokenizer)
     torch.manual_seed(0)
     with torch.no_grad():
         for parameter in model.parameters():

@@ -27,7 +27,7 @@ from src.models import loading
 from src.models.decoding import decoding_of, write_tokens
 from src.models.families import FAMILIES, attention_projections, family_of, layer_counts
 from src.models.forward import read_positions, target_labels, target_logits, teacher_forcing_inputs
-from src.models.loading import is_encoder_decoder, load_config, load_model, write_known_tokens_only
+from src.models.loading import fit_to_tokenizer, is_encoder_decoder, load_config, load_model
 from src.models.students import train_tokenizer, write_model_folder
 
 VARIANTS = {  # what checkpoints of a family have and the default config has not; some instead of the default
@@ -603,13 +603,13 @@ def test_only_tokens_of_the_tokenizer_are_written(case, tiny_tokenizers):
     torch.manual_seed(0)
     assert write_tokens(model, batch, decoding).max() >= n_tokens
     model.generation_config.suppress_tokens = [7]
-    write_known_tokens_only(model, tokenizer)
+    fit_to_tokenizer(model, tokenizer)
     assert model.generation_config.suppress_tokens == [7, *range(n_tokens, n_tokens + 400)]
     for kind in ("sampling", "beam_search", "diverse_beam_search", "sampling_beam_search"):
         decoding = decoding_of(kind, num_beams=4, targets_per_input=4, max_new_tokens=8)
         assert write_tokens(model, batch, decoding).max() < n_tokens
     whole = tiny_model(case, vocab_size=n_tokens)
-    write_known_tokens_only(whole, tokenizer)
+    fit_to_tokenizer(whole, tokenizer)
     assert whole.generation_config.suppress_tokens is None
 
 

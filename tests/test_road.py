@@ -451,3 +451,28 @@ def test_layers_that_are_compared_are_never_dropped(tiny_models, rotation_path, 
     assert len(terms) == (2 if "hidden_weight" in loss else 9)
     assert all(float(losses[name]) > 0 for name in terms)
     assert read(tmp_path / "out" / "model" / "config.json")["encoder_layerdrop"] == 0.9
+
+
+# ------------------------------------------------------------------------------------------------------ where texts end
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_texts_end_with_the_tokenizer_s_eos_whatever_the_config_names(tiny_models, tmp_path, family):
+    """Labels end with it. A model that writes it at once writes empty texts, also from its exported folder."""
+    folder = tmp_path / "base"
+    shutil.copytree(tiny_models[family]["student"], folder)
+    tokenizer = loading.load_tokenizer(str(folder))
+    for file in ("config.json", "generation_config.json"):
+        content = read(folder / file) | {"eos_token_id": 7}
+        (folder / file).write_text(json.dumps(content))
+    pairs = {"text": [f"a cat {i}" for i in range(8)], "target": ["x"] * 8}
+    (tmp_path / "d.json").write_text(json.dumps({"train": pairs, "test": pairs}))
+    ft_main.main(ft_flags(str(folder), tmp_path / "d.json", tmp_path / "out", epochs=40, metric_for_best_model="nll"))
+    made = read(tmp_path / "out" / "model" / "generation_config.json")
+    assert made["eos_token_id"] == [tokenizer.eos_token_id, 7]
+    kind = AutoModelForSeq2SeqLM if family == "t5" else AutoModelForCausalLM
+    model = kind.from_pretrained(tmp_path / "out" / "model")
+    loading.fit_to_tokenizer(model, tokenizer)
+    assert model.generation_config.eos_token_id == [tokenizer.eos_token_id, 7]
+    last = read(tmp_path / "out" / "eval_generations.json")["test__epoch-1__step-1"]
+    assert set(last["predictions"]) == {"x"}

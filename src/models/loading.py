@@ -301,14 +301,20 @@ def check_same_tokenizer(
             )
 
 
-def write_known_tokens_only(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Keep `generate` from tokens that the tokenizer does not have: rows that pad the embeddings to a round number.
+def fit_to_tokenizer(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Make the model's generation config fit the tokens that its texts are made of.
 
-    They stand for no text, and a teacher that shares the tokenizer need not have them.
+    The tokenizer's EOS, with which labels end, ends generation too, besides what the config names (base and instruct
+    models may name different ones). Tokens that the tokenizer does not have, rows that pad the embeddings to a round
+    number, are never written: they stand for no text, and a teacher that shares the tokenizer need not have them.
     """
+    ids = model.generation_config
+    ends = ids.eos_token_id if isinstance(ids.eos_token_id, list) else [ids.eos_token_id]
+    if tokenizer.eos_token_id not in (None, *ends):
+        ends = [tokenizer.eos_token_id, *(token for token in ends if token is not None)]
+        ids.eos_token_id = ends if len(ends) > 1 else ends[0]
     unknown = set(range(model.config.get_text_config().vocab_size)).difference(tokenizer.get_vocab().values())
-    suppressed = unknown.union(model.generation_config.suppress_tokens or ())
-    model.generation_config.suppress_tokens = sorted(suppressed) or None
+    ids.suppress_tokens = sorted(unknown.union(ids.suppress_tokens or ())) or None
 
 
 def safe_generation_config(config: "PreTrainedConfig", source: str | None = None) -> "GenerationConfig":

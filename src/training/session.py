@@ -26,11 +26,11 @@ from src.models.decoding import decoding_of
 from src.models.loading import (
     check_lengths,
     check_model_files,
+    fit_to_tokenizer,
     is_encoder_decoder,
     load_config,
     load_model,
     load_tokenizer,
-    write_known_tokens_only,
 )
 from src.training import checkpoints, dry_run, machine, rhythm
 from src.training.checkpoints import Training
@@ -127,7 +127,7 @@ def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: Run
     data = TokenizedDatasets(datasets, tokenization)
     data.check_stored(splits, config.dataset_path)
     model = load_model(task.model_name, state_dict_path=weights)
-    write_known_tokens_only(model, tokenizer)
+    fit_to_tokenizer(model, tokenizer)
     if config.compile:
         compile_layers(model)
     phases = task.phases(accelerator, tokenizer, splits) if config.do_train else ()

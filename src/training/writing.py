@@ -25,11 +25,11 @@ from src.models.decoding import Decoding, write_tokens
 from src.models.loading import (
     check_lengths,
     check_model_files,
+    fit_to_tokenizer,
     is_encoder_decoder,
     load_config,
     load_model,
     load_tokenizer,
-    write_known_tokens_only,
 )
 from src.training import dry_run
 from src.training.interrupts import Interrupted, StopRequests
@@ -55,7 +55,7 @@ class Writer:
         kind = is_encoder_decoder(load_config(config.model_name))
         tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
         model = load_model(config.model_name, state_dict_path=config.checkpoint_path).to(accelerator.device)
-        write_known_tokens_only(model, tokenizer)
+        fit_to_tokenizer(model, tokenizer)
         return cls(accelerator, tokenization, model, decoding)
 
     @property
