@@ -25,7 +25,7 @@ from src.models.loading import (
     load_tokenizer,
 )
 from src.training.engine import Phase
-from src.training.phases import check_schedule, distillation_phases
+from src.training.phases import check_schedule, distillation_phases, with_prompt
 from src.training.session import Task, train
 
 
@@ -35,6 +35,7 @@ def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experimen
     Returns the test scores of the best weights; writes into `config.output_dir` what SPEC §1 lists. Raises UserError
     for what is wrong with flags, data or the pairing of the models.
     """
+    config = with_prompt(config, config.teacher_name if experiment.needs_teacher else None)
 
     def phases(accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, splits: tuple[str, ...]) -> list[Phase]:
         teacher = _teacher(config, accelerator, tokenizer, experiment) if experiment.needs_teacher else None

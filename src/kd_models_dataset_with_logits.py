@@ -9,7 +9,7 @@ from src.config.experiments import Experiment, LossEntry
 from src.data.checks import Datasets, training_splits
 from src.data.stored import LOGITS, TOKENS
 from src.distillation.teachers import StoredTeacher
-from src.training.phases import check_schedule, distillation_phases
+from src.training.phases import check_schedule, distillation_phases, with_prompt
 from src.training.session import Task, train
 
 
@@ -19,6 +19,7 @@ def train_kd(config: DistillStoredArguments, datasets: Datasets, experiment: Exp
     Returns the test scores of the best weights; writes into `config.output_dir` what SPEC §1 lists. Raises UserError
     for what is wrong with flags and data, and for an experiment that needs more than stored log-probabilities.
     """
+    config = with_prompt(config)
 
     def check() -> None:
         if config.do_train:

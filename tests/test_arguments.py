@@ -57,7 +57,7 @@ TRAINING = SHARED | {
     "save_state_every_n_minutes": 15.0,
 }
 STORED = TRAINING | {
-    "task_prompt": "summarize: ",
+    "task_prompt": None,
     "experiment_config_key": REQUIRED,
     "experiment_config_path": "arg_configs/kd_experiment_configs.yaml",
     "list_experiments": False,

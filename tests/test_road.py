@@ -151,7 +151,7 @@ def test_what_fine_tuning_leaves(road):
     assert names(out) - checkpoints == {
         "eval_scores.csv", "eval_generations.json", "train_losses.csv", "model", "run.json"
     }  # fmt: skip
-    best = max(rows(out)[:-1], key=lambda row: float(row["chrf"]))
+    best = max(rows(out)[:-1], key=lambda row: (float(row["chrf"]), -float(row["nll"])))
     score = f"{float(best['chrf']):.3f}".replace(".", "_")
     assert f"epoch{best['epoch']}__step{best['step']}__score{score}__model.pt" in checkpoints
     assert places(out) == [*(("dev", epoch, 7) for epoch in range(20)), ("test", -1, -1)]
@@ -476,3 +476,38 @@ def test_texts_end_with_the_tokenizer_s_eos_whatever_the_config_names(tiny_model
     assert model.generation_config.eos_token_id == [tokenizer.eos_token_id, 7]
     last = read(tmp_path / "out" / "eval_generations.json")["test__epoch-1__step-1"]
     assert set(last["predictions"]) == {"x"}
+
+
+# ------------------------------------------------------------------------------------------- the prompt of the teacher
+
+
+def test_a_teacher_s_folder_knows_its_prompt(dropout_models, rotation_path, tmp_path, capsys):
+    """kd takes it where no flag is given; another one is warned of, in kd and in gen. Others have the published one."""
+    models = dropout_models["t5"]
+    ft_main.main(ft_flags(models["teacher"], rotation_path, tmp_path / "ft", task_prompt="cat:", epochs=1))
+    teacher = str(tmp_path / "ft" / "model")
+    prompts = {}
+    for name, folder, prompt in (
+        ("own", teacher, None),
+        ("other", teacher, "dog:"),
+        ("unknown", models["teacher"], None),
+    ):
+        capsys.readouterr()
+        given = {"student": models["student"], "teacher": folder}
+        kd_main.main(kd_flags(given, rotation_path, tmp_path / name, epochs=1, task_prompt=prompt))
+        prompts[name] = read(tmp_path / name / "run.json")["flags"]["task_prompt"]
+        said = capsys.readouterr().out
+        assert (f"--task_prompt 'cat:': as --teacher_name {teacher} was trained" in said) is (name == "own")
+        warned = f"warning: --task_prompt 'dog:': --teacher_name {teacher} was trained with 'cat:'"
+        assert (warned in said) is (name == "other")
+        assert read(tmp_path / name / "model" / "task_prompt.json") == {"task_prompt": prompts[name]}
+    assert prompts == {"own": "cat:", "other": "dog:", "unknown": "summarize: "}
+    gen_main.main(gen_flags(teacher, rotation_path, tmp_path / "gen", task_prompt="cat: "))
+    assert "was trained with" not in capsys.readouterr().out
+    gen_main.main(gen_flags(teacher, rotation_path, tmp_path / "gen2"))
+    assert f"warning: --task_prompt '': --model_name {teacher} was trained with 'cat:'" in capsys.readouterr().out
+
+
+def test_a_finished_distillation_is_recognized_without_a_flag(dropout_models, rotation_path, tmp_path, capsys):
+    flags = kd_flags(dropout_models["t5"], rotation_path, tmp_path / "out", epochs=1)
+    assert kd_main.main(flags) == kd_main.main(flags)

@@ -38,6 +38,8 @@ TASK_PROMPT = (
     "the value `bart` means none."
 )
 
+DISTILL_PROMPT = "summarize: "
+
 GENERATION_TYPE = "How to decode: _short and _long set the length penalty, _low and _high the temperature."
 
 
@@ -284,7 +286,9 @@ class DistillStoredArguments(TrainingArguments):
 
     script: ClassVar[str] = "kd_dataset_with_logits_main.py"
 
-    task_prompt: str = flag("summarize: ", TASK_PROMPT, DATA)
+    task_prompt: str | None = flag(  # type: ignore[assignment]  # the stages replace None at once
+        None, f"{TASK_PROMPT} None: the teacher's own if its folder knows it, else `{DISTILL_PROMPT}`.", DATA
+    )
     experiment_config_key: str = flag(
         REQUIRED, "Which experiment of the YAML to run: finetuning, logits_kd, noisy_kd, attention_kd, ...", TRAINING
     )

@@ -238,7 +238,7 @@ class Tokenization:
         return cls(tokenizer, is_encoder_decoder, config.max_input_length, config.max_labels_length, config.task_prompt)
 
     def __post_init__(self) -> None:
-        prompt = "" if self.task_prompt == "bart" else self.task_prompt.strip()
+        prompt = words_of_prompt(self.task_prompt)
         if prompt and self.is_encoder_decoder:
             prompt += " "
         object.__setattr__(self, "prompt", prompt)
@@ -406,6 +406,11 @@ def _as_cut(stored: StoredRow, n_labels: int) -> StoredRow:
     counts, ids, logs = stored
     n_kept = int(counts[:n_labels].sum())
     return counts[:n_labels], ids[:n_kept], logs[:n_kept]
+
+
+def words_of_prompt(task_prompt: str) -> str:
+    """A --task_prompt without white space around it; the value `bart` means none."""
+    return "" if task_prompt == "bart" else task_prompt.strip()
 
 
 def _lengths(sequences: Sequence[Sequence[int]]) -> np.ndarray:

@@ -21,6 +21,7 @@ from src.data.json_files import read_json, write_json
 from src.distillation.loss_scheduler import Stage
 from src.models.forward import unwrapped
 from src.models.loading import in_one_line, read_state_dict, read_tensors
+from src.models.prompts import KEY, PROMPT_FILE
 from src.models.students import quiet
 
 OPTIMIZER, STATE = "optimizer.pt", "run_state.json"
@@ -211,10 +212,13 @@ def save_model(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBas
         (folder / CARD).write_text(card, encoding="utf-8")
 
 
-def save_portable(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str) -> None:
-    """As `save_model`, whole or not at all."""
+def save_portable(
+    folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str, task_prompt: str
+) -> None:
+    """As `save_model`, atomically and with the prompt that the model was trained with."""
     with whole_folder(folder) as temporary:
         save_model(temporary, model, tokenizer, card)
+        write_json(temporary / PROMPT_FILE, {KEY: task_prompt})
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

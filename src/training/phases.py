@@ -1,12 +1,20 @@
 """What both kinds of distillation share: the experiment that the flags name, and the phases it is learnt in."""
 
-from src.config.arguments import DistillStoredArguments
+from dataclasses import replace
+from typing import TypeVar
+
+from src.config.arguments import DISTILL_PROMPT, DistillStoredArguments
+from src.config.console import say
 from src.config.constants import DEV, FT
 from src.config.errors import UserError
 from src.config.experiments import Experiment, load_experiment
+from src.config.values import shown
 from src.data.checks import Datasets
 from src.distillation.teachers import Teacher
+from src.models.prompts import known_prompt, warn_of_another_prompt
 from src.training.engine import Phase
+
+Distillation = TypeVar("Distillation", bound=DistillStoredArguments)
 
 
 def read_experiment(config: DistillStoredArguments) -> Experiment:
@@ -17,6 +25,21 @@ def read_experiment(config: DistillStoredArguments) -> Experiment:
         epochs=config.stop_training_after_n_epochs or config.epochs,
         n_patience_epochs=config.n_patience_epochs,
     )
+
+
+def with_prompt(config: Distillation, teacher_name: str | None = None) -> Distillation:
+    """The arguments with a prompt: the flag's, else the teacher's if its folder knows one, else the published default.
+
+    Says what is taken from the teacher's folder, and warns of a flag that contradicts it.
+    """
+    known = None if teacher_name is None else known_prompt(teacher_name)
+    if config.task_prompt is None:
+        if known is not None:
+            say(f"--task_prompt {shown(known)}: as --teacher_name {teacher_name} was trained")
+        return replace(config, task_prompt=DISTILL_PROMPT if known is None else known)
+    if teacher_name is not None:
+        warn_of_another_prompt(config.task_prompt, teacher_name, "teacher_name")
+    return config
 
 
 def distillation_phases(

@@ -243,7 +243,11 @@ def _finish(trainer: Trainer, datasets: Datasets) -> dict[str, float]:
         scores = result.scores
     run.compose_generations({split: columns.get(TARGET, []) for split, columns in datasets.items()})
     checkpoints.save_portable(
-        run.path / MODEL_FOLDER, trainer.training.model, trainer.training.tokenizer, _card(trainer, scores)
+        run.path / MODEL_FOLDER,
+        trainer.training.model,
+        trainer.training.tokenizer,
+        _card(trainer, scores),
+        config.task_prompt,
     )
     run.finish(scores)
     _tidy(run, keep=config.keep_checkpoint_after_test)

@@ -31,6 +31,7 @@ from src.models.loading import (
     load_model,
     load_tokenizer,
 )
+from src.models.prompts import warn_of_another_prompt
 from src.training import dry_run
 from src.training.interrupts import Interrupted, StopRequests
 from src.training.session import make_accelerator
@@ -50,6 +51,7 @@ class Writer:
 
     @classmethod
     def of(cls, config: WritingArguments, decoding: Decoding) -> "Writer":
+        warn_of_another_prompt(config.task_prompt, config.model_name, "model_name")
         accelerator = make_accelerator(config)
         tokenizer = load_tokenizer(config.model_name)
         kind = is_encoder_decoder(load_config(config.model_name))
