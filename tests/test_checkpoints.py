@@ -7,10 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import names
+from conftest import ENCODER_DECODER_NAMES, FAMILY_NAMES
+from safetensors.torch import load_file
+from tiny_runs import ft_flags, names
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM
 
+import ft_main
 from src.config.errors import UserError
 from src.models.loading import load_model, load_tokenizer
 from src.training import checkpoints
@@ -327,3 +330,19 @@ def test_remove_others(tmp_path):
     (tmp_path / "epoch0__step1__score1_0__model.pt").write_text("weights")
     checkpoints.remove_others(tmp_path, keep=("epoch1__step1__score2_0",))
     assert names(tmp_path) == {*folders[1:], "epoch0__step1__score1_0__model.pt"}
+
+
+@pytest.mark.parametrize("family", FAMILY_NAMES)
+def test_the_bare_state_dict_is_that_of_the_stock_class(tiny_models, tmp_path, rotation_path, family):
+    """Tied weights included; torch keeps them as one tensor in the file."""
+    folder = tiny_models[family]["student"]
+    ft_main.main(ft_flags(folder, rotation_path, tmp_path / "out", epochs=1))
+    [path] = [file for file in (tmp_path / "out").glob("*__model.pt") if "last" not in file.name]
+    kind = AutoModelForSeq2SeqLM if family in ENCODER_DECODER_NAMES else AutoModelForCausalLM
+    model = kind.from_config(AutoConfig.from_pretrained(folder))
+    values = torch.load(path, weights_only=True)
+    model.load_state_dict(values, strict=True)
+    exported = load_file(tmp_path / "out" / "model" / "model.safetensors")
+    assert all(torch.equal(model.state_dict()[name], value) for name, value in exported.items())
+    n_bytes = sum(value.nbytes for value in exported.values())
+    assert path.stat().st_size < 1.2 * n_bytes + 50_000

@@ -134,8 +134,16 @@ def save_checkpoint(folder: Path, training: Training, state: RunState) -> None:
         if training.scaler is not None:
             saved["scaler"] = training.scaler.state_dict()
         _save_tensors(saved, temporary / OPTIMIZER)
-        described = {"run": asdict(state), "scheduler": training.scheduler.state_dict()}
+        described = {"run": asdict(state), "scheduler": training.scheduler.state_dict(), "tied": _tied(training.model)}
         write_json(temporary / STATE, described | {"checksums": _checksums(temporary)}, indent=1)
+
+
+def _tied(model: nn.Module) -> list[list[str]]:
+    """The names of a state dict that stand for one tensor, of which files hold one copy under one of the names."""
+    names: dict[tuple[int, torch.Size], list[str]] = {}
+    for name, value in unwrapped(model).state_dict().items():
+        names.setdefault((value.data_ptr(), value.shape), []).append(name)
+    return [group for group in names.values() if len(group) > 1]
 
 
 def _checksums(folder: Path) -> dict[str, int]:
@@ -287,11 +295,19 @@ def remove_others(output_dir: Path, keep: Collection[str]) -> None:
 
 
 def reduce_to_state_dict(folder: Path) -> Path:
-    """Replace a checkpoint folder by `<folder>__model.pt`, the bare state dict, and return its path."""
+    """Replace a checkpoint folder by `<folder>__model.pt`, the bare state dict, and return its path.
+
+    The stock class loads it with `load_state_dict(strict=True)`: tied weights stand under all their names.
+    """
+    values = read_state_dict(folder)
+    for group in read_json(folder / STATE).get("tied", ()):
+        saved = next((values[name] for name in group if name in values), None)
+        if saved is not None:
+            values |= dict.fromkeys(group, saved)
     path = folder.with_name(f"{folder.name}__model.pt")
     temporary = path.with_name(f".{path.name}.tmp")
     with writing_to(path):
-        _save_tensors(read_state_dict(folder), temporary)
+        _save_tensors(values, temporary)
         temporary.replace(path)
     remove(folder)
     return path
