@@ -4,11 +4,12 @@ from pathlib import Path
 
 from src.config.arguments import GenerateArguments
 from src.config.console import say
-from src.config.constants import DEV_PPL, FT, GENERATED, TEXT
+from src.config.constants import DEV_PPL, FT, GENERATED, INPUT_HASH, TEXT
 from src.config.errors import UserError
 from src.data.batches import Batch
 from src.data.checks import Columns, Datasets
 from src.data.files import write_datasets
+from src.data.pseudo_targets import input_hash
 from src.models.ctranslate import CTranslate2Engine, check_settings, is_converted, is_installed
 from src.models.decoding import LENGTH_PENALTIES, decoding_of, to_texts
 from src.training.writing import Job, WriteBatch, Writer, Writing, write_file
@@ -75,10 +76,11 @@ def _engine(config: GenerateArguments, writer: Writer) -> CTranslate2Engine | No
 
 
 def _columns(config: GenerateArguments, original: Columns, generated: list[str]) -> Columns:
-    """`generated`, and with --add_original_data every original column with each row repeated K times."""
-    if not config.add_original_data:
-        return {GENERATED: generated}
+    """`generated` and hashes of the inputs, or with --add_original_data every original column, each row K times."""
     k = config.num_return_sequences
+    if not config.add_original_data:
+        hashes = [hashed for text in original[TEXT] for hashed in [input_hash(text)] * k]
+        return {GENERATED: generated, INPUT_HASH: hashes}
     return {name: [value for value in values for _ in range(k)] for name, values in original.items()} | {
         GENERATED: generated
     }

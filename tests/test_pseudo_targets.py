@@ -3,7 +3,7 @@
 import pytest
 
 from src.config.errors import UserError
-from src.data.pseudo_targets import Merge, merge_pseudo_targets
+from src.data.pseudo_targets import Merge, input_hash, merge_pseudo_targets
 
 ORIGINAL = {
     "train": {"text": ["a", "b"], "target": ["A", "B"]},
@@ -70,13 +70,13 @@ def test_rows_with_equal_text_are_one_input_across_splits_in_file_order():
         "unlabeled": {"text": ["a", "c", "c"], "generated": ["4", "5", "6"]},
     }
     merged = merge_pseudo_targets(original, generations, Merge(use_original=False))
-    assert merged["train_0"] == {"text": ["a", "b", "c"], "target": ["1", "2", "5"]}
+    # No input has more than two targets for each time that it stands in the data.
+    assert merged["train_0"] == {"text": ["a", "a", "b", "c"], "target": ["1", "4", "2", "5"]}
     assert merged["train_1"] == {"text": ["a", "c"], "target": ["3", "6"]}
-    assert merged["train_2"] == {"text": ["a"], "target": ["4"]}
-    assert "train_3" not in merged
+    assert "train_2" not in merged
     turned = dict(reversed(generations.items()))
     merged = merge_pseudo_targets(original, turned, Merge(use_original=False))
-    assert [merged[f"train_{i}"]["target"][0] for i in range(3)] == ["4", "1", "3"]
+    assert [merged[f"train_{i}"]["target"][0] for i in range(2)] == ["4", "1"]
 
 
 def test_fewer_targets_than_there_are():
@@ -129,9 +129,9 @@ def test_splits_that_are_already_merged_are_replaced():
 def test_absent_generations_are_warned_of(caplog):
     merged = merge_pseudo_targets(ORIGINAL, {"unlabeled": GENERATED["unlabeled"]}, Merge(generations_source="g.json"))
     assert merged["train_0"]["text"] == list("abuvw")
-    assert [record.getMessage() for record in caplog.records] == [
+    assert caplog.records[0].getMessage() == (
         "g.json: no pseudo-targets of ['train']: only those of ['unlabeled'] are used"
-    ]
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,3 +157,58 @@ def test_inputs_are_not_changed():
     original = {split: {name: list(values) for name, values in columns.items()} for split, columns in ORIGINAL.items()}
     merge_pseudo_targets(original, GENERATED, Merge())
     assert original == ORIGINAL
+
+
+# ---------------------------------------------------------------------------------------- inputs that stand repeatedly
+
+
+@pytest.mark.parametrize("is_with_text", [False, True])
+def test_an_input_that_stands_twice_does_not_double_the_rotation(is_with_text, caplog):
+    """Also once labeled and once unlabeled: K splits of equal use, with its further targets as additional rows."""
+    original = {
+        "train": {"text": ["a", "a", "b"], "target": ["A", "X", "B"]},
+        "unlabeled": {"text": ["b", "c"]},
+    }
+    generated = {
+        "train": {"generated": ["a0", "a1", "x0", "x1", "b0", "b1"]},
+        "unlabeled": {"generated": ["y0", "y1", "c0", "c1"]},
+    }
+    if is_with_text:
+        for split, columns in generated.items():
+            columns["text"] = [text for text in original[split]["text"] for _ in range(2)]
+    merged = merge_pseudo_targets(original, generated, Merge(use_original=False))
+    assert [split for split in merged if split.startswith("train")] == ["train_0", "train_1"]
+    for i in range(2):
+        assert merged[f"train_{i}"]["text"] == ["a", "a", "b", "b", "c"]
+        assert merged[f"train_{i}"]["target"] == [f"{name}{i}" for name in "axbyc"]
+    assert "2 inputs stand more than once" in caplog.text
+    one = merge_pseudo_targets(original, generated, Merge(use_original=False, n_per_input=1))
+    assert one["train_0"] == merged["train_0"] and "train_1" not in one
+    with pytest.raises(UserError, match="at most 2"):
+        merge_pseudo_targets(original, generated, Merge(n_per_input=3))
+
+
+# ------------------------------------------------------------------------------------------------- other data, or order
+
+
+def hashed(generated: dict) -> dict:
+    return {
+        split: columns | {"input_hash": [input_hash(text) for text in ORIGINAL[split]["text"] for _ in range(2)]}
+        for split, columns in generated.items()
+    }
+
+
+def test_pseudo_targets_know_their_inputs(caplog):
+    merged = merge_pseudo_targets(ORIGINAL, hashed(GENERATED), Merge())
+    assert merged == merge_pseudo_targets(ORIGINAL, with_text(GENERATED), Merge())
+    assert not caplog.text
+    merge_pseudo_targets(ORIGINAL, GENERATED, Merge())
+    assert "has neither texts nor hashes of its inputs" in caplog.text
+
+
+@pytest.mark.parametrize("texts", [["v", "u", "w"], ["u", "v", "x"]])
+def test_pseudo_targets_of_other_inputs_are_refused(texts):
+    other = ORIGINAL | {"unlabeled": {"text": texts}}
+    row = 0 if texts[0] == "v" else 2
+    with pytest.raises(UserError, match=f"split 'unlabeled': its pseudo-targets were not written for row {row} of"):
+        merge_pseudo_targets(other, hashed(GENERATED), Merge())

@@ -6,6 +6,7 @@ TRAIN, DEV, TEST, UNLABELED = "train", "dev", "test", "unlabeled"
 FT, DEV_PPL = "ft", "dev_ppl"  # made by us: labeled rows for the closing fine-tuning, dev rows for the NLL
 
 TEXT, TARGET, GENERATED = "text", "target", "generated"
+INPUT_HASH = "input_hash"  # of a pseudo-target whose input is not beside it
 
 GENERATION_TYPES = (
     "beam_search",

@@ -7,11 +7,14 @@ that list).
 
 from __future__ import annotations
 
+import hashlib
 import logging
+from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import ceil
 
-from src.config.constants import GENERATED, TARGET, TEXT, TRAIN, UNLABELED
+from src.config.constants import GENERATED, INPUT_HASH, TARGET, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
 from src.data.checks import Columns, Datasets, is_training_split
 from src.data.splits import n_rows, take_rows
@@ -21,10 +24,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Inputs:
-    """The distinct inputs in order of appearance: their columns (without targets) and each one's PTs."""
+    """The distinct inputs in order of appearance: their columns (without targets) and each one's PTs.
+
+    occurrences: how often each stands in the original data, where it got PTs each time; empty: once.
+    """
 
     columns: Columns
     targets: list[list[str]]
+    occurrences: Sequence[int] = ()
+
+    def targets_each_time(self) -> list[int]:
+        """By input, the PTs it got each time that it stands in the data, rounded up."""
+        times = self.occurrences or [1] * len(self.targets)
+        return [ceil(len(targets) / n) for targets, n in zip(self.targets, times, strict=True)]
 
 
 @dataclass(frozen=True)
@@ -57,6 +69,14 @@ def merge_pseudo_targets(original: Datasets, generations: Datasets, merge: Merge
     rows = [rows_with_targets(split, original, generations[split], merge) for split in splits]
     sources = [original[split] for split in dict.fromkeys((*splits, *[TRAIN] * merge.use_original))]
     inputs = group_by_input(concatenate(rows, common_columns([*sources, *rows])))
+    times = Counter(text for split in splits for text in original[split][TEXT])
+    inputs = replace(inputs, occurrences=[times[text] for text in inputs.columns[TEXT]])
+    n_repeated = sum(n > 1 for n in inputs.occurrences)
+    if n_repeated:
+        logger.warning(
+            "%d inputs stand more than once: their further pseudo-targets are additional rows of the same splits",
+            n_repeated,
+        )
     count = targets_per_input(inputs, merge)
     rest = {split: columns for split, columns in original.items() if not is_training_split(split)}
     return rotate(inputs, count, labeled) | rest
@@ -90,6 +110,7 @@ def rows_with_targets(split: str, original: Datasets, generated: Columns, merge:
             if text not in known:
                 raise UserError(f"{place}, row {row}: its text is in no row of '{split}' in {merge.original_source}")
         return generated
+    _check_hashes(original[split][TEXT], generated, place, merge)
     rows, per_row = n_rows(original[split]), n_rows(generated) // n_rows(original[split])
     if rows * per_row != n_rows(generated):
         raise UserError(
@@ -99,9 +120,32 @@ def rows_with_targets(split: str, original: Datasets, generated: Columns, merge:
     return take_rows(original[split], [i for i in range(rows) for _ in range(per_row)]) | generated
 
 
+def input_hash(text: str) -> str:
+    """What stands for an input in a generation file without texts."""
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _check_hashes(texts: Sequence[str], generated: Columns, place: str, merge: Merge) -> None:
+    """Raise UserError unless the PTs were written for these texts in this order; warn of a file that cannot tell."""
+    if INPUT_HASH not in generated:
+        logger.warning(
+            "%s has neither texts nor hashes of its inputs: it is taken to be in the order of %s",
+            place, merge.original_source,
+        )  # fmt: skip
+        return
+    per_row = max(1, n_rows(generated) // len(texts))
+    for row, text in enumerate(texts):
+        written_for = generated[INPUT_HASH][row * per_row : (row + 1) * per_row]
+        if any(hashed != input_hash(text) for hashed in written_for):
+            raise UserError(
+                f"{place}: its pseudo-targets were not written for row {row} of '{merge.original_source}'; give the "
+                "dataset that they were generated for"
+            )
+
+
 def common_columns(parts: Sequence[Columns]) -> list[str]:
     """The columns all parts have, `text` first, without targets."""
-    own = (TEXT, TARGET, GENERATED)
+    own = (TEXT, TARGET, GENERATED, INPUT_HASH)
     return [TEXT, *(name for name in parts[0] if name not in own and all(name in part for part in parts))]
 
 
@@ -126,8 +170,8 @@ def group_by_input(rows: Columns) -> Inputs:
 
 
 def targets_per_input(inputs: Inputs, merge: Merge) -> int:
-    """How many splits there will be: `n_per_input`, or the most PTs an input has."""
-    counts = [len(targets) for targets in inputs.targets]
+    """How many splits there will be: `n_per_input`, or the most PTs an input has (each time it stands in the data)."""
+    counts = inputs.targets_each_time()
     most, fewest = max(counts, default=0), min(counts, default=0)
     if merge.n_per_input is not None and merge.n_per_input > most:
         raise UserError(
@@ -146,15 +190,16 @@ def targets_per_input(inputs: Inputs, merge: Merge) -> int:
 def rotate(inputs: Inputs, count: int, labeled: Columns | None) -> Datasets:
     """`train_i` for i < count: the labeled pairs, if any, then every input that has an i-th PT with that PT.
 
-    Without any PTs there is one split, the labeled pairs.
+    An input that stands m times in the data has m times as many PTs, m in each split. Without any PTs there is one
+    split, the labeled pairs.
     """
     names = list(inputs.columns)
+    most = max([1, *inputs.targets_each_time()])
     splits: Datasets = {}
-    having: Sequence[int] = range(len(inputs.targets))
     for i in range(max(count, 1)):
-        having = [row for row in having if len(inputs.targets[row]) > i]
-        split = {name: [inputs.columns[name][row] for row in having] for name in names}
-        split[TARGET] = [inputs.targets[row][i] for row in having]
+        rows = [(row, target) for row, targets in enumerate(inputs.targets) for target in targets[i::most]]
+        split = {name: [inputs.columns[name][row] for row, _ in rows] for name in names}
+        split[TARGET] = [target for _, target in rows]
         if labeled is not None:
             split = {name: labeled[name] + values for name, values in split.items()}
         splits[f"{TRAIN}_{i}"] = split
