@@ -12,6 +12,8 @@ from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
 from src.config.errors import UserError
+from src.data.batches import Batch
+from src.models.forward import teacher_forcing_inputs
 from src.models.loading import (
     check_lengths,
     check_model_files,
@@ -357,3 +359,17 @@ def test_a_decoder_only_model_needs_positions_for_text_and_target_together(tiny_
     with pytest.raises(UserError, match=f"{limit + 1} tokens, but .* has positions for {limit}"):
         check_lengths(str(tiny_models["gpt2"]["teacher"]), limit - 10, 11)
     check_lengths(str(tiny_models["bart"]["teacher"]), limit, limit)
+
+
+def test_teacher_forcing_starts_with_the_token_that_generation_starts_with(tiny_models, tmp_path):
+    """Where the two configs differ, too."""
+    folder = tmp_path / "model"
+    shutil.copytree(tiny_models["t5"]["student"], folder)
+    for file, start in (("config.json", 5), ("generation_config.json", 7)):
+        content = json.loads((folder / file).read_text()) | {"decoder_start_token_id": start}
+        (folder / file).write_text(json.dumps(content))
+    model = load_model(str(folder))
+    batch = Batch(torch.tensor([[5, 6]]), torch.ones(1, 2, dtype=torch.long), torch.tensor([[8, 9]]), (0,))
+    inputs, _ = teacher_forcing_inputs(model, batch)
+    assert inputs["decoder_input_ids"].tolist() == [[7, 8]]
+    assert model.generation_config.decoder_start_token_id == model.config.decoder_start_token_id == 7

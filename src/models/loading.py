@@ -155,8 +155,9 @@ def load_model(
             model = prune(model, encoder_layers, decoder_layers)
     model.config._name_or_path = base
     model.generation_config = safe_generation_config(model.config, find_model(base))
-    if model.config.is_encoder_decoder and getattr(model.config, "decoder_start_token_id", None) is None:
-        model.config.decoder_start_token_id = model.generation_config.decoder_start_token_id
+    start = model.generation_config.decoder_start_token_id
+    if model.config.is_encoder_decoder and isinstance(start, int):  # one start for teacher forcing and generation
+        model.config.decoder_start_token_id = start
     model = made_lean(model).eval()
     with in_one_line(base, "is no model that computes"):
         _compute(model)
