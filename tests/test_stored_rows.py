@@ -226,6 +226,21 @@ def test_completions_that_are_cut_off(prepare, capsys, caplog):
     assert "completions: 2 (1 cut off, 0 empty)" in capsys.readouterr().out
 
 
+def test_where_texts_are_plain_targets_completions_that_are_cut_off_are_left_out(prepare, caplog):
+    """Their end would be learned in the closing fine-tuning, and measured on dev."""
+    train = [row("x", "the cat", finish_reason="length"), row("y", "a", finish_reason="stop")]
+    dev = [row("d", "the", finish_reason="length"), row("e", "dog", finish_reason="stop")]
+    made = prepare({"train": columns(*train), "dev": columns(*dev)})
+    assert made["train_0"]["text"] == ["x", "y"]
+    assert (made["ft"]["text"], made["dev"]["text"]) == (["y"], ["e"])
+    for split in ("ft", "dev"):
+        assert f"split '{split}': 1 of 2 completions were cut off and are left out" in caplog.text
+    ft = [row("f", "the", finish_reason="length"), row("g", "a", finish_reason="stop")]
+    assert prepare({"train": columns(*train), "ft": columns(*ft)})["ft"]["text"] == ["g"]
+    cut = prepare({"train": columns(*train[:1])})
+    assert "ft" not in cut and cut["train_0"]["text"] == ["x"]
+
+
 def test_the_report():
     counted = Alignment(completions=3, positions=8, aligned=6, hard=3, mass=4.5, cut_off=1)
     assert stored_table({"train_0": 2_000, "train_1": 1, "dev": 5}, counted).splitlines() == [

@@ -42,11 +42,16 @@ class Plan:
 
 @dataclass
 class _Seen:
-    """The first pass, split by split: texts and completions' numbers of the training rows, numbers of the others."""
+    """The first pass, split by split: texts and completions' numbers of the training rows, numbers of the others.
+
+    cut_off: completions that stop at a limit of length. Training splits store what is known of them; where a text is a
+    plain target (ft, dev), its end would be learned, or measured, as if the teacher had ended there.
+    """
 
     training: Datasets = field(default_factory=dict)
     others: dict[str, list[int]] = field(default_factory=dict)
     labeled: set[int] = field(default_factory=set)
+    cut_off: set[int] = field(default_factory=set)
     left_out: int = 0
 
 
@@ -55,6 +60,7 @@ def plan_rows(file: ApiFile, merge: Merge, *, debug: bool, seed: int) -> Plan:
 
     `train_i` gets the i-th completion of every input, as in merging; `dev`, `dev_ppl`, `test` and `ft` the first of
     each row. A file without `ft` gets one: the labeled rows of `train_0` (all of them where none is labeled).
+    Completions that were cut off are left out of `ft` and `dev`.
     `merge.n_per_input` 0: references instead of completions, each pair of text and reference once, in `train_0`.
     Raises UserError, naming the row, where a completion is missing, and if there is nothing to train on.
     """
@@ -69,7 +75,11 @@ def plan_rows(file: ApiFile, merge: Merge, *, debug: bool, seed: int) -> Plan:
     others = {split: seen.others[split] for split in OTHER_SPLITS if split in seen.others}
     if FT not in others:
         first = training[f"{TRAIN}_0"]
-        others[FT] = [number for number in first if number in seen.labeled] or first
+        wanted = [number for number in first if number in seen.labeled] or first
+        whole = [number for number in wanted if number not in seen.cut_off]
+        _warn_of_cut_off(file.path, FT, len(wanted) - len(whole), len(wanted))
+        if whole:
+            others[FT] = whole
     numbers = {split: {GENERATED: rows} for split, rows in (training | others).items()}
     if debug:
         numbers = debug_rows(numbers, seed=seed)
@@ -87,7 +97,7 @@ def _rotation(file: ApiFile, seen: _Seen, merge: Merge) -> dict[str, list[int]]:
 
 
 def _as_plan(numbers: Datasets, seen: _Seen, *, uses_references: bool) -> Plan:
-    borrowed = frozenset(numbers[FT][GENERATED]) if FT not in seen.others else frozenset()
+    borrowed = frozenset(numbers[FT][GENERATED]) if FT in numbers and FT not in seen.others else frozenset()
     split_of = {
         number: split
         for split, rows in numbers.items()
@@ -100,7 +110,7 @@ def _as_plan(numbers: Datasets, seen: _Seen, *, uses_references: bool) -> Plan:
 def _completions(file: ApiFile, merge: Merge) -> _Seen:
     """Number all completions: what trains by its text, and the first of every other row."""
     seen = _Seen()
-    rows, missing = Counter[str](), dict[str, list[str]]()
+    rows, cut_off, missing = Counter[str](), Counter[str](), dict[str, list[str]]()
     for number, row in _numbered(file, "count completions"):
         rows[row.split] += 1
         if row.split == TEST:
@@ -108,9 +118,14 @@ def _completions(file: ApiFile, merge: Merge) -> _Seen:
         elif not row.completions:
             missing.setdefault(row.split, []).append(row.place)
         elif row.split in OTHER_SPLITS:
-            seen.others.setdefault(row.split, []).append(number)
+            if row.completions[0].is_cut_off:
+                cut_off[row.split] += 1
+            else:
+                seen.others.setdefault(row.split, []).append(number)
         elif row.split in merge.splits():
             _add_completions(seen, row, number)
+    for split, count in cut_off.items():
+        _warn_of_cut_off(file.path, split, count, rows[split])
     for split, places in missing.items():
         if split in OTHER_SPLITS or split in merge.splits():
             _refuse_missing(file.path, split, places, rows[split])
@@ -125,10 +140,20 @@ def _add_completions(seen: _Seen, row: ApiRow, number: int) -> None:
         if completion.is_cut_off and not completion.prediction.strip():
             seen.left_out += 1  # neither a text nor its end is known
             continue
+        if completion.is_cut_off:
+            seen.cut_off.add(i)
         columns[TEXT].append(row.text)
         columns[GENERATED].append(i)
         if row.split == TRAIN:
             seen.labeled.add(i)
+
+
+def _warn_of_cut_off(path: str, split: str, count: int, n_rows: int) -> None:
+    if count:
+        logger.warning(
+            "%s: split '%s': %d of %d completions were cut off and are left out: their end would count as the text's",
+            path, split, count, n_rows,
+        )  # fmt: skip
 
 
 def _refuse_missing(path: str, split: str, places: list[str], n_rows: int) -> None:
