@@ -4,14 +4,14 @@ from pathlib import Path
 
 from src.config.arguments import GenerateArguments
 from src.config.console import say
-from src.config.constants import DEV_PPL, FT, GENERATED, INPUT_HASH, TEXT
+from src.config.constants import DEV_PPL, FINISH_REASON, FT, GENERATED, INPUT_HASH, LENGTH, TEXT
 from src.config.errors import UserError
 from src.data.batches import Batch
 from src.data.checks import Columns, Datasets
 from src.data.files import write_datasets
 from src.data.pseudo_targets import input_hash
 from src.models.ctranslate import CTranslate2Engine, check_settings, is_converted, is_installed
-from src.models.decoding import LENGTH_PENALTIES, decoding_of, to_texts
+from src.models.decoding import LENGTH_PENALTIES, decoding_of, finish_reasons, to_texts
 from src.training.writing import Job, WriteBatch, Writer, Writing, write_file
 
 RESULT = "generated_datasets.json"
@@ -20,6 +20,7 @@ RESULT = "generated_datasets.json"
 def generate(config: GenerateArguments, datasets: Datasets) -> Path:
     """Generate K = `config.num_return_sequences` targets for every row; returns the path of generated_datasets.json.
 
+    `finish_reason` says of each whether it ended by itself ("stop") or at --max_labels_length ("length").
     The K targets of a row are adjacent, rows keep their order, whatever the order in which batches are generated.
     Raises UserError for what is wrong with flags, data or model.
     """
@@ -27,12 +28,21 @@ def generate(config: GenerateArguments, datasets: Datasets) -> Path:
     k = config.num_return_sequences
 
     def make(writing: Writing, path: Path) -> str:
-        generated = {split: [""] * (k * len(columns[TEXT])) for split, columns in writing.datasets.items()}
-        for split, row, targets in writing.results():
-            generated[split][k * row : k * (row + 1)] = targets
-        made = {split: _columns(config, columns, generated[split]) for split, columns in writing.datasets.items()}
+        generated, reasons = (
+            {split: [""] * (k * len(columns[TEXT])) for split, columns in writing.datasets.items()} for _ in range(2)
+        )
+        for split, row, results in writing.results():
+            place = slice(k * row, k * (row + 1))
+            pairs = [(each, None) if isinstance(each, str) else each for each in results]  # texts: of a former version
+            generated[split][place], reasons[split][place] = map(list, zip(*pairs, strict=True))
+        made = {
+            split: _columns(config, columns, generated[split]) | {FINISH_REASON: reasons[split]}
+            for split, columns in writing.datasets.items()
+        }
         write_datasets(path, made)
-        return f"{writing.n_targets} pseudo-targets"
+        n_cut = sum(each.count(LENGTH) for each in reasons.values())
+        cut = f" ({n_cut} stopped by --max_labels_length {config.max_labels_length})" if n_cut else ""
+        return f"{writing.n_targets} pseudo-targets{cut}"
 
     job = Job(RESULT, (FT, DEV_PPL), lambda chosen: dict.fromkeys(chosen, k), lambda: _load(config), make)
     return write_file(config, datasets, job)
@@ -49,8 +59,10 @@ def _load(config: GenerateArguments) -> tuple[Writer, WriteBatch]:
     writer = Writer.of(config, decoding)
     engine = _engine(config, writer)
 
-    def write(batch: Batch, k: int) -> list[str]:
-        return to_texts(writer.tokenizer, writer.write(batch, k) if engine is None else engine.write(batch, decoding))
+    def write(batch: Batch, k: int) -> list[tuple[str, str]]:
+        tokens = writer.write(batch, k) if engine is None else engine.write(batch, decoding)
+        reasons = finish_reasons(tokens, writer.model.generation_config, decoding.max_new_tokens)
+        return list(zip(to_texts(writer.tokenizer, tokens), reasons, strict=True))
 
     return writer, write
 

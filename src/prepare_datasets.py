@@ -115,6 +115,7 @@ def prepare_generations(config: PrepareArguments) -> Datasets:
         use_labeled=config.use_labeled,
         use_unlabeled=config.use_unlabeled,
         use_original=config.use_original,
+        use_cut_off=config.use_cut_off,
         n_per_input=config.n_augmentations_per_example,
         original_source=original_source,
         generations_source=generations_source,

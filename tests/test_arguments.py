@@ -114,6 +114,7 @@ DEFAULTS = {
         "use_unlabeled": True,
         "use_labeled": True,
         "use_original": True,
+        "use_cut_off": True,
         "n_augmentations_per_example": None,
         "student_name": "t5-small",
         "teacher_new_word_char": " ",

@@ -570,6 +570,22 @@ def test_an_epochs_order_leaves_global_random_states_alone():
     assert (np.random.get_state()[1] == before).all()
 
 
+# ------------------------------------------------------------------------------------------------------- cut-off texts
+
+
+@pytest.mark.parametrize("decoder_only", [False, True])
+def test_a_text_that_was_cut_off_teaches_no_eos(tiny_tokenizers, decoder_only):
+    tokenizer = tiny_tokenizers["gpt2" if decoder_only else "t5"]
+    made = tokenization(tokenizer, decoder_only=decoder_only, max_labels_length=8)
+    targets = [TARGET, "a cat", "a cat", "", TARGET]
+    columns = {"text": [TEXT] * 5, "target": targets}
+    reasons = ["length", "length", "stop", "length", None]
+    whole = TokenizedDatasets({"train": columns}, made).split("train").labels
+    cut = TokenizedDatasets({"train": {**columns, "finish_reason": reasons}}, made).split("train").labels
+    assert all(labels[-1] == tokenizer.eos_token_id for labels in rows(whole))
+    assert rows(cut) == [rows(whole)[0][:-1], rows(whole)[1][:-1], *rows(whole)[2:]]  # an empty one keeps its EOS
+
+
 # -------------------------------------------------------------------------------------------------------------- cutting
 
 

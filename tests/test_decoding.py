@@ -5,11 +5,12 @@ from collections import Counter
 import pytest
 import torch
 from torch import nn
+from transformers import GenerationConfig
 
 from src.config.constants import GENERATION_TYPES
 from src.config.errors import NotFiniteError
 from src.data.batches import Batch, Ragged, pad_sequences
-from src.models.decoding import Decoding, decoding_of, to_texts, write_tokens
+from src.models.decoding import Decoding, decoding_of, finish_reasons, to_texts, write_tokens
 from src.models.diverse_beams import diverse_beam_search
 from src.models.families import Sizes
 from src.models.loading import safe_generation_config
@@ -399,3 +400,22 @@ def test_texts_have_no_special_tokens_and_no_space_around(tiny_tokenizers, famil
     padded, _ = pad_sequences([Ragged.of([row])[0] for row in rows], tokenizer.pad_token_id, on_the_left=False)
     assert to_texts(tokenizer, padded) == texts
     assert to_texts(tokenizer, rows) == texts
+
+
+# -------------------------------------------------------------------------------------------------------- why texts end
+
+
+@pytest.mark.parametrize(
+    ("eos", "forced", "expected"),
+    [
+        (EOS, None, ["stop", "length", "stop"]),
+        ([EOS, 7], None, ["stop", "stop", "stop"]),
+        (EOS, EOS, ["stop", "length", "length"]),
+        (None, None, ["length"] * 3),
+    ],
+)
+def test_why_texts_end(eos, forced, expected):
+    """Three rows of at most four tokens: an early end, none, and an EOS at the limit, which may have been forced."""
+    tokens = torch.tensor([[5, EOS, PAD, PAD], [5, 6, 7, 8], [5, 6, 6, EOS]])
+    ids = GenerationConfig(eos_token_id=eos, forced_eos_token_id=forced, pad_token_id=PAD)
+    assert finish_reasons(tokens, ids, 4) == expected

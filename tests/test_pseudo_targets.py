@@ -212,3 +212,31 @@ def test_pseudo_targets_of_other_inputs_are_refused(texts):
     row = 0 if texts[0] == "v" else 2
     with pytest.raises(UserError, match=f"split 'unlabeled': its pseudo-targets were not written for row {row} of"):
         merge_pseudo_targets(other, hashed(GENERATED), Merge())
+
+
+# -------------------------------------------------------------------------------------------------- texts that were cut
+
+
+def with_reasons(generated: dict) -> dict:
+    """Of every input's two targets, the second was cut off."""
+    return {
+        split: {**columns, "finish_reason": ["stop", "length"] * (len(columns["generated"]) // 2)}
+        for split, columns in generated.items()
+    }
+
+
+def test_why_a_text_ended_goes_with_it():
+    merged = merge_pseudo_targets(ORIGINAL, with_reasons(GENERATED), Merge())
+    assert merged["train_0"]["finish_reason"] == [None, None, *["stop"] * 5]
+    assert merged["train_1"]["finish_reason"] == [None, None, *["length"] * 5]
+    plain = merge_pseudo_targets(ORIGINAL, GENERATED, Merge())
+    for split, columns in plain.items():
+        assert {name: values for name, values in merged[split].items() if name != "finish_reason"} == columns
+
+
+def test_texts_that_were_cut_may_be_left_out():
+    merged = merge_pseudo_targets(ORIGINAL, with_reasons(GENERATED), Merge(use_cut_off=False))
+    assert merged["train_0"]["target"] == ["A", "B", "a0", "b0", "u0", "v0", "w0"]
+    assert "train_1" not in merged
+    with pytest.raises(UserError, match="no column 'finish_reason' says which"):
+        merge_pseudo_targets(ORIGINAL, GENERATED, Merge(use_cut_off=False))

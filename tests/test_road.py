@@ -123,9 +123,10 @@ def test_teacher_and_student_learn_to_copy(road):
 def test_generated_file(road):
     original, generated = read(road.original), read(road.generated)
     assert list(generated) == ["unlabeled", "train"]
-    assert set(generated["unlabeled"]) == {"text", "generated"}
-    assert set(generated["train"]) == {"text", "target", "generated"}
+    assert set(generated["unlabeled"]) == {"text", "generated", "finish_reason"}
+    assert set(generated["train"]) == {"text", "target", "generated", "finish_reason"}
     for split, columns in generated.items():
+        assert set(columns["finish_reason"]) <= {"stop", "length"}
         assert columns["text"] == [text for text in original[split]["text"] for _ in range(K)]
         assert len(columns["generated"]) == K * len(original[split]["text"])
     copied = sum(map(str.__eq__, generated["train"]["text"], generated["train"]["generated"]))

@@ -557,6 +557,9 @@ class PrepareArguments(Arguments):
     use_unlabeled: bool = flag(True, "Modes generations and logits: use the pseudo-targets of unlabeled inputs.", DATA)
     use_labeled: bool = flag(True, "Modes generations and logits: use the pseudo-targets of labeled inputs.", DATA)
     use_original: bool = flag(True, "Mode generations: add the labeled pairs to every train_i.", DATA)
+    use_cut_off: bool = flag(
+        True, "Mode generations: use pseudo-targets that stopped at the length limit; they never teach an EOS.", DATA
+    )
     n_augmentations_per_example: int | None = flag(
         None,
         "Pseudo-targets of each input, None: all it has; in mode logits 0 stands for the references.",

@@ -6,6 +6,7 @@ TRAIN, DEV, TEST, UNLABELED = "train", "dev", "test", "unlabeled"
 FT, DEV_PPL = "ft", "dev_ppl"  # made by us: labeled rows for the closing fine-tuning, dev rows for the NLL
 
 TEXT, TARGET, GENERATED = "text", "target", "generated"
+FINISH_REASON, STOP, LENGTH = "finish_reason", "stop", "length"  # why a model's text ends: by itself, or at a limit
 INPUT_HASH = "input_hash"  # of a pseudo-target whose input is not beside it
 
 GENERATION_TYPES = (

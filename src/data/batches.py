@@ -22,7 +22,7 @@ from torch import Tensor
 
 from src.config.arguments import SharedArguments
 from src.config.console import progress_bar, say
-from src.config.constants import IGNORE_INDEX, TARGET, TEXT
+from src.config.constants import FINISH_REASON, IGNORE_INDEX, LENGTH, TARGET, TEXT
 from src.config.errors import UserError
 from src.config.values import shown
 from src.data.checks import Columns, Datasets, is_training_split
@@ -56,6 +56,12 @@ class Ragged:
         flat = np.concatenate([part.flat for part in parts]) if parts else np.zeros(0, np.int32)
         lengths = np.concatenate([part.lengths for part in parts]) if parts else np.zeros(0, np.int64)
         return cls(flat, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
+
+    def without_last(self, chosen: np.ndarray) -> "Ragged":
+        """The same without the last token of the sequences that `chosen` (N,) marks; none of them may be empty."""
+        is_kept = np.ones(len(self.flat), dtype=bool)
+        is_kept[self.offsets[1:][chosen] - 1] = False
+        return Ragged(self.flat[is_kept], np.concatenate([[0], np.cumsum(self.lengths - chosen)]).astype(np.int64))
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -441,6 +447,7 @@ class TokenizedDatasets:
     """The splits of a dataset file as tokens: each split is tokenised once, at its first use or ahead of it.
 
     The splits `train_0 … train_{K-1}` hold the same inputs K times; equal texts are tokenised once over all splits.
+    A target whose `finish_reason` is "length" was cut off by a model's limit: its labels have no EOS.
     """
 
     def __init__(self, datasets: Datasets, tokenization: Tokenization) -> None:
@@ -534,7 +541,11 @@ class TokenizedDatasets:
         encoded = tokenization.encode_labels(columns[TARGET])
         cuts = Cuts(inputs, Lengths.of(encoded.whole, tokenization.max_labels_length), encoded.n_empty)
         teacher = self._stored(name, columns, encoded.tokens)
-        return TokenizedSplit(name, self._inputs, input_of_row, encoded.tokens, cuts, teacher)
+        labels = encoded.tokens
+        if FINISH_REASON in columns and teacher is None:
+            is_cut_off = np.fromiter((reason == LENGTH for reason in columns[FINISH_REASON]), dtype=bool)
+            labels = labels.without_last(is_cut_off & (labels.lengths > 1))
+        return TokenizedSplit(name, self._inputs, input_of_row, labels, cuts, teacher)
 
     def _stored(self, name: str, columns: Columns, labels: Ragged) -> StoredRows | None:
         """What the split stores of a teacher, if it does. Raises UserError if it was made for another tokenizer."""

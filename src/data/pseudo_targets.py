@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from math import ceil
 
-from src.config.constants import GENERATED, INPUT_HASH, TARGET, TEXT, TRAIN, UNLABELED
+from src.config.constants import FINISH_REASON, GENERATED, INPUT_HASH, LENGTH, TARGET, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
 from src.data.checks import Columns, Datasets, is_training_split
 from src.data.splits import n_rows, take_rows
@@ -26,11 +26,13 @@ logger = logging.getLogger(__name__)
 class Inputs:
     """The distinct inputs in order of appearance: their columns (without targets) and each one's PTs.
 
-    occurrences: how often each stands in the original data, where it got PTs each time; empty: once.
+    reasons: why each PT ends, where the file says so. occurrences: how often each input stands in the original data,
+    where it got PTs each time; empty: once.
     """
 
     columns: Columns
     targets: list[list[str]]
+    reasons: list[list[str | None]] | None = None
     occurrences: Sequence[int] = ()
 
     def targets_each_time(self) -> list[int]:
@@ -46,6 +48,7 @@ class Merge:
     use_labeled: bool = True
     use_unlabeled: bool = True
     use_original: bool = True
+    use_cut_off: bool = True
     n_per_input: int | None = None
     original_source: str = "the original dataset"
     generations_source: str = "the generations"
@@ -67,6 +70,8 @@ def merge_pseudo_targets(original: Datasets, generations: Datasets, merge: Merge
     labeled = original[TRAIN] if merge.use_original else None
     splits = chosen_splits(generations, merge)
     rows = [rows_with_targets(split, original, generations[split], merge) for split in splits]
+    if not merge.use_cut_off:
+        rows = [_without_cut_off(columns, merge) for columns in rows]
     sources = [original[split] for split in dict.fromkeys((*splits, *[TRAIN] * merge.use_original))]
     inputs = group_by_input(concatenate(rows, common_columns([*sources, *rows])))
     times = Counter(text for split in splits for text in original[split][TEXT])
@@ -143,15 +148,27 @@ def _check_hashes(texts: Sequence[str], generated: Columns, place: str, merge: M
             )
 
 
+def _without_cut_off(generated: Columns, merge: Merge) -> Columns:
+    """The rows whose PTs ended by themselves. Raises UserError if the file does not say which did."""
+    if FINISH_REASON not in generated:
+        raise UserError(
+            f"{merge.generations_source}: no column '{FINISH_REASON}' says which pseudo-targets were cut off; "
+            "leave --use_cut_off out"
+        )
+    return take_rows(generated, [row for row, reason in enumerate(generated[FINISH_REASON]) if reason != LENGTH])
+
+
 def common_columns(parts: Sequence[Columns]) -> list[str]:
     """The columns all parts have, `text` first, without targets."""
-    own = (TEXT, TARGET, GENERATED, INPUT_HASH)
+    own = (TEXT, TARGET, GENERATED, INPUT_HASH, FINISH_REASON)
     return [TEXT, *(name for name in parts[0] if name not in own and all(name in part for part in parts))]
 
 
 def concatenate(parts: Sequence[Columns], names: Sequence[str]) -> Columns:
-    """The rows of all parts below each other: these columns, and `generated`."""
-    return {name: [value for part in parts for value in part[name]] for name in (*names, GENERATED)}
+    """The rows of all parts below each other: these columns, `generated`, and `finish_reason` where all have it."""
+    has_reasons = bool(parts) and all(FINISH_REASON in part for part in parts)
+    names = (*names, GENERATED, FINISH_REASON) if has_reasons else (*names, GENERATED)
+    return {name: [value for part in parts for value in part[name]] for name in names}
 
 
 def group_by_input(rows: Columns) -> Inputs:
@@ -159,14 +176,18 @@ def group_by_input(rows: Columns) -> Inputs:
     numbers: dict[str, int] = {}
     first_rows: list[int] = []
     targets: list[list[str]] = []
+    reasons: list[list[str | None]] = []
     for row, (text, target) in enumerate(zip(rows[TEXT], rows[GENERATED], strict=True)):
         number = numbers.setdefault(text, len(numbers))
         if number == len(targets):
             first_rows.append(row)
             targets.append([])
+            reasons.append([])
         targets[number].append(target)
-    columns = {name: values for name, values in rows.items() if name != GENERATED}
-    return Inputs(take_rows(columns, first_rows), targets)
+        if FINISH_REASON in rows:
+            reasons[number].append(rows[FINISH_REASON][row])
+    columns = {name: values for name, values in rows.items() if name not in (GENERATED, FINISH_REASON)}
+    return Inputs(take_rows(columns, first_rows), targets, reasons if FINISH_REASON in rows else None)
 
 
 def targets_per_input(inputs: Inputs, merge: Merge) -> int:
@@ -197,10 +218,13 @@ def rotate(inputs: Inputs, count: int, labeled: Columns | None) -> Datasets:
     most = max([1, *inputs.targets_each_time()])
     splits: Datasets = {}
     for i in range(max(count, 1)):
-        rows = [(row, target) for row, targets in enumerate(inputs.targets) for target in targets[i::most]]
-        split = {name: [inputs.columns[name][row] for row, _ in rows] for name in names}
-        split[TARGET] = [target for _, target in rows]
+        places = [(row, k) for row, targets in enumerate(inputs.targets) for k in range(i, len(targets), most)]
+        split = {name: [inputs.columns[name][row] for row, _ in places] for name in names}
+        split[TARGET] = [inputs.targets[row][k] for row, k in places]
         if labeled is not None:
             split = {name: labeled[name] + values for name, values in split.items()}
+        if inputs.reasons is not None:
+            people = [None] * (len(split[TARGET]) - len(places))
+            split[FINISH_REASON] = people + [inputs.reasons[row][k] for row, k in places]
         splits[f"{TRAIN}_{i}"] = split
     return splits

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from src.config.constants import LENGTH, STOP
 from src.config.errors import NotFiniteError
 from src.data.batches import Batch
 from src.models.compiled import as_it_is
@@ -144,6 +145,19 @@ def behind_eos(tokens: Tensor, ids: GenerationConfig) -> Tensor:
         return torch.zeros_like(tokens, dtype=torch.bool)
     ends = torch.isin(tokens, torch.tensor(ids.eos_token_id, device=tokens.device)).long()
     return ends.cumsum(dim=1) - ends > 0
+
+
+def finish_reasons(tokens: Tensor, ids: GenerationConfig, max_new_tokens: int) -> list[str]:
+    """(R,) why each row of tokens (R, L) ends: "stop" with an EOS, "length" at the limit.
+
+    An EOS that the config forces at the limit ends nothing by itself.
+    """
+    if ids.eos_token_id is None:
+        return [LENGTH] * len(tokens)
+    is_end = torch.isin(tokens, torch.tensor(ids.eos_token_id, device=tokens.device))
+    if ids.forced_eos_token_id is not None:
+        is_end = is_end[:, : max_new_tokens - 1]
+    return [STOP if ended else LENGTH for ended in is_end.any(dim=1).tolist()]
 
 
 def to_texts(tokenizer: PreTrainedTokenizerBase, tokens: Tensor | Sequence[Sequence[int]]) -> list[str]:
