@@ -14,6 +14,7 @@ from src.data.checks import Datasets
 from src.distillation.capture import check_comparable, keep_all_layers
 from src.distillation.teachers import LiveTeacher
 from src.models.compiled import check_can_compile, compile_layers
+from src.models.generation_settings import apply_settings
 from src.models.loading import (
     check_lengths,
     check_model_files,
@@ -67,7 +68,7 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
     if not experiment.needs_teacher:
         return
     check_model_files(config.teacher_name, state_dict_path=config.teacher_state_dict_path)
-    check_lengths(config.teacher_name, config.max_input_length, config.max_labels_length)
+    check_lengths(config.teacher_name, config)
     student, teacher = load_config(config.student_name), load_config(config.teacher_name)
     if config.compile:
         check_can_compile(teacher)
@@ -87,6 +88,7 @@ def _teacher(
     dtype = torch.bfloat16 if config.teacher_dtype == "bf16" else torch.float32
     model = load_model(config.teacher_name, state_dict_path=config.teacher_state_dict_path, dtype=dtype)
     fit_to_tokenizer(model, tokenizer)
+    apply_settings(model, config.teacher_name, config)
     if any(loss.compares_layers for loss in experiment.losses):
         keep_all_layers(model, "teacher")
     if config.compile:

@@ -30,6 +30,7 @@ SHARED = {
     "task_prompt": "",
     "mixed_precision": "no",
     "num_beams": 4,
+    "model_generation_settings": True,
     "batch_size": 32,
     "seed": 42,
     "debug": False,

@@ -11,6 +11,7 @@ from conftest import DECODER_ONLY_NAMES, ENCODER_DECODER_NAMES, FAMILY_NAMES
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
+from src.config.arguments import FineTuneArguments
 from src.config.errors import UserError
 from src.data.batches import Batch
 from src.models.forward import teacher_forcing_inputs
@@ -293,18 +294,25 @@ def test_a_missing_pad_token_becomes_eos(tiny_models, tmp_path):
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
-def test_nothing_steers_decoding_but_the_flags(tiny_models, tiny_tokenizers, tmp_path, family):
+def test_what_the_flags_decide_is_left_out_of_a_generation_config(tiny_models, tiny_tokenizers, tmp_path, family):
     folder, tokenizer = copy_of(tiny_models[family]["student"], tmp_path / "steered"), tiny_tokenizers[family]
     ids = {"pad_token_id": 0, "eos_token_id": 1, "decoder_start_token_id": {"t5": 0, "bart": 1}.get(family)}
     GenerationConfig(
         max_length=20, min_length=5, do_sample=True, temperature=0.3, top_k=7, num_beams=3, no_repeat_ngram_size=3,
         length_penalty=2.0, forced_bos_token_id=4, **ids,
     ).save_pretrained(folder)  # fmt: skip
-    stock = GenerationConfig(**ids, forced_bos_token_id=4).to_dict()
+    own = {
+        "min_length": 5,
+        "no_repeat_ngram_size": 3,
+        "length_penalty": 2.0,
+        "num_beams": 3,
+    }  # beams: to be saved again
+    stock = GenerationConfig(**ids, forced_bos_token_id=4).to_dict() | own
     for model in (load_model(str(folder)), load_model(str(folder), state_dict_path=folder)):
         assert model.generation_config.to_dict() == stock
     (folder / "generation_config.json").unlink()
-    assert load_model(str(folder)).generation_config.to_dict() == stock | {"forced_bos_token_id": None}
+    plain = dict.fromkeys(["forced_bos_token_id", *own])
+    assert load_model(str(folder)).generation_config.to_dict() == stock | plain
     inputs = tokenizer(["The red dog."], return_tensors="pt")
     assert load_model(str(folder)).generate(inputs.input_ids, max_new_tokens=3).shape[0] == 1
 
@@ -342,23 +350,29 @@ def test_loading_leaves_the_random_state(tiny_models):
     assert torch.equal(torch.rand(2), expected)
 
 
+def lengths(max_input_length: int, max_labels_length: int) -> FineTuneArguments:
+    return FineTuneArguments(
+        output_dir="o", dataset_path="d", max_input_length=max_input_length, max_labels_length=max_labels_length
+    )
+
+
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_lengths_beyond_the_position_table_are_refused(tiny_models, family):
     name = str(tiny_models[family]["teacher"])
-    check_lengths(name, 16, 16)
+    check_lengths(name, lengths(16, 16))
     if family in ("t5", "llama"):
-        check_lengths(name, 5000, 5000)
+        check_lengths(name, lengths(5000, 5000))
         return
     with pytest.raises(UserError, match="has positions for"):
-        check_lengths(name, 5000, 16)
+        check_lengths(name, lengths(5000, 16))
 
 
 def test_a_decoder_only_model_needs_positions_for_text_and_target_together(tiny_models):
     limit = load_config(str(tiny_models["gpt2"]["teacher"])).max_position_embeddings
-    check_lengths(str(tiny_models["gpt2"]["teacher"]), limit - 10, 10)
+    check_lengths(str(tiny_models["gpt2"]["teacher"]), lengths(limit - 10, 10))
     with pytest.raises(UserError, match=f"{limit + 1} tokens, but .* has positions for {limit}"):
-        check_lengths(str(tiny_models["gpt2"]["teacher"]), limit - 10, 11)
-    check_lengths(str(tiny_models["bart"]["teacher"]), limit, limit)
+        check_lengths(str(tiny_models["gpt2"]["teacher"]), lengths(limit - 10, 11))
+    check_lengths(str(tiny_models["bart"]["teacher"]), lengths(limit, limit))
 
 
 def test_teacher_forcing_starts_with_the_token_that_generation_starts_with(tiny_models, tmp_path):

@@ -617,7 +617,6 @@ def test_a_forced_token_is_drawn_too():
 
 
 NOT_OURS = {
-    "no_repeat_ngram_size": 2, "min_length": 5, "min_new_tokens": 2, "repetition_penalty": 1.3,
     "encoder_repetition_penalty": 1.2, "bad_words_ids": [[3, 4]], "begin_suppress_tokens": [3],
     "encoder_no_repeat_ngram_size": 2, "typical_p": 0.5, "min_p": 0.1, "top_h": 0.4, "epsilon_cutoff": 0.01,
     "eta_cutoff": 0.01, "stop_strings": ["a"], "max_time": 9.0, "guidance_scale": 1.5, "sequence_bias": [[[3], 2.0]],
@@ -655,16 +654,17 @@ def test_generate_takes_over_with_one_warning_for_each_reason(caplog):
     with caplog.at_level(logging.WARNING, logger=sampling.__name__):
         write_tokens(model, batch, decoding)
         assert not caplog.messages
+        model.generation_config.renormalize_logits = True
         model.generation_config.no_repeat_ngram_size = 1
         rows = [[cut(row) for row in write_tokens(model, batch, decoding)] for _ in range(2)]
         assert rows[0] == rows[1] == by_generate(model, INPUTS, max_new_tokens=9, do_sample=False)
         assert all(len(set(row)) == len(row) > 5 for row in rows[0])
-        model.generation_config.min_new_tokens = 3
+        model.generation_config.remove_invalid_values = True
         write_tokens(model, batch, decoding)
         write_tokens(model, batch, decoding)
     assert len(caplog.messages) == 2
-    assert "no_repeat_ngram_size" in caplog.messages[0]
-    assert "min_new_tokens" in caplog.messages[1]
+    assert "renormalize_logits" in caplog.messages[0]
+    assert "remove_invalid_values" in caplog.messages[1]
 
 
 def tiny_causal_model(model_type: str, **config):

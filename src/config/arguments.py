@@ -113,6 +113,12 @@ class SharedArguments(Arguments):
         "no", "Number format of the forward passes; `no` is float32.", RUN, choices=("no", "fp16", "bf16")
     )
     num_beams: int = flag(4, "Beams of beam search; plain sampling has no beams.", DECODING, minimum=1)
+    model_generation_settings: bool = flag(
+        True,
+        "Write with the model's own settings (no_repeat_ngram_size, min_length, length_penalty, ...) where no flag "
+        "says otherwise; False leaves them out.",
+        DECODING,
+    )
     batch_size: int = flag(
         32, "Rows of one update when training; rows of one batch when only generating.", DATA, minimum=1
     )

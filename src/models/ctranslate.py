@@ -99,7 +99,9 @@ class CTranslate2Engine:
         if eos is not None:
             arguments["end_token"] = _named(self._target_names, [eos] if isinstance(eos, int) else eos)
         if decoding.nucleus is None:
-            arguments["length_penalty"] = decoding.length_penalty if decoding.num_beams > 1 else 1.0
+            own = getattr(ids, "length_penalty", None)
+            penalty = next(value for value in (decoding.length_penalty, own, 1.0) if value is not None)
+            arguments["length_penalty"] = penalty if decoding.num_beams > 1 else 1.0
         else:
             nucleus = decoding.nucleus
             arguments |= {

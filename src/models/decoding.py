@@ -25,7 +25,7 @@ from src.models.sampling import sample, warn_of_generate, why_not
 TOP_P = 0.95
 SAMPLING_TEMPERATURES = {"sampling": 1.0, "sampling_low": 0.75, "sampling_high": 1.5}
 DEFAULT_NUCLEUS: Mapping[str, Any] = MappingProxyType({})
-LENGTH_PENALTIES = {"beam_search": 1.0, "beam_search_short": 0.4, "beam_search_long": 2.0}
+LENGTH_PENALTIES = {"beam_search": None, "beam_search_short": 0.4, "beam_search_long": 2.0}  # None: the model's own
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Decoding:
     targets_per_input: int = 1
     num_beams: int = 1
     nucleus: Nucleus | None = None
-    length_penalty: float = 1.0
+    length_penalty: float | None = None
     loop: Callable | None = None
 
     @property
@@ -52,7 +52,7 @@ class Decoding:
             "do_sample": self.nucleus is not None,
             "custom_generate": self.loop,
         }
-        if self.num_beams > 1:
+        if self.num_beams > 1 and self.length_penalty is not None:
             arguments["length_penalty"] = self.length_penalty
         if self.nucleus is not None:
             nucleus = self.nucleus

@@ -16,9 +16,11 @@ from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 
+from src.config.arguments import SharedArguments
 from src.config.errors import UserError
 from src.data.json_files import check_characters
 from src.models.families import position_limit
+from src.models.generation_settings import BEAM_SETTINGS, DEFAULT_BEAMS, check_settings, settings_of, wrong_setting
 from src.models.lean import made_lean
 from src.models.students import prune, pruned_config, quiet
 
@@ -35,7 +37,7 @@ WEIGHT_FILES = (
 )
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "spiece.model", "vocab.json", "source.spm")
 SPECIAL_TOKENS = ("pad_token_id", "eos_token_id", "bos_token_id", "unk_token_id")
-KEPT_GENERATION_KEYS = (  # what belongs to a model's vocabulary; everything else is decided by the suite's flags
+KEPT_GENERATION_KEYS = (  # what belongs to a model's vocabulary
     "pad_token_id",
     "eos_token_id",
     "bos_token_id",
@@ -264,19 +266,23 @@ def check_model_files(name: str, *, state_dict_path: str | Path | None = None) -
             _find_weights(shard)
 
 
-def check_lengths(name: str, max_input_length: int, max_labels_length: int) -> None:
-    """Raise UserError if inputs or labels of these lengths (in tokens) would have more tokens than positions."""
+def check_lengths(name: str, flags: SharedArguments) -> None:
+    """Raise UserError if inputs or labels may have more tokens than the model has positions, or too few for what the
+    model has to write at least."""
     config = load_config(name)
+    ids = safe_generation_config(config, find_model(parse_model_name(name)[0]))
+    check_settings(ids, name, flags, is_encoder_decoder=config.is_encoder_decoder)
     limit = position_limit(config)
     if limit is None:
         return
     if config.is_encoder_decoder:
-        needed = {"--max_input_length": max_input_length, "--max_labels_length": max_labels_length}
+        needed = {"--max_input_length": flags.max_input_length, "--max_labels_length": flags.max_labels_length}
     else:
-        needed = {"--max_input_length plus --max_labels_length": max_input_length + max_labels_length}
-    for flags, length in needed.items():
+        together = flags.max_input_length + flags.max_labels_length
+        needed = {"--max_input_length plus --max_labels_length": together}
+    for what, length in needed.items():
         if length > limit:
-            raise UserError(f"{flags}: {length} tokens, but {name} has positions for {limit}")
+            raise UserError(f"{what}: {length} tokens, but {name} has positions for {limit}")
 
 
 def check_same_tokenizer(
@@ -319,7 +325,8 @@ def fit_to_tokenizer(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBa
 
 
 def safe_generation_config(config: "PreTrainedConfig", source: str | None = None) -> "GenerationConfig":
-    """A generation config with the model's token ids and nothing that steers decoding (no lengths, no sampling)."""
+    """A generation config with the model's token ids and its settings, without what the suite's flags decide: longest
+    lengths, beams, sampling."""
     from transformers import GenerationConfig
 
     stored = GenerationConfig.from_model_config(config)
@@ -327,6 +334,12 @@ def safe_generation_config(config: "PreTrainedConfig", source: str | None = None
         _read_object(source, source, "generation_config.json")
         with quiet(), _one_line(source, "generation_config.json", "cannot be read"):
             stored = GenerationConfig.from_pretrained(source)
+    settings = settings_of(stored)
+    wrong = wrong_setting(settings)
+    if wrong is not None:
+        raise UserError(f"{source or config.model_type}: generation_config.json: {wrong}")
+    if settings.keys() & BEAM_SETTINGS:  # which transformers does not save without beams
+        settings["num_beams"] = stored.num_beams if (stored.num_beams or 1) > 1 else DEFAULT_BEAMS
     ids = {key: getattr(stored, key, None) for key in KEPT_GENERATION_KEYS}
     ids = {key: getattr(config, key, None) if value in (None, []) else value for key, value in ids.items()}
     ids = {key: None if value == [] else value for key, value in ids.items()}
@@ -342,7 +355,7 @@ def safe_generation_config(config: "PreTrainedConfig", source: str | None = None
         if value is not None and not _are_token_ids(value, n_tokens):
             where = f"{source}: generation_config.json" if source else config.model_type
             raise UserError(f"{where}: {key}: {str(value)[:80]!r} is no token; ids are 0 to {n_tokens - 1}")
-    return GenerationConfig(**ids)
+    return GenerationConfig(**ids, **settings)
 
 
 def _are_token_ids(value: object, n_tokens: int) -> bool:

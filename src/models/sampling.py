@@ -7,7 +7,7 @@ vocabulary.
 """
 
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache, partial
@@ -18,11 +18,19 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, GenerationMixin, PreTrainedModel
+from transformers.generation import (
+    LogitsProcessorList,
+    MinLengthLogitsProcessor,
+    MinNewTokensLengthLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
+)
 from transformers.modeling_outputs import BaseModelOutput
 
 from src.data.batches import Batch
 from src.models.caches import AttentionByInput, attends_fully, attention_by_input, growing_cache
 from src.models.families import head_shape, knows_layers, layer_counts
+from src.models.generation_settings import NEUTRAL, settings_of
 from src.models.nucleus import Nucleus, draw
 from src.models.scores import OutputProjection, Scores, Seen, agree, output_projection
 
@@ -38,17 +46,16 @@ HONOURED = {
 DECIDED_BY_THE_CALLER = {
     "do_sample", "num_beams", "temperature", "top_k", "top_p", "num_return_sequences", "max_length", "max_new_tokens",
 }  # fmt: skip
+PROCESSED = {
+    "repetition_penalty",
+    "no_repeat_ngram_size",
+    "min_length",
+    "min_new_tokens",
+}  # by `generate`'s own classes
 WITHOUT_EFFECT = {  # here: on beams, on speed, on what else is returned
     "early_stopping", "length_penalty", "use_cache", "output_attentions", "output_hidden_states", "output_scores",
     "output_logits", "return_dict_in_generate", "transformers_version", "_from_model_config", "disable_compile",
     "compile_config", "prefill_chunk_size",
-}  # fmt: skip
-NEUTRAL = {
-    "min_length": 0, "min_new_tokens": 0, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "typical_p": 1.0, "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0, "diversity_penalty": 0.0, "num_beam_groups": 1, "guidance_scale": 1.0,
-    "renormalize_logits": False, "remove_invalid_values": False, "is_assistant": False, "token_healing": False,
-    "use_mtp": False, "low_memory": False, "cache_implementation": "dynamic",
 }  # fmt: skip
 
 log = logging.getLogger(__name__)
@@ -60,7 +67,7 @@ def why_not(model: PreTrainedModel) -> str | None:
     Known are the families of `families.py`, and the fields of a generation config that are listed here: whatever else
     is set there, `generate` may act upon.
     """
-    fields = unknown_fields(model.generation_config)
+    fields = unknown_fields(model.generation_config, known=PROCESSED)
     if fields:
         return f"its generation config sets {' '.join(fields)}"
     if not knows_layers(model.config):
@@ -86,9 +93,9 @@ def warn_of_generate(reason: str) -> None:
     log.warning("writing by transformers' `generate`, which is slower: %s", reason)
 
 
-def unknown_fields(ids: GenerationConfig) -> list[str]:
-    """Fields of a generation config with a value that might matter and that `sample` does not look at."""
-    ignored = HONOURED | DECIDED_BY_THE_CALLER | WITHOUT_EFFECT
+def unknown_fields(ids: GenerationConfig, *, known: Collection[str] = ()) -> list[str]:
+    """Fields of a generation config with a value that might matter, but for `known` ones and those listed here."""
+    ignored = HONOURED | DECIDED_BY_THE_CALLER | WITHOUT_EFFECT | set(known)
     values = {name: value for name, value in ids.to_dict().items() if name not in ignored and value is not None}
     unknown = [name for name, value in values.items() if name not in NEUTRAL or value != NEUTRAL[name]]
     if any(len(words) != 1 for words in ids.bad_words_ids or ()):
@@ -138,12 +145,21 @@ def _sample(model: PreTrainedModel, batch: Batch, nucleus: Nucleus | None, max_n
     n_rows = len(batch.input_ids) * k
     targets = batch.input_ids.new_full((n_rows, max_new_tokens), ids.pad_token_id or 0)
     rules = _Rules.of(ids, batch.input_ids.device, start=_start_length(model, batch), length=max_new_tokens)
+    processors = _Processors.of(model, batch)
     rows = _Rows(*(torch.arange(n_rows, device=targets.device) for _ in range(2)))
+
+    def allow(logits: Tensor, part: slice, step: int) -> Tensor:
+        """Logits of a part of the live rows after what the generation config forbids."""
+        if processors is not None:
+            numbers = rows.numbers[rows.live][part]
+            logits = processors.apply(logits, numbers // k, targets[numbers, :step])
+        return rules.apply(logits, step)
+
     with _decoder(model, batch, k) as decoder:
         scores = decoder.read()
         memory = _memory(scores)
         for step in range(max_new_tokens):
-            tokens = _next_tokens(scores, partial(rules.apply, step=step), nucleus, memory)
+            tokens = _next_tokens(scores, partial(allow, step=step), nucleus, memory)
             targets[rows.numbers[rows.live], step] = tokens
             rows.end(rules.ends(tokens))
             if step + 1 == max_new_tokens or not len(rows.live):
@@ -165,14 +181,56 @@ def _memory(scores: Scores) -> Tensor | None:
 
 
 def _next_tokens(
-    scores: Scores, allow: Callable[[Tensor], Tensor], nucleus: Nucleus | None, memory: Tensor | None
+    scores: Scores, allow: Callable[[Tensor, slice], Tensor], nucleus: Nucleus | None, memory: Tensor | None
 ) -> Tensor:
     """(N,) a token for each row of scores (N, V), of whose logits only (C, V) exist at once."""
     scores, tokens = scores.cast(), []
     for part in scores.chunks():
-        logits = allow(scores.some(part, None if memory is None else memory[: part.stop - part.start]))
+        logits = allow(scores.some(part, None if memory is None else memory[: part.stop - part.start]), part)
         tokens.append(logits.argmax(dim=-1) if nucleus is None else draw(logits, nucleus))
     return torch.cat(tokens)
+
+
+@dataclass(frozen=True)
+class _Processors:
+    """Those of `generate`, in its order, for the settings that PROCESSED names.
+
+    read, without_padding (B, ·): what the decoder reads before the first new token, and the same with a token of the
+    prompt in place of its padding, which is not to be penalized.
+    """
+
+    penalty: RepetitionPenaltyLogitsProcessor | None
+    others: LogitsProcessorList
+    read: Tensor
+    without_padding: Tensor
+
+    @classmethod
+    def of(cls, model: PreTrainedModel, batch: Batch) -> "_Processors | None":
+        settings, eos = settings_of(model.generation_config), model.generation_config.eos_token_id
+        if not settings.keys() & PROCESSED:
+            return None
+        penalty = settings.get("repetition_penalty")
+        read = without_padding = batch.input_ids
+        if model.config.is_encoder_decoder:
+            start = _start_token(model.generation_config)
+            read = without_padding = batch.input_ids.new_full((len(batch.input_ids), 1), start)
+        else:
+            without_padding = torch.where(batch.attention_mask.bool(), read, read[:, -1:])
+        device, others = str(read.device), LogitsProcessorList()
+        if "no_repeat_ngram_size" in settings:
+            others.append(NoRepeatNGramLogitsProcessor(settings["no_repeat_ngram_size"]))
+        if eos is not None and "min_length" in settings:
+            others.append(MinLengthLogitsProcessor(settings["min_length"], eos, device=device))
+        if eos is not None and "min_new_tokens" in settings:
+            least = settings["min_new_tokens"]
+            others.append(MinNewTokensLengthLogitsProcessor(read.shape[1], least, eos, device=device))
+        return cls(penalty and RepetitionPenaltyLogitsProcessor(penalty), others, read, without_padding)
+
+    def apply(self, logits: Tensor, inputs: Tensor, written: Tensor) -> Tensor:
+        """Logits (N, V) of rows that read `inputs` (N,) and have written (N, L) tokens."""
+        if self.penalty is not None:
+            logits = self.penalty(torch.cat([self.without_padding[inputs], written], dim=1), logits)
+        return self.others(torch.cat([self.read[inputs], written], dim=1), logits)
 
 
 def _start_token(ids: GenerationConfig) -> int | list[int] | None:

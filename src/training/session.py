@@ -23,6 +23,7 @@ from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics, score_definitions
 from src.models.compiled import check_can_compile, compile_layers
 from src.models.decoding import decoding_of
+from src.models.generation_settings import apply_settings
 from src.models.loading import (
     check_lengths,
     check_model_files,
@@ -118,7 +119,7 @@ def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: Run
     resumed = _resumable_folder(config, run)
     weights = resumed or config.checkpoint_path or task.state_dict_path
     check_model_files(task.model_name, state_dict_path=weights)
-    check_lengths(task.model_name, config.max_input_length, config.max_labels_length)
+    check_lengths(task.model_name, config)
     accelerator = make_accelerator(config)
 
     tokenizer = load_tokenizer(task.model_name)
@@ -128,6 +129,7 @@ def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: Run
     data.check_stored(splits, config.dataset_path)
     model = load_model(task.model_name, state_dict_path=weights)
     fit_to_tokenizer(model, tokenizer)
+    apply_settings(model, task.model_name, config)
     if config.compile:
         compile_layers(model)
     phases = task.phases(accelerator, tokenizer, splits) if config.do_train else ()

@@ -22,6 +22,7 @@ from src.data.batches import Batch, Tokenization, TokenizedDatasets, chunks, lon
 from src.data.checks import Datasets, check_datasets
 from src.data.json_files import append_json_line, read_json_lines
 from src.models.decoding import Decoding, write_tokens
+from src.models.generation_settings import apply_settings
 from src.models.loading import (
     check_lengths,
     check_model_files,
@@ -58,6 +59,7 @@ class Writer:
         tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
         model = load_model(config.model_name, state_dict_path=config.checkpoint_path).to(accelerator.device)
         fit_to_tokenizer(model, tokenizer)
+        apply_settings(model, config.model_name, config)
         return cls(accelerator, tokenization, model, decoding)
 
     @property
@@ -185,7 +187,7 @@ def write_file(config: WritingArguments, datasets: Datasets, job: Job) -> Path:
 
 def _prepare(config: WritingArguments, job: Job, run: RunFolder, chosen: Datasets) -> Writing:
     check_model_files(config.model_name, state_dict_path=config.checkpoint_path)
-    check_lengths(config.model_name, config.max_input_length, config.max_labels_length)
+    check_lengths(config.model_name, config)
     return Writing(config, run, chosen, job.k_of(chosen), *job.load())
 
 
