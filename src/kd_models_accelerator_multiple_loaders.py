@@ -26,7 +26,7 @@ from src.models.loading import (
     load_tokenizer,
 )
 from src.training.engine import Phase
-from src.training.phases import check_schedule, distillation_phases, with_prompt
+from src.training.phases import check_schedule, distillation_phases, with_languages_of, with_prompt
 from src.training.session import Task, train
 
 
@@ -37,6 +37,8 @@ def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experimen
     for what is wrong with flags, data or the pairing of the models.
     """
     config = with_prompt(config, config.teacher_name if experiment.needs_teacher else None)
+    if experiment.needs_teacher:
+        config = with_languages_of(config, config.teacher_name)
 
     def phases(accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, splits: tuple[str, ...]) -> list[Phase]:
         teacher = _teacher(config, accelerator, tokenizer, experiment) if experiment.needs_teacher else None

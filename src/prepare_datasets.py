@@ -34,6 +34,7 @@ from src.data.splits import (
     without_splits,
 )
 from src.data.stored_rows import plan_rows, stored_rows
+from src.models.languages import choose_languages
 from src.models.loading import is_encoder_decoder, load_config, load_tokenizer
 
 logger = logging.getLogger(__name__)
@@ -131,6 +132,7 @@ def prepare_logits(config: PrepareArguments, path: Path) -> str:
     """
     source = str(config.logits_dataset_path)
     tokenizer = load_tokenizer(config.student_name)
+    choose_languages(tokenizer, config.student_name, config.source_language, config.target_language)
     is_two_sided = is_encoder_decoder(load_config(config.student_name))
     tokenization = Tokenization(tokenizer, is_two_sided, max_input_length=UNCUT, max_labels_length=UNCUT)
     aligner = Aligner(StudentTokens(tokenizer), TeacherBytes(config.teacher_new_word_char), config.alignment)

@@ -33,6 +33,11 @@ FILES, MODEL, DATA, TRAINING = "files", "models", "data", "training"
 EVALUATION, DECODING, RUN = "evaluation and checkpoints", "decoding", "the run"
 GROUPS = (FILES, MODEL, DATA, TRAINING, EVALUATION, DECODING, RUN)
 
+SOURCE_LANGUAGE = (
+    "Language of the inputs, for a multilingual model, as its tokenizer names it (en_XX, en, eng_Latn, ...); empty: "
+    "the one that the model folder was saved with."
+)
+TARGET_LANGUAGE = "Language of the targets, likewise; labels and what is generated begin with its token."
 TASK_PROMPT = (
     "Prefix of the input for encoder-decoder models (a space is added if missing), suffix for decoder-only models; "
     "the value `bart` means none."
@@ -109,6 +114,8 @@ class SharedArguments(Arguments):
         128, "Tokens the labels may have, and the most new tokens that are generated.", DATA, minimum=1
     )
     task_prompt: str = flag("", TASK_PROMPT, DATA)
+    source_language: str = flag("", SOURCE_LANGUAGE, DATA)
+    target_language: str = flag("", TARGET_LANGUAGE, DATA)
     mixed_precision: str = flag(
         "no", "Number format of the forward passes; `no` is float32.", RUN, choices=("no", "fp16", "bf16")
     )
@@ -573,6 +580,8 @@ class PrepareArguments(Arguments):
         minimum=0,
     )
     student_name: str = flag("t5-small", "Mode logits: the student whose tokenizer is aligned to.", MODEL)
+    source_language: str = flag("", SOURCE_LANGUAGE, MODEL)
+    target_language: str = flag("", TARGET_LANGUAGE, MODEL)
     teacher_new_word_char: str = flag(
         " ", "Mode logits: what the teacher's tokens that begin a word start with.", MODEL
     )

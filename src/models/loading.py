@@ -21,6 +21,7 @@ from src.config.errors import UserError
 from src.data.json_files import check_characters
 from src.models.families import position_limit
 from src.models.generation_settings import BEAM_SETTINGS, DEFAULT_BEAMS, check_settings, settings_of, wrong_setting
+from src.models.languages import target_token
 from src.models.lean import made_lean
 from src.models.students import prune, pruned_config, quiet
 
@@ -133,6 +134,12 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         tokenizer.pad_token = tokenizer.eos_token
     tokenizer.clean_up_tokenization_spaces = False
     return tokenizer
+
+
+def tokenizer_settings(name: str) -> dict[str, Any]:
+    """What the tokenizer_config.json of a model name holds; nothing if there is none."""
+    base = parse_model_name(name)[0]
+    return _read_object(base, find_model(base), "tokenizer_config.json")
 
 
 def load_model(
@@ -314,8 +321,14 @@ def fit_to_tokenizer(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBa
     The tokenizer's EOS, with which labels end, ends generation too, besides what the config names (base and instruct
     models may name different ones). Tokens that the tokenizer does not have, rows that pad the embeddings to a round
     number, are never written: they stand for no text, and a teacher that shares the tokenizer need not have them.
+    The language of targets is the first token written, or, where labels have it behind their EOS (mBART), the one that
+    the decoder starts with.
     """
-    ids = model.generation_config
+    ids, language = model.generation_config, target_token(tokenizer)
+    if language is not None and tokenizer(text_target="")["input_ids"][0] == language:
+        ids.forced_bos_token_id = language
+    elif language is not None:
+        ids.decoder_start_token_id = model.config.decoder_start_token_id = language
     ends = ids.eos_token_id if isinstance(ids.eos_token_id, list) else [ids.eos_token_id]
     if tokenizer.eos_token_id not in (None, *ends):
         ends = [tokenizer.eos_token_id, *(token for token in ends if token is not None)]

@@ -11,6 +11,8 @@ from src.config.experiments import Experiment, load_experiment
 from src.config.values import shown
 from src.data.checks import Datasets
 from src.distillation.teachers import Teacher
+from src.models.languages import known_languages
+from src.models.loading import tokenizer_settings
 from src.models.prompts import known_prompt, warn_of_another_prompt
 from src.training.engine import Phase
 
@@ -40,6 +42,14 @@ def with_prompt(config: Distillation, teacher_name: str | None = None) -> Distil
     if teacher_name is not None:
         warn_of_another_prompt(config.task_prompt, teacher_name, "teacher_name")
     return config
+
+
+def with_languages_of(config: Distillation, teacher_name: str) -> Distillation:
+    """The arguments with the languages that the teacher's folder was saved with, where flags give none."""
+    source, target = known_languages(tokenizer_settings(teacher_name))
+    return replace(
+        config, source_language=config.source_language or source, target_language=config.target_language or target
+    )
 
 
 def distillation_phases(

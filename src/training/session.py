@@ -24,6 +24,7 @@ from src.evaluation.metrics import resolve_metrics, score_definitions
 from src.models.compiled import check_can_compile, compile_layers
 from src.models.decoding import decoding_of
 from src.models.generation_settings import apply_settings
+from src.models.languages import choose_languages
 from src.models.loading import (
     check_lengths,
     check_model_files,
@@ -123,6 +124,7 @@ def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: Run
     accelerator = make_accelerator(config)
 
     tokenizer = load_tokenizer(task.model_name)
+    choose_languages(tokenizer, task.model_name, config.source_language, config.target_language)
     kind = is_encoder_decoder(load_config(task.model_name))
     tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
     data = TokenizedDatasets(datasets, tokenization)

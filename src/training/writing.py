@@ -23,6 +23,7 @@ from src.data.checks import Datasets, check_datasets
 from src.data.json_files import append_json_line, read_json_lines
 from src.models.decoding import Decoding, write_tokens
 from src.models.generation_settings import apply_settings
+from src.models.languages import choose_languages
 from src.models.loading import (
     check_lengths,
     check_model_files,
@@ -55,6 +56,7 @@ class Writer:
         warn_of_another_prompt(config.task_prompt, config.model_name, "model_name")
         accelerator = make_accelerator(config)
         tokenizer = load_tokenizer(config.model_name)
+        choose_languages(tokenizer, config.model_name, config.source_language, config.target_language)
         kind = is_encoder_decoder(load_config(config.model_name))
         tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
         model = load_model(config.model_name, state_dict_path=config.checkpoint_path).to(accelerator.device)

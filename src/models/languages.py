@@ -1,0 +1,64 @@
+"""The languages of a multilingual model (mBART, M2M-100, NLLB, PLBart): tokens beside its texts name them."""
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+from src.config.console import say
+from src.config.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+SOURCE, TARGET = "src_lang", "tgt_lang"  # as tokenizer_config.json names them
+
+
+def languages_of(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
+    """Each language that a multilingual tokenizer has a token for, with that token; none for other tokenizers."""
+    if not hasattr(tokenizer, "set_tgt_lang_special_tokens"):
+        return {}
+    codes = getattr(tokenizer, "lang_code_to_id", None)
+    if codes is None:
+        codes = {str(token): tokenizer.convert_tokens_to_ids(str(token)) for token in tokenizer.extra_special_tokens}
+    return {code: token for code, token in codes.items() if token != tokenizer.unk_token_id}
+
+
+def known_languages(kept: Mapping[str, Any]) -> tuple[str, str]:
+    """Source and target language in a tokenizer_config.json; empty if none were chosen: only the source has a default
+    then."""
+    source, target = kept.get(SOURCE), kept.get(TARGET)
+    return (source, target) if isinstance(source, str) and isinstance(target, str) else ("", "")
+
+
+def choose_languages(tokenizer: "PreTrainedTokenizerBase", name: str, source: str, target: str) -> None:
+    """Set a multilingual tokenizer to the languages of the flags, else to those that it was saved with.
+
+    Raises UserError if neither names them, for languages that it does not know, and for any given to a tokenizer that
+    knows none.
+    """
+    languages = languages_of(tokenizer)
+    if not languages:
+        if source or target:
+            raise UserError(f"--source_language, --target_language: the tokenizer of {name} has no tokens of languages")
+        return
+    known = known_languages(tokenizer.init_kwargs)
+    chosen = {"source_language": source or known[0], "target_language": target or known[1]}
+    for flag, language in chosen.items():
+        if not language:
+            raise UserError(f"--{flag}: {name} is multilingual; give one of {' '.join(languages)}")
+        if _code(language, languages) is None:
+            raise UserError(f"--{flag}: {name} does not know {language!r}; possible: {' '.join(languages)}")
+    tokenizer.init_kwargs |= {SOURCE: chosen["source_language"], TARGET: chosen["target_language"]}
+    tokenizer.src_lang, tokenizer.tgt_lang = chosen["source_language"], chosen["target_language"]
+    say(f"languages: {chosen['source_language']} → {chosen['target_language']}")
+
+
+def target_token(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The token of the language that a multilingual tokenizer's targets are in; None for other tokenizers."""
+    languages = languages_of(tokenizer)
+    code = _code(known_languages(tokenizer.init_kwargs)[1], languages)
+    return None if code is None else languages[code]
+
+
+def _code(language: str, languages: dict[str, int]) -> str | None:
+    """A language as the tokenizer's table has it: PLBart's `python` stands there as `__python__`."""
+    return next((code for code in (language, f"__{language}__") if code in languages), None)
