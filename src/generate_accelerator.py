@@ -1,5 +1,6 @@
 """Stage: write pseudo-targets, K for each input of the chosen splits; a killed run continues where it stopped."""
 
+from functools import partial
 from pathlib import Path
 
 from src.config.arguments import GenerateArguments
@@ -44,11 +45,11 @@ def generate(config: GenerateArguments, datasets: Datasets) -> Path:
         cut = f" ({n_cut} stopped by --max_labels_length {config.max_labels_length})" if n_cut else ""
         return f"{writing.n_targets} pseudo-targets{cut}"
 
-    job = Job(RESULT, (FT, DEV_PPL), lambda chosen: dict.fromkeys(chosen, k), lambda: _load(config), make)
+    job = Job(RESULT, (FT, DEV_PPL), lambda chosen: dict.fromkeys(chosen, k), partial(_load, config), make)
     return write_file(config, datasets, job)
 
 
-def _load(config: GenerateArguments) -> tuple[Writer, WriteBatch]:
+def _load(config: GenerateArguments, datasets: Datasets) -> tuple[Writer, WriteBatch]:
     decoding = decoding_of(
         config.generation_type,
         num_beams=config.num_beams,
@@ -56,7 +57,7 @@ def _load(config: GenerateArguments) -> tuple[Writer, WriteBatch]:
         max_new_tokens=config.max_labels_length,
         nucleus=config.nucleus,
     )
-    writer = Writer.of(config, decoding)
+    writer = Writer.of(config, decoding, datasets)
     engine = _engine(config, writer)
 
     def write(batch: Batch, k: int) -> list[tuple[str, str]]:

@@ -7,7 +7,7 @@ of one completion, V vocabulary.
 import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +67,7 @@ def simulate(config: SimulateApiArguments, datasets: Datasets) -> Path:
         return f"{writing.n_targets} completions"
 
     job = Job(
-        RESULTS[config.form], (DEV_PPL,), lambda chosen: n_completions(config, chosen), lambda: _load(config), make
+        RESULTS[config.form], (DEV_PPL,), lambda chosen: n_completions(config, chosen), partial(_load, config), make
     )
     return write_file(config, datasets, job)
 
@@ -86,9 +86,9 @@ def _decoding(config: SimulateApiArguments) -> Decoding:
 # ----------------------------------------------------------------------------------------------------- model → numbers
 
 
-def _load(config: SimulateApiArguments) -> tuple[Writer, WriteBatch]:
+def _load(config: SimulateApiArguments, datasets: Datasets) -> tuple[Writer, WriteBatch]:
     """The model, and what makes records of the completions of a batch."""
-    writer = Writer.of(config, _decoding(config))
+    writer = Writer.of(config, _decoding(config), datasets)
     writer.model.generation_config.forced_eos_token_id = None  # an API's completion that is cut has no EOS
     known = torch.tensor(sorted(writer.tokenizer.get_vocab().values()))
 

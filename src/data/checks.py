@@ -70,6 +70,13 @@ def training_splits(datasets: Datasets) -> list[str]:
     return rotation or [split for split in datasets if split == TRAIN]
 
 
+def some_texts(datasets: Datasets, *, per_split: int = 10) -> list[str]:
+    """The first inputs and targets of every split, to try something on."""
+    return [
+        text for columns in datasets.values() for name in (TEXT, TARGET) for text in columns.get(name, ())[:per_split]
+    ]
+
+
 def is_training_split(split: str) -> bool:
     """Whether a split is `train` or `train_<i>`."""
     return split == TRAIN or TRAIN_I.fullmatch(split) is not None

@@ -3,7 +3,7 @@
 import json
 import re
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from pathlib import Path
@@ -18,12 +18,14 @@ from safetensors.torch import load_file
 
 from src.config.arguments import SharedArguments
 from src.config.errors import UserError
+from src.config.values import shown
 from src.data.json_files import check_characters
 from src.models.families import position_limit
 from src.models.generation_settings import BEAM_SETTINGS, DEFAULT_BEAMS, check_settings, settings_of, wrong_setting
 from src.models.languages import target_token
 from src.models.lean import made_lean
 from src.models.students import prune, pruned_config, quiet
+from src.models.tokenizer_file import PROBE, as_its_file_says
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -111,8 +113,11 @@ def load_config(name: str) -> "PreTrainedConfig":
         raise UserError(f"{name}: {error}") from None
 
 
-def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model name. A missing pad token becomes EOS; text is decoded as written, spaces included."""
+def load_tokenizer(name: str, texts: Sequence[str] = ()) -> "PreTrainedTokenizerBase":
+    """The tokenizer of a model name, which reads texts as its tokenizer.json says; `texts` are some to try it on.
+
+    A missing pad token becomes EOS; text is decoded as written, spaces included.
+    """
     from transformers import AutoTokenizer
 
     base = parse_model_name(name)[0]
@@ -125,6 +130,7 @@ def load_tokenizer(name: str) -> "PreTrainedTokenizerBase":
         raise UserError(f"{base}: tokenizer cannot be read: tokenizer_config.json: model_max_length must be a number")
     with quiet(), _one_line(base, "tokenizer", "cannot be read"), _TokenizersErrors():
         tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = as_its_file_says(tokenizer, base, source, texts)
     unknown = tokenizer.unk_token
     if unknown is not None and unknown not in tokenizer.get_vocab():  # the library would look for it without end
         raise UserError(f"{base}: tokenizer cannot be used: its unk_token {unknown[:40]!r} is none of its tokens")
@@ -295,7 +301,7 @@ def check_lengths(name: str, flags: SharedArguments) -> None:
 def check_same_tokenizer(
     teacher: "PreTrainedTokenizerBase", student: "PreTrainedTokenizerBase", *, what: str = "--student_name"
 ) -> None:
-    """Raise UserError, naming the first token that differs, unless both map the same strings to the same ids.
+    """Raise UserError, naming the first token that differs, unless both make the same ids of the same strings.
 
     The sizes of the two models' embeddings may still differ (padded vocabularies).
     """
@@ -312,6 +318,12 @@ def check_same_tokenizer(
             raise UserError(
                 f"{what}: teacher and student must share a tokenizer; "
                 f"{key} is {getattr(teacher, key)} for the teacher, {getattr(student, key)} for the student"
+            )
+    for text in PROBE:
+        if teacher(text, verbose=False)["input_ids"] != student(text, verbose=False)["input_ids"]:
+            raise UserError(
+                f"{what}: teacher and student must share a tokenizer; with the same vocabulary they split "
+                f"{shown(text)} in different ways"
             )
 
 

@@ -17,7 +17,7 @@ from src.config.console import say
 from src.config.constants import DEV, TARGET, TEST
 from src.config.errors import UserError
 from src.data.batches import Tokenization, TokenizedDatasets
-from src.data.checks import Datasets, check_datasets, check_trainable, training_splits
+from src.data.checks import Datasets, check_datasets, check_trainable, some_texts, training_splits
 from src.distillation.capture import keep_all_layers
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics, score_definitions
@@ -123,7 +123,7 @@ def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: Run
     check_lengths(task.model_name, config)
     accelerator = make_accelerator(config)
 
-    tokenizer = load_tokenizer(task.model_name)
+    tokenizer = load_tokenizer(task.model_name, some_texts(datasets))
     choose_languages(tokenizer, task.model_name, config.source_language, config.target_language)
     kind = is_encoder_decoder(load_config(task.model_name))
     tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)

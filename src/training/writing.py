@@ -19,7 +19,7 @@ from src.config.constants import TEXT
 from src.config.errors import NotFiniteError, UserError
 from src.config.values import nearest
 from src.data.batches import Batch, Tokenization, TokenizedDatasets, chunks, longest_first
-from src.data.checks import Datasets, check_datasets
+from src.data.checks import Datasets, check_datasets, some_texts
 from src.data.json_files import append_json_line, read_json_lines
 from src.models.decoding import Decoding, write_tokens
 from src.models.generation_settings import apply_settings
@@ -52,10 +52,10 @@ class Writer:
     decoding: Decoding
 
     @classmethod
-    def of(cls, config: WritingArguments, decoding: Decoding) -> "Writer":
+    def of(cls, config: WritingArguments, decoding: Decoding, datasets: Datasets) -> "Writer":
         warn_of_another_prompt(config.task_prompt, config.model_name, "model_name")
         accelerator = make_accelerator(config)
-        tokenizer = load_tokenizer(config.model_name)
+        tokenizer = load_tokenizer(config.model_name, some_texts(datasets))
         choose_languages(tokenizer, config.model_name, config.source_language, config.target_language)
         kind = is_encoder_decoder(load_config(config.model_name))
         tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
@@ -148,13 +148,14 @@ class Job:
     """What a stage wants written.
 
     file: its name. left_out: splits that are taken only if they are named. k_of(splits): results of a row, by split.
-    load(): the model, and what makes results with it. make(writing, path): writes the file, and returns a line on it.
+    load(splits): the model, and what makes results with it. make(writing, path): writes the file, and returns a line
+    on it.
     """
 
     file: str
     left_out: tuple[str, ...]
     k_of: Callable[[Datasets], Mapping[str, int]]
-    load: Callable[[], tuple[Writer, WriteBatch]]
+    load: Callable[[Datasets], tuple[Writer, WriteBatch]]
     make: Callable[[Writing, Path], str]
 
 
@@ -190,7 +191,7 @@ def write_file(config: WritingArguments, datasets: Datasets, job: Job) -> Path:
 def _prepare(config: WritingArguments, job: Job, run: RunFolder, chosen: Datasets) -> Writing:
     check_model_files(config.model_name, state_dict_path=config.checkpoint_path)
     check_lengths(config.model_name, config)
-    return Writing(config, run, chosen, job.k_of(chosen), *job.load())
+    return Writing(config, run, chosen, job.k_of(chosen), *job.load(chosen))
 
 
 def chosen_splits(config: WritingArguments, datasets: Datasets, *, left_out: Iterable[str]) -> Datasets:
