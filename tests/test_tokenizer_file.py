@@ -39,7 +39,7 @@ def folder_of(folder: Path, own: Tokenizer, model_type: str, tokenizer_class: st
     if model_type == "qwen2":
         sizes["num_key_value_heads"] = 1
     ids = {"pad_token_id": 0, "eos_token_id": 1, "bos_token_id": None}
-    config = AutoConfig.for_model(model_type, vocab_size=own.get_vocab_size(), **sizes, **ids)
+    config = AutoConfig.for_model(model_type, vocab_size=own.get_vocab_size() + 8, **sizes, **ids)
     AutoModelForCausalLM.from_config(config).save_pretrained(folder)
     own.save(str(folder / "tokenizer.json"))
     settings = {"tokenizer_class": tokenizer_class, "eos_token": "<end>", "pad_token": "<pad>"}
