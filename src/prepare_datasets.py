@@ -134,7 +134,13 @@ def prepare_logits(config: PrepareArguments, path: Path) -> str:
     tokenizer = load_tokenizer(config.student_name)
     choose_languages(tokenizer, config.student_name, config.source_language, config.target_language)
     is_two_sided = is_encoder_decoder(load_config(config.student_name))
-    tokenization = Tokenization(tokenizer, is_two_sided, max_input_length=UNCUT, max_labels_length=UNCUT)
+    tokenization = Tokenization(
+        tokenizer,
+        is_two_sided,
+        max_input_length=UNCUT,
+        max_labels_length=UNCUT,
+        special_tokens_in_text=config.special_tokens_in_text,
+    )
     aligner = Aligner(StudentTokens(tokenizer), TeacherBytes(config.teacher_new_word_char), config.alignment)
     merge = Merge(
         use_labeled=config.use_labeled,

@@ -229,7 +229,8 @@ def test_a_bos_that_is_the_eos_token_stays(gpt2):
 
 
 def test_an_eos_that_the_text_itself_ends_with_stays(gpt2):
-    assert inputs_of(tokenization(gpt2, decoder_only=True), "a cat</s>") == [[*ids(gpt2, "a cat"), gpt2.eos_token_id]]
+    made = Tokenization(gpt2, False, 64, 32, special_tokens_in_text=True)
+    assert inputs_of(made, "a cat</s>") == [[*ids(gpt2, "a cat"), gpt2.eos_token_id]]
 
 
 def test_a_tokenizer_that_merges_words_changes_only_the_rows_where_it_does():
@@ -362,7 +363,7 @@ def test_contexts_are_padded_on_the_left_and_labels_on_the_right(tiny_tokenizers
 def test_a_real_eos_is_never_masked_where_pad_is_eos(t5, gpt2, decoder_only):
     tokenizer = copy.deepcopy(gpt2 if decoder_only else t5)
     tokenizer.pad_token = tokenizer.eos_token
-    made = tokenization(tokenizer, decoder_only=decoder_only)
+    made = Tokenization(tokenizer, not decoder_only, 64, 32, special_tokens_in_text=True)
     texts = ["a cat</s>", TEXT] if decoder_only else ["a cat", TEXT]
     batch = made.collate(one_split(made, texts, ["", TARGET]), [0, 1])
     eos = tokenizer.eos_token_id

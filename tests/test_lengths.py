@@ -43,7 +43,10 @@ def test_a_tenth_may_be_cut_without_a_word():
     few = Cuts(tokens(*[3] * 9, 8, limit=4), tokens(*[3] * 9, 8, limit=4))
     assert (of_inputs(few), of_targets(few), of_nothing(few)) == (None, None, None)
     more = Cuts(tokens(*[3] * 8, 7, 8, limit=4), tokens(*[3] * 7, 6, 7, 8, limit=5))
-    assert of_inputs(more) == "2 of 10 (20 %) inputs are cut to --max_input_length 4; 8 would keep 99 % of them whole"
+    assert of_inputs(more) == (
+        "2 of 10 (20 %) inputs are cut to --max_input_length 4 at their end (--truncation_side); 8 would keep 99 % of "
+        "them whole"
+    )
     assert of_targets(more) == (
         "3 of 10 (30 %) targets are cut to --max_labels_length 5; 8 would keep 99 % of them whole"
     )
@@ -133,7 +136,8 @@ def test_cuts_of_a_split_by_hand(tiny_tokenizers, family):
 def test_what_counts_as_nothing(tiny_tokenizers, kind, target, limit, is_empty):
     """BART's BOS is nothing either."""
     tokenizer = bart_like(tiny_tokenizers["t5"]) if kind == "bart-like" else tiny_tokenizers[kind]
-    made = Tokenization(tokenizer, kind != "gpt2", 32, limit + (limit > 1 and kind == "bart-like"))
+    limit_of_kind = limit + (limit > 1 and kind == "bart-like")
+    made = Tokenization(tokenizer, kind != "gpt2", 32, limit_of_kind, special_tokens_in_text=True)
     assert made.encode_labels([target, "a dog", target]).n_empty == 2 * is_empty + (limit == 1)
 
 
@@ -196,7 +200,7 @@ def test_a_run_says_it_once(tiny_models, rotation_path, tmp_path, capsys):
     ft_main.main(ft_flags(tiny_models["t5"]["student"], rotation_path, tmp_path / "out", **flags))
     said = [line for line in warnings_of(capsys.readouterr().out) if "--max_" in line]
     assert [line.partition(";")[0] for line in said] == [
-        "train_0: 10 of 10 (100 %) inputs are cut to --max_input_length 3",
+        "train_0: 10 of 10 (100 %) inputs are cut to --max_input_length 3 at their end (--truncation_side)",
         "train_0: most targets are truncated: 10 of 10 (100 %) targets are cut to --max_labels_length 3",
     ]
 

@@ -33,14 +33,18 @@ FILES, MODEL, DATA, TRAINING = "files", "models", "data", "training"
 EVALUATION, DECODING, RUN = "evaluation and checkpoints", "decoding", "the run"
 GROUPS = (FILES, MODEL, DATA, TRAINING, EVALUATION, DECODING, RUN)
 
+SPECIAL_TOKENS = (
+    "Read special tokens that texts name (`</s>`, `<pad>`; a chat template writes some) as those tokens; "
+    "False: as text."
+)
 SOURCE_LANGUAGE = (
     "Language of the inputs, for a multilingual model, as its tokenizer names it (en_XX, en, eng_Latn, ...); empty: "
     "the one that the model folder was saved with."
 )
 TARGET_LANGUAGE = "Language of the targets, likewise; labels and what is generated begin with its token."
 TASK_PROMPT = (
-    "Prefix of the input for encoder-decoder models (a space is added if missing), suffix for decoder-only models; "
-    "the value `bart` means none."
+    "Prefix of the input for encoder-decoder models (a space is added if missing), suffix for decoder-only models, to "
+    r"the letter (with `\n` and `\t`; a space is added where nothing separates it); the value `bart` means none."
 )
 
 DISTILL_PROMPT = "summarize: "
@@ -114,6 +118,10 @@ class SharedArguments(Arguments):
         128, "Tokens the labels may have, and the most new tokens that are generated.", DATA, minimum=1
     )
     task_prompt: str = flag("", TASK_PROMPT, DATA)
+    truncation_side: str = flag(
+        "right", "Where an input too long is cut: at its end or at its beginning.", DATA, choices=("right", "left")
+    )
+    special_tokens_in_text: bool = flag(False, SPECIAL_TOKENS, DATA)
     source_language: str = flag("", SOURCE_LANGUAGE, DATA)
     target_language: str = flag("", TARGET_LANGUAGE, DATA)
     mixed_precision: str = flag(
@@ -580,6 +588,7 @@ class PrepareArguments(Arguments):
         minimum=0,
     )
     student_name: str = flag("t5-small", "Mode logits: the student whose tokenizer is aligned to.", MODEL)
+    special_tokens_in_text: bool = flag(False, SPECIAL_TOKENS, MODEL)
     source_language: str = flag("", SOURCE_LANGUAGE, MODEL)
     target_language: str = flag("", TARGET_LANGUAGE, MODEL)
     teacher_new_word_char: str = flag(

@@ -26,7 +26,8 @@ from src.config.constants import FINISH_REASON, IGNORE_INDEX, LENGTH, TARGET, TE
 from src.config.errors import UserError
 from src.config.values import shown
 from src.data.checks import Columns, Datasets, is_training_split
-from src.data.lengths import Cuts, Lengths, of_inputs, of_nothing, of_targets
+from src.data.lengths import Cuts, Lengths, of_inputs, of_nothing, of_special_tokens, of_targets
+from src.data.literal import LiteralReader
 from src.data.stored import LOGITS, TOKENS, StoredRow, StoredRows, pad_stored
 
 if TYPE_CHECKING:
@@ -224,8 +225,9 @@ class Tokenization:
     """How texts become model inputs and labels (SPEC §3, Preprocessing).
 
     max_input_length and max_labels_length count tokens, special ones included. task_prompt is a prefix for
-    encoder-decoder models and a suffix for decoder-only models; it is never cut. check runs between chunks of texts
-    and raises to stop.
+    encoder-decoder models and a suffix for decoder-only models; it is never cut, and special tokens that it names are
+    those tokens. In texts they are words like others unless special_tokens_in_text. truncation_side: where a text too
+    long is cut. check runs between chunks of texts and raises to stop.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -233,30 +235,64 @@ class Tokenization:
     max_input_length: int
     max_labels_length: int
     task_prompt: str = ""
+    truncation_side: str = "right"
+    special_tokens_in_text: bool = False
     prompt: str = field(init=False)
     check: Callable[[], None] = lambda: None
     _silent: "_Silent" = field(init=False, repr=False, compare=False)
+    _literal: LiteralReader = field(init=False, repr=False, compare=False)
 
     @classmethod
     def of(
         cls, config: SharedArguments, tokenizer: "PreTrainedTokenizerBase", *, is_encoder_decoder: bool
     ) -> "Tokenization":
-        return cls(tokenizer, is_encoder_decoder, config.max_input_length, config.max_labels_length, config.task_prompt)
+        return cls(
+            tokenizer,
+            is_encoder_decoder,
+            config.max_input_length,
+            config.max_labels_length,
+            config.task_prompt,
+            config.truncation_side,
+            config.special_tokens_in_text,
+        )
 
     def __post_init__(self) -> None:
-        prompt = words_of_prompt(self.task_prompt)
-        if prompt and self.is_encoder_decoder:
-            prompt += " "
-        object.__setattr__(self, "prompt", prompt)
         # A copy: a call switches off the limit that a tokenizer may have of its own, which is saved with the caller's.
         object.__setattr__(self, "tokenizer", copy.deepcopy(self.tokenizer))
         object.__setattr__(self, "_silent", _Silent(self.tokenizer))
+        object.__setattr__(self, "_literal", LiteralReader(self.tokenizer))
+        object.__setattr__(self, "prompt", self._prefix() if self.is_encoder_decoder else self._suffix())
         fixed = self._n_fixed_tokens()
         if fixed >= self.max_input_length:
             raise UserError(
                 f"--max_input_length {self.max_input_length}: --task_prompt {shown(self.prompt.strip())} and special "
                 f"tokens take {fixed} tokens and leave no room for text; possible: {fixed + 1} or more"
             )
+
+    def _prefix(self) -> str:
+        """The prompt of an encoder-decoder model: its words and a space."""
+        words = words_of_prompt(self.task_prompt)
+        return f"{words} " if words else ""
+
+    def _suffix(self) -> str:
+        """The prompt of a decoder-only model to the letter, with a space before it where nothing else separates it."""
+        prompt = spelled(self.task_prompt)
+        if not prompt.strip(" "):
+            return ""
+        return prompt if prompt[0].isspace() or self._literal.begins(prompt) else f" {prompt}"
+
+    @property
+    def separator(self) -> str:
+        """What stands before a decoder-only model's target: the white space that ends its prompt; nothing behind a
+        special token; else a space."""
+        space = self.prompt[len(self.prompt.rstrip()) :]
+        if space:
+            return " " if space.endswith(" ") else space
+        return "" if self._literal.ends(self.prompt) else " "
+
+    def special_token_in(self, texts: Sequence[str]) -> str | None:
+        """A special token that one of the texts names, and that is not read as such."""
+        return None if self.special_tokens_in_text else self._literal.first_named(texts)
 
     def encode_inputs(self, texts: Sequence[str]) -> Encoded:
         """Prompt and text as token ids; a text too long is cut at its end, the prompt never."""
@@ -278,7 +314,17 @@ class Tokenization:
         return labels
 
     def _targets(self, targets: list[str]) -> list[Located]:
-        return self._encoder_decoder_targets(targets) if self.is_encoder_decoder else self._continue(targets)
+        if self.is_encoder_decoder:
+            return self._encoder_decoder_targets(targets)
+        located = self._continue(targets, self._reader(targets), self.separator)
+        return [
+            each if target.strip() else Located([], each.encoding)
+            for target, each in zip(targets, located, strict=True)
+        ]
+
+    def _reader(self, texts: list[str]) -> "PreTrainedTokenizerBase":
+        """The tokenizer for texts of the data, in which a special token's name is none unless the flag says so."""
+        return self.tokenizer if self.special_token_in(texts) is None else self._literal.tokenizer
 
     def _in_chunks(self, texts: Sequence[str], encode: Callable[[list[str]], Encoded], description: str) -> Encoded:
         parts = []
@@ -291,27 +337,47 @@ class Tokenization:
         return Encoded.concatenate(parts)
 
     def _inputs(self, texts: list[str]) -> Encoded:
+        n_fixed = self._n_fixed_tokens()
         if self.is_encoder_decoder:
             made, n_end = self._encoder_inputs(texts), self._n_closing()
         else:
             suffix = self._prompt_ids()
             made, n_end = [head + suffix for head in self._heads(texts)], len(suffix)
         whole = [ids or [self._first] for ids in made]  # a model needs at least one token to read
-        return Encoded(Ragged.of(self._cut_input(ids, n_end) for ids in whole), _lengths(whole))
+        return Encoded(Ragged.of(self._cut_input(ids, n_fixed - n_end, n_end) for ids in whole), _lengths(whole))
 
-    def _cut_input(self, ids: list[int], n_end: int) -> list[int]:
-        """An input within its limit, the last `n_end` tokens kept."""
-        if len(ids) <= self.max_input_length:
+    def _cut_input(self, ids: list[int], n_begin: int, n_end: int) -> list[int]:
+        """An input within its limit, its text cut at one end; its first `n_begin` and last `n_end` tokens are kept."""
+        excess = len(ids) - self.max_input_length
+        if excess <= 0:
             return ids
-        return ids[: self.max_input_length - n_end] + ids[len(ids) - n_end :]
+        start = n_begin if self.truncation_side == "left" else len(ids) - n_end - excess
+        return ids[:start] + ids[start + excess :]
 
     def _encoder_inputs(self, texts: list[str]) -> list[list[int]]:
-        return self.tokenizer([self.prompt + text for text in texts], verbose=False)["input_ids"]
+        reader = self._reader(texts)
+        if reader is self.tokenizer or self._literal.first_named([self.prompt]) is None:
+            made = reader([self.prompt + text for text in texts], verbose=False)["input_ids"]
+            return [self._one_bos(ids) for ids in made]
+        around = self.tokenizer(self.prompt.rstrip())["input_ids"]
+        n_before = len(around) - self._n_closing()
+        return [around[:n_before] + each.ids + around[n_before:] for each in self._continue(texts, reader)]
+
+    def _one_bos(self, ids: list[int]) -> list[int]:
+        """A text that begins with BOS itself (rendered by a chat template) gets no second one."""
+        bos = self.tokenizer.bos_token_id
+        adds_bos = self.special_tokens_in_text and ids[:2] == [bos, bos] and self._opening()[:1] == [bos]
+        return ids[1:] if adds_bos else ids
 
     def _n_closing(self) -> int:
         """Special tokens that the tokenizer puts behind a text."""
         text, ids = self._tokens(ANCHOR), self.tokenizer(ANCHOR)["input_ids"]
         return next(n for n in range(len(ids)) if ids[: len(ids) - n][-len(text) :] == text)
+
+    def _opening(self) -> list[int]:
+        """Special tokens that the tokenizer puts before a text."""
+        ids = self.tokenizer(ANCHOR)["input_ids"]
+        return ids[: len(ids) - self._n_closing() - len(self._tokens(ANCHOR))]
 
     def _labels(self, targets: list[str]) -> Encoded:
         whole = [self._ended(located.ids) for located in self._targets(targets)]
@@ -327,7 +393,7 @@ class Tokenization:
 
     def _encoder_decoder_targets(self, targets: list[str]) -> list[Located]:
         beyond = self._n_beyond_eos()
-        encoded = self.tokenizer(text_target=targets, verbose=False)
+        encoded = self._reader(targets)(text_target=targets, verbose=False)
         return [
             Located(ids[: len(ids) - beyond], encoding)
             for ids, encoding in zip(encoded["input_ids"], _encodings(encoded), strict=True)
@@ -340,23 +406,25 @@ class Tokenization:
 
     def _heads(self, texts: list[str]) -> list[list[int]]:
         """Tokens of each text as a sequence begins (BOS included, where the tokenizer adds one) but does not end."""
-        encoded = self.tokenizer(texts, verbose=False)["input_ids"]
+        encoded = self._reader(texts)(texts, verbose=False)["input_ids"]
         adds_eos = self.tokenizer(ANCHOR)["input_ids"][-1] == self._eos
-        return [ids[:-1] for ids in encoded] if adds_eos else encoded
+        return [self._one_bos(ids[:-1] if adds_eos else ids) for ids in encoded]
 
-    def _continue(self, texts: list[str]) -> list[Located]:
-        """Tokens of each text as they are after another word, without special tokens; none for a blank text."""
-        anchor = self._tokens(ANCHOR)
-        before = f"{ANCHOR} "
-        joined = self.tokenizer([before + text for text in texts], add_special_tokens=False, verbose=False)
+    def _continue(self, texts: list[str], reader: "PreTrainedTokenizerBase", separator: str = " ") -> list[Located]:
+        """Tokens of each text as they are behind another word and a separator, without special tokens.
+
+        A space belongs to the text that it stands before, as tokenizers have it; other separators do not. Without a
+        separator a text is read by itself.
+        """
+        before = ANCHOR + separator if separator else ""
+        anchor = self._tokens(ANCHOR if separator == " " else before)
+        joined = reader([before + text for text in texts], add_special_tokens=False, verbose=False)
         continued: list[Located] = []
         for text, ids, encoding in zip(texts, joined["input_ids"], _encodings(joined), strict=True):
-            if not text.strip():
-                continued.append(Located([], encoding))
-            elif ids[: len(anchor)] == anchor:
+            if ids[: len(anchor)] == anchor:
                 continued.append(Located(ids[len(anchor) :], encoding, len(anchor), len(before)))
             else:  # a token spans the two words
-                alone = self.tokenizer([text], add_special_tokens=False)
+                alone = reader([text], add_special_tokens=False, verbose=False)
                 continued.append(Located(alone["input_ids"][0], _encodings(alone)[0]))
         return continued
 
@@ -367,8 +435,12 @@ class Tokenization:
         return self.tokenizer(text, add_special_tokens=False)["input_ids"]
 
     def _prompt_ids(self) -> list[int]:
-        """The suffix of a decoder-only model."""
-        return self._continue([self.prompt])[0].ids
+        """The suffix of a decoder-only model, without a space at its end: that one begins the target."""
+        own = self.prompt.removesuffix(" ")
+        if own.startswith(" "):
+            return self._continue([own[1:]], self.tokenizer)[0].ids
+        anchor, joined = self._tokens(ANCHOR), self._tokens(ANCHOR + own)
+        return joined[len(anchor) :] if joined[: len(anchor)] == anchor else self._tokens(own)
 
     def _n_fixed_tokens(self) -> int:
         """Tokens of every input that are not its text's: the prompt's and the special ones."""
@@ -414,6 +486,11 @@ def _as_cut(stored: StoredRow, n_labels: int) -> StoredRow:
     return counts[:n_labels], ids[:n_kept], logs[:n_kept]
 
 
+def spelled(task_prompt: str) -> str:
+    r"""A --task_prompt to the letter: `\n` and `\t`, as a shell passes them, are characters; `bart` means none."""
+    return "" if task_prompt == "bart" else task_prompt.replace(r"\n", "\n").replace(r"\t", "\t")
+
+
 def words_of_prompt(task_prompt: str) -> str:
     """A --task_prompt without white space around it; the value `bart` means none."""
     return "" if task_prompt == "bart" else task_prompt.strip()
@@ -457,7 +534,7 @@ class TokenizedDatasets:
         self._input_of_text: dict[str, int] = {}
         self._inputs = Ragged.of([])
         self._whole_inputs = np.zeros(0, dtype=np.int32)
-        self._unsaid = [of_inputs, of_targets, of_nothing]
+        self._unsaid = [of_inputs, of_targets, of_nothing, of_special_tokens]
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenise")
         self._coming: Future[TokenizedSplit] | None = None
         self._closed = Event()
@@ -535,11 +612,16 @@ class TokenizedDatasets:
             self._inputs = Ragged.concatenate([self._inputs, encoded.tokens])
             self._whole_inputs = np.concatenate([self._whole_inputs, encoded.whole])
         input_of_row = np.fromiter((self._input_of_text[text] for text in texts), dtype=np.int64, count=len(texts))
-        inputs = Lengths.of(self._whole_inputs[input_of_row], tokenization.max_input_length)
+        cuts = Cuts(
+            Lengths.of(self._whole_inputs[input_of_row], tokenization.max_input_length),
+            truncation_side=tokenization.truncation_side,
+            special_token=tokenization.special_token_in([*new, *columns.get(TARGET, ())]),
+        )
         if TARGET not in columns:
-            return TokenizedSplit(name, self._inputs, input_of_row, None, Cuts(inputs))
+            return TokenizedSplit(name, self._inputs, input_of_row, None, cuts)
         encoded = tokenization.encode_labels(columns[TARGET])
-        cuts = Cuts(inputs, Lengths.of(encoded.whole, tokenization.max_labels_length), encoded.n_empty)
+        targets = Lengths.of(encoded.whole, tokenization.max_labels_length)
+        cuts = replace(cuts, targets=targets, n_empty=encoded.n_empty)
         teacher = self._stored(name, columns, encoded.tokens)
         labels = encoded.tokens
         if FINISH_REASON in columns and teacher is None:
@@ -552,6 +634,11 @@ class TokenizedDatasets:
         if TOKENS not in columns or LOGITS not in columns:
             return None
         place = f"split '{name}'"
+        if not self.tokenization.is_encoder_decoder and self.tokenization.separator != " ":
+            raise UserError(
+                f"{place}: its stored tokens are those of targets behind a space, but --task_prompt "
+                f"{shown(self.tokenization.task_prompt)} ends in another way"
+            )
         stored = StoredRows.of(columns[TOKENS], columns[LOGITS], place)
         stored.check(len(self.tokenization.tokenizer), place)
         expected = np.minimum(stored.n_positions(), self.tokenization.max_labels_length)

@@ -42,11 +42,16 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Cuts:
-    """What the limits do to a split: to its inputs, and to its targets, of which n_empty have no text left at all."""
+    """What tokens leave of a split: of its inputs, and of its targets, of which n_empty have no text left at all.
+
+    truncation_side: where inputs are cut. special_token: one that texts name and that is read as text.
+    """
 
     inputs: Lengths
     targets: Lengths | None = None
     n_empty: int = 0
+    truncation_side: str = "right"
+    special_token: str | None = None
 
 
 def of_inputs(cuts: Cuts) -> str | None:
@@ -54,7 +59,9 @@ def of_inputs(cuts: Cuts) -> str | None:
     inputs = cuts.inputs
     if inputs.share <= MUCH:
         return None
-    return f"{_count(inputs)} inputs are cut to --max_input_length {inputs.limit}; {_what_would_do(inputs)}"
+    end = "end" if cuts.truncation_side == "right" else "beginning"
+    cut = f"inputs are cut to --max_input_length {inputs.limit} at their {end} (--truncation_side)"
+    return f"{_count(inputs)} {cut}; {_what_would_do(inputs)}"
 
 
 def of_targets(cuts: Cuts) -> str | None:
@@ -73,6 +80,16 @@ def of_nothing(cuts: Cuts) -> str | None:
     return (
         f"{cuts.n_empty:,} of {cuts.targets.n:,} targets have nothing but an end: they are blank, or "
         f"--max_labels_length {cuts.targets.limit} leaves nothing of them"
+    )
+
+
+def of_special_tokens(cuts: Cuts) -> str | None:
+    """Texts that name special tokens, which those who have rendered a chat template want to be read as such."""
+    if cuts.special_token is None:
+        return None
+    return (
+        f"texts name special tokens ({cuts.special_token}), which are read as text; --special_tokens_in_text True "
+        "reads them as those tokens"
     )
 
 

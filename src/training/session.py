@@ -18,6 +18,7 @@ from src.config.constants import DEV, TARGET, TEST
 from src.config.errors import UserError
 from src.data.batches import Tokenization, TokenizedDatasets
 from src.data.checks import Datasets, check_datasets, check_trainable, some_texts, training_splits
+from src.data.unknown import check_characters_known
 from src.distillation.capture import keep_all_layers
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics, score_definitions
@@ -127,6 +128,7 @@ def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: Run
     choose_languages(tokenizer, task.model_name, config.source_language, config.target_language)
     kind = is_encoder_decoder(load_config(task.model_name))
     tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
+    check_characters_known(tokenization, datasets, config.dataset_path)
     data = TokenizedDatasets(datasets, tokenization)
     data.check_stored(splits, config.dataset_path)
     model = load_model(task.model_name, state_dict_path=weights)

@@ -21,6 +21,7 @@ from src.config.values import nearest
 from src.data.batches import Batch, Tokenization, TokenizedDatasets, chunks, longest_first
 from src.data.checks import Datasets, check_datasets, some_texts
 from src.data.json_files import append_json_line, read_json_lines
+from src.data.unknown import check_characters_known
 from src.models.decoding import Decoding, write_tokens
 from src.models.generation_settings import apply_settings
 from src.models.languages import choose_languages
@@ -59,6 +60,8 @@ class Writer:
         choose_languages(tokenizer, config.model_name, config.source_language, config.target_language)
         kind = is_encoder_decoder(load_config(config.model_name))
         tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
+        inputs = {split: {TEXT: columns[TEXT]} for split, columns in datasets.items()}
+        check_characters_known(tokenization, inputs, config.dataset_path)
         model = load_model(config.model_name, state_dict_path=config.checkpoint_path).to(accelerator.device)
         fit_to_tokenizer(model, tokenizer)
         apply_settings(model, config.model_name, config)

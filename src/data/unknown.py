@@ -1,0 +1,79 @@
+"""What a tokenizer cannot write: characters that it has no token for, and texts that come back changed."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from math import ceil
+
+from src.config.console import say
+from src.config.constants import TARGET, TEXT
+from src.config.errors import UserError
+from src.config.values import shown
+from src.data.batches import Tokenization
+from src.data.checks import Datasets, training_splits
+
+ROWS = 1_000  # of a split that are looked at, evenly spread over it
+FEW = 0.01  # of them that may be changed without a word
+NEARLY_ALL = 0.9  # of the targets with unknown characters: nothing can be learned
+UNCUT = 2**30
+
+
+def check_characters_known(tokenization: Tokenization, datasets: Datasets, source: str) -> None:
+    """Say which inputs and targets of a split have characters that the tokenizer does not know or does not give back.
+
+    Looks at the first training split, or the first one if there is none. Raises UserError if nearly all targets have
+    unknown characters.
+    """
+    split = next(iter(training_splits(datasets) or datasets))
+    uncut = replace(tokenization, max_input_length=UNCUT, max_labels_length=UNCUT)
+    texts = _sample(datasets[split][TEXT])
+    _say_unknown(split, "inputs", texts, _with_unknown(uncut, texts))
+    if TARGET not in datasets[split]:
+        return
+    targets = _sample(datasets[split][TARGET])
+    unknown = _with_unknown(uncut, targets)
+    if sum(unknown) >= NEARLY_ALL * len(targets):
+        example = targets[unknown.index(1)]
+        raise UserError(
+            f"{source}: split '{split}': nearly all targets have characters that the model's tokenizer does not know, "
+            f"as {shown(example)}; it could write none of them"
+        )
+    _say_unknown(split, "targets", targets, unknown)
+    labels = uncut.encode_labels(targets).tokens
+    written = [uncut.tokenizer.decode(labels[row], skip_special_tokens=True) for row in range(len(targets))]
+    _say_changed(split, targets, written, unknown)
+
+
+def _sample(texts: Sequence[str]) -> list[str]:
+    return list(texts[:: ceil(len(texts) / ROWS)])
+
+
+def _with_unknown(tokenization: Tokenization, texts: Sequence[str]) -> list[int]:
+    """1 for each text with an unknown token; white space is no character that anybody misses."""
+    unknown = tokenization.tokenizer.unk_token_id
+    if unknown is None or unknown == tokenization.tokenizer.eos_token_id:
+        return [0] * len(texts)
+    tokens = tokenization.encode_labels([" ".join(text.split()) for text in texts]).tokens
+    return [int(unknown in tokens[row]) for row in range(len(texts))]
+
+
+def _say_unknown(split: str, kind: str, texts: Sequence[str], unknown: Sequence[int]) -> None:
+    if sum(unknown) > FEW * len(texts):
+        example = shown(texts[unknown.index(1)])
+        n_unknown = f"{sum(unknown):,} of {len(texts):,} {kind}"
+        say(f"warning: {split}: {n_unknown} have characters that the tokenizer does not know, as {example}")
+
+
+def _say_changed(split: str, targets: Sequence[str], written: Sequence[str], unknown: Sequence[int]) -> None:
+    """Targets that the tokenizer alone changes, though it knows their characters."""
+    pairs = [
+        (target, text)
+        for target, text, is_unknown in zip(targets, written, unknown, strict=True)
+        if not is_unknown and target.strip() != text.strip()
+    ]
+    if len(pairs) <= FEW * len(targets):
+        return
+    letters = [("".join(text.split()).casefold() for text in pair) for pair in pairs]
+    what = " (white space or case alone)" if all(a == b for a, b in letters) else ""
+    target, text = pairs[0]
+    changed = f"{len(pairs):,} of {len(targets):,} targets{what}"
+    say(f"warning: {split}: the tokenizer changes {changed}: {shown(target)} comes back as {shown(text.strip())}")
