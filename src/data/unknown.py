@@ -39,7 +39,9 @@ def check_characters_known(tokenization: Tokenization, datasets: Datasets, sourc
         )
     _say_unknown(split, "targets", targets, unknown)
     labels = uncut.encode_labels(targets).tokens
-    written = [uncut.tokenizer.decode(labels[row], skip_special_tokens=True) for row in range(len(targets))]
+    written = [
+        str(uncut.tokenizer.decode(labels[row].tolist(), skip_special_tokens=True)) for row in range(len(targets))
+    ]
     _say_changed(split, targets, written, unknown)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 from src.config.console import say
 from src.config.errors import UserError
 from src.config.values import shown
-from src.data.batches import words_of_prompt
+from src.data.batches import spelled
 from src.data.json_files import read_json
 from src.models.loading import parse_model_name
 
@@ -28,5 +28,5 @@ def known_prompt(model_name: str) -> str | None:
 def warn_of_another_prompt(given: str, model_name: str, flag: str) -> None:
     """Say so if a model is to be used with another prompt than it was trained with."""
     known = known_prompt(model_name)
-    if known is not None and words_of_prompt(known) != words_of_prompt(given):
+    if known is not None and spelled(known).strip(" ") != spelled(given).strip(" "):
         say(f"warning: --task_prompt {shown(given)}: --{flag} {model_name} was trained with {shown(known)}")
