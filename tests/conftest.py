@@ -8,12 +8,14 @@ os.environ["TOKENIZERS_PARALLELISM"] = "false"
 import json
 import random
 import signal
+import string
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from accelerate.state import AcceleratorState
+from hypothesis import settings
 
 from src.config import arguments
 from src.models.families import Sizes
@@ -40,6 +42,9 @@ FAMILY_NAMES = ("t5", "bart", "gpt2", "opt", "llama")
 ENCODER_DECODER_NAMES = ("t5", "bart")
 DECODER_ONLY_NAMES = ("gpt2", "opt", "llama")
 WORDS = ("the", "a", "red", "blue", "old", "new", "cat", "dog", "bird", "house", "sees", "likes", "finds", "near")
+settings.register_profile("machines of any speed", deadline=None)
+settings.load_profile("machines of any speed")
+
 ALL_LETTERS = "summarize: modern: the quick brown fox, who jumps over (3) lazy dogs? It does!"
 VOCAB_SIZE = 96
 
@@ -69,8 +74,8 @@ def tiny_sizes(tokenizer, *, d_model: int, n_layers: int) -> Sizes:
 
 @pytest.fixture(scope="session")
 def tiny_corpus() -> list[str]:
-    """200 sentences, and one with all lower-case letters, so that no prompt is unknown to the tokenizers."""
-    return [*tiny_sentences(200, seed=0), ALL_LETTERS]
+    """200 sentences, one with all lower-case letters, and the digits: no prompt and no number is unknown then."""
+    return [*tiny_sentences(200, seed=0), ALL_LETTERS, string.digits]
 
 
 @pytest.fixture(scope="session")
