@@ -13,6 +13,7 @@ from src.config.signals import signals_kill
 from src.data.checks import check_datasets, check_trainable, training_splits
 from src.data.disk import check_output_folder, recover
 from src.data.files import read_datasets
+from src.data.references import references_of
 from src.models.families import Sizes, family_to_build, knows_layers, layer_counts
 from src.models.loading import Layers, check_model_files, load_config, load_model, load_tokenizer, parse_model_name
 from src.models.students import (
@@ -136,7 +137,7 @@ def training_texts(dataset_path: str) -> Iterator[str]:
     check_trainable(datasets, dataset_path)
     for split in training_splits(datasets):
         yield from datasets[split][TEXT]
-        yield from datasets[split][TARGET]
+        yield from (text for target in datasets[split][TARGET] for text in references_of(target))
     yield from datasets.get(UNLABELED, {}).get(TEXT, ())
 
 

@@ -20,6 +20,7 @@ from src.data.corpora import Request, load_corpus
 from src.data.disk import recover
 from src.data.files import open_dataset, read_datasets, read_generations, write_datasets
 from src.data.pseudo_targets import Merge, merge_pseudo_targets
+from src.data.references import references_of
 from src.data.splits import (
     Sizes,
     add_ft,
@@ -213,9 +214,9 @@ def table(datasets: Datasets) -> str:
 
 
 def _mean_words(datasets: Datasets, splits: list[str], name: str) -> str:
-    values = [datasets[split].get(name, []) for split in splits]
-    rows = sum(map(len, values))
-    return f"{sum(n_words(text) for column in values for text in column) / rows:.1f}" if rows else "–"
+    values = [value for split in splits for value in datasets[split].get(name, [])]
+    words = [n_words(text) for value in values for text in references_of(value)]
+    return f"{sum(words) / len(words):.1f}" if words else "–"
 
 
 def _refuse_own_input(config: PrepareArguments, path: Path) -> None:

@@ -49,6 +49,7 @@ TRAINING = SHARED | {
     "optimizer_eps": 1e-8,
     "weight_decay": 1e-5,
     "clip_grad_norm": None,
+    "several_references": "all",
     "epochs": 20,
     "n_patience_epochs": None,
     "do_train": True,

@@ -266,7 +266,7 @@ WORDNET = SimpleNamespace(
     ],
 )
 def test_meteor_of_one_row(prediction, reference, expected):
-    assert meteor.mean_meteor([prediction], [reference], WORDNET) == pytest.approx(100 * expected)
+    assert meteor.mean_meteor([prediction], [[reference]], WORDNET) == pytest.approx(100 * expected)
 
 
 def test_meteor_is_a_mean_over_rows(monkeypatch):
@@ -317,14 +317,14 @@ def test_bertscore_is_computed_in_the_final_test_alone(monkeypatch, tiny_model_f
 
 def test_bertscore_without_words_is_zero_and_counts(monkeypatch, tiny_model_folder):
     monkeypatch.setattr(bertscore, "MODEL_NAME", tiny_model_folder)
-    scores = bertscore.bertscore(["the cat", "", "the", ""], ["the cat", "dog", " ", ""])
+    scores = bertscore.bertscore(["the cat", "", "the", ""], [["the cat"], ["dog"], [" "], [""]])
     assert scores == pytest.approx(dict.fromkeys(bertscore.SCORES, 25.0), abs=1e-3)
 
 
 def test_bertscore_does_not_depend_on_the_batch(monkeypatch, tiny_model_folder):
     monkeypatch.setattr(bertscore, "MODEL_NAME", tiny_model_folder)
     predictions = ["the cat sat", "mat dog on the the", "dog", "cat zzz"]
-    references = ["the dog sat on", "the mat", "cat", "the mat on dog sat"]
+    references = [["the dog sat on"], ["the mat"], ["cat"], ["the mat on dog sat"]]
     alone = [bertscore.bertscore([pred], [ref]) for pred, ref in zip(predictions, references, strict=True)]
     means = {name: sum(row[name] for row in alone) / 4 for name in bertscore.SCORES}
     assert means["bertscore_f1"] < 99
@@ -339,7 +339,7 @@ def test_bertscore_reads_the_ninth_layer(monkeypatch, tiny_model_folder):
     used = {}
     monkeypatch.setattr(bertscore, "MODEL_NAME", tiny_model_folder)
     monkeypatch.setattr(bertscore, "bertscore_with", lambda model, *rest: used.update(model=model) or {})
-    bertscore.bertscore(["the"], ["the"])
+    bertscore.bertscore(["the"], [["the"]])
     tokenizer = AutoTokenizer.from_pretrained(tiny_model_folder)
     everything = AutoModel.from_pretrained(tiny_model_folder).eval()
     ids = tokenizer(["the cat"], return_tensors="pt")["input_ids"]

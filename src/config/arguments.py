@@ -184,6 +184,12 @@ class TrainingArguments(SharedArguments):
         TRAINING,
         above=0,
     )
+    several_references: str = flag(
+        "all",
+        "What is learned of an input whose target is a list of references: all, a row for each; first, the first.",
+        DATA,
+        choices=("all", "first"),
+    )
     epochs: int = flag(20, "Epochs over which the learning rate decays, and that are run.", TRAINING, minimum=1)
     n_patience_epochs: int | None = flag(
         None, "Stop after this many epochs without a better score on dev; None: never.", TRAINING, minimum=1

@@ -20,6 +20,7 @@ from src.config.errors import UserError
 from src.data.checks import Columns, Datasets, kind
 from src.data.files import SPLIT_ALIASES, read_datasets
 from src.data.json_files import iterate_json_lines
+from src.data.references import Target
 from src.data.token_bytes import BYTE_TOKEN, REPLACEMENT, byte_of_character
 
 PREDICTION, TOKENS, LOGPROBS = "prediction", "tokens", "logprobs"
@@ -50,12 +51,12 @@ class Completion:
 
 @dataclass(frozen=True, slots=True)
 class ApiRow:
-    """One request: the input's text, its reference if there is one, and the completions that the teacher wrote."""
+    """One request: the input's text, its reference (or several) if known, and the completions of the teacher."""
 
     place: str
     split: str
     text: str
-    reference: str | None
+    reference: Target | None
     completions: tuple[Completion, ...]
 
 
@@ -165,7 +166,7 @@ def _check_split(split: Any, place: str) -> None:
 def _row(fields: dict[str, Any], split: str, place: str) -> ApiRow:
     text, reference = _text(fields, TEXT, place), fields.get(TARGET)
     if reference is not None or split == TEST:
-        reference = _text(fields, TARGET, place)
+        reference = _reference(fields, place)
     if RESPONSE in fields:
         completions = _of_response(fields[RESPONSE], place)
     elif fields.get(PREDICTION) is None:
@@ -205,6 +206,16 @@ def _is_cut_off(fields: dict[str, Any], place: str) -> bool:
     if reason is not None and not isinstance(reason, str):
         raise UserError(f"{place}: '{FINISH_REASON}': expected text or null, found {kind(reason)}")
     return reason in CUT_OFF
+
+
+def _reference(fields: dict[str, Any], place: str) -> Target:
+    """The text of `target`, or the texts of a list: several references."""
+    target = fields.get(TARGET)
+    if isinstance(target, list) and target and set(map(type, target)) == {str}:
+        return target
+    if isinstance(target, list):
+        raise UserError(f"{place}: '{TARGET}': expected text or a list of texts, found another list")
+    return _text(fields, TARGET, place)
 
 
 def _text(fields: dict[str, Any], name: str, place: str) -> str:

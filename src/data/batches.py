@@ -28,6 +28,7 @@ from src.config.values import shown
 from src.data.checks import Columns, Datasets, is_training_split
 from src.data.lengths import Cuts, Lengths, of_inputs, of_nothing, of_special_tokens, of_targets
 from src.data.literal import LiteralReader
+from src.data.references import first_references
 from src.data.stored import LOGITS, TOKENS, StoredRow, StoredRows, pad_stored
 
 if TYPE_CHECKING:
@@ -524,6 +525,7 @@ class TokenizedDatasets:
     """The splits of a dataset file as tokens: each split is tokenised once, at its first use or ahead of it.
 
     The splits `train_0 … train_{K-1}` hold the same inputs K times; equal texts are tokenised once over all splits.
+    Of several references the first is the label.
     A target whose `finish_reason` is "length" was cut off by a model's limit: its labels have no EOS.
     """
 
@@ -612,14 +614,15 @@ class TokenizedDatasets:
             self._inputs = Ragged.concatenate([self._inputs, encoded.tokens])
             self._whole_inputs = np.concatenate([self._whole_inputs, encoded.whole])
         input_of_row = np.fromiter((self._input_of_text[text] for text in texts), dtype=np.int64, count=len(texts))
+        labeled = first_references(columns.get(TARGET, ()))
         cuts = Cuts(
             Lengths.of(self._whole_inputs[input_of_row], tokenization.max_input_length),
             truncation_side=tokenization.truncation_side,
-            special_token=tokenization.special_token_in([*new, *columns.get(TARGET, ())]),
+            special_token=tokenization.special_token_in([*new, *labeled]),
         )
         if TARGET not in columns:
             return TokenizedSplit(name, self._inputs, input_of_row, None, cuts)
-        encoded = tokenization.encode_labels(columns[TARGET])
+        encoded = tokenization.encode_labels(labeled)
         targets = Lengths.of(encoded.whole, tokenization.max_labels_length)
         cuts = replace(cuts, targets=targets, n_empty=encoded.n_empty)
         teacher = self._stored(name, columns, encoded.tokens)

@@ -7,6 +7,7 @@ from typing import Any
 from src.config.constants import TARGET, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
 from src.config.values import shown
+from src.data.references import has_several, references_of
 from src.data.stored import NestedColumn
 
 logger = logging.getLogger(__name__)
@@ -36,7 +37,7 @@ def check_shape(datasets: Any, source: str) -> None:
 def check_datasets(datasets: Datasets, source: str, *, need_target: bool = True) -> None:
     """Refuse what no stage can use: a split without rows or `text`, texts that are not strings, gaps in `train_<i>`.
 
-    `target` is needed in every split but `unlabeled`, or in none with `need_target=False`.
+    `target` is needed in every split but `unlabeled`, or in none with `need_target=False`. It may hold lists of texts.
     Raises UserError naming the file, the split, the column and the row (rows are counted from 0).
     """
     check_shape(datasets, source)
@@ -44,7 +45,7 @@ def check_datasets(datasets: Datasets, source: str, *, need_target: bool = True)
         place = f"{source}: split '{split}'"
         check_strings(columns, TEXT, place)
         if split != UNLABELED and (need_target or TARGET in columns):
-            check_strings(columns, TARGET, place)
+            check_targets(columns, place)
     rotation = _rotation(datasets)
     for i, split in enumerate(rotation):
         if split != f"{TRAIN}_{i}":
@@ -72,9 +73,8 @@ def training_splits(datasets: Datasets) -> list[str]:
 
 def some_texts(datasets: Datasets, *, per_split: int = 10) -> list[str]:
     """The first inputs and targets of every split, to try something on."""
-    return [
-        text for columns in datasets.values() for name in (TEXT, TARGET) for text in columns.get(name, ())[:per_split]
-    ]
+    columns = [split.get(name, ())[:per_split] for split in datasets.values() for name in (TEXT, TARGET)]
+    return [text for column in columns for row in column for text in references_of(row)]
 
 
 def is_training_split(split: str) -> bool:
@@ -95,6 +95,21 @@ def check_strings(columns: Columns, name: str, place: str) -> None:
     if set(map(type, columns[name])) != {str}:
         row = next(i for i, value in enumerate(columns[name]) if not isinstance(value, str))
         raise UserError(f"{place}, column '{name}', row {row}: expected text, found {kind(columns[name][row])}")
+
+
+def check_targets(columns: Columns, place: str) -> None:
+    """As `check_strings` of `target`, whose rows may hold lists of texts too: several references of one input."""
+    if not has_several(columns.get(TARGET, ())):
+        check_strings(columns, TARGET, place)
+        return
+    for row, target in enumerate(columns[TARGET]):
+        here = f"{place}, column '{TARGET}', row {row}"
+        if target == []:
+            raise UserError(f"{here}: expected text or a list of texts, found an empty list")
+        for text in target if isinstance(target, list) else [target]:
+            if not isinstance(text, str):
+                found = f"{kind(text)} in a list" if isinstance(target, list) else kind(text)
+                raise UserError(f"{here}: expected text or a list of texts, found {found}")
 
 
 def kind(value: Any) -> str:

@@ -129,7 +129,7 @@ class _ArrowFiles:
 
 
 class _ArrowFile(contextlib.AbstractContextManager):
-    """One split as an Arrow IPC file: columns of text, and of lists of lists of numbers (NESTED)."""
+    """One split as an Arrow IPC file: columns of text, of lists of texts, and of lists of lists of numbers (NESTED)."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -152,7 +152,7 @@ class _ArrowFile(contextlib.AbstractContextManager):
         import pyarrow
 
         arrays = {
-            name: column.taken() if isinstance(column, _NestedBuffer) else pyarrow.array(column, pyarrow.string())
+            name: column.taken() if isinstance(column, _NestedBuffer) else _texts(column)
             for name, column in self._columns.items()
         }
         batch = pyarrow.record_batch(list(arrays.values()), names=list(arrays))
@@ -168,6 +168,14 @@ class _ArrowFile(contextlib.AbstractContextManager):
         if self._writer is not None:
             self._writer.close()
             self._sink.close()
+
+
+def _texts(column: list) -> Any:
+    """A column of texts, or of lists of texts, as an Arrow array."""
+    import pyarrow
+
+    text = pyarrow.string()
+    return pyarrow.array(column, pyarrow.list_(text) if isinstance(column[0], list) else text)
 
 
 class _NestedBuffer:

@@ -11,12 +11,14 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
 from src.config.constants import DEV, DEV_PPL, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
 from src.data.checks import Columns, Datasets, is_training_split
+from src.data.references import Target, references_of
 
 logger = logging.getLogger(__name__)
 
@@ -64,7 +66,7 @@ def take_rows(columns: Columns, rows: Sequence[int]) -> Columns:
     return {name: [values[i] for i in rows] for name, values in columns.items()}
 
 
-def keep_rows(columns: Columns, keep: Callable[[str, str], bool]) -> Columns:
+def keep_rows(columns: Columns, keep: Callable[[str, Any], bool]) -> Columns:
     """The rows whose text and target (the text again where the split has no target) satisfy `keep`."""
     texts = columns[TEXT]
     pairs = zip(texts, columns.get(TARGET, texts), strict=True)
@@ -78,7 +80,7 @@ def sample_rows(columns: Columns, size: int, *, seed: int) -> tuple[Columns, Col
 
 
 def filter_by_words(datasets: Datasets, max_text: int, max_target: int, source: str) -> Datasets:
-    """Drop the rows whose text or target has more words; what stands in for targets of `unlabeled` is not counted.
+    """Drop the rows whose text or target (any of its references) has more words; `unlabeled` has texts alone.
 
     Raises UserError if a split has no row left.
     """
@@ -94,8 +96,8 @@ def filter_by_words(datasets: Datasets, max_text: int, max_target: int, source: 
     return kept
 
 
-def _is_short(text: str, target: str, *, max_text: float, max_target: float) -> bool:
-    return n_words(text) <= max_text and n_words(target) <= max_target
+def _is_short(text: str, target: Target | None, *, max_text: float, max_target: float) -> bool:
+    return n_words(text) <= max_text and all(n_words(each) <= max_target for each in references_of(target))
 
 
 def sample_train(datasets: Datasets, size: int | None, *, rest_to_unlabeled: bool, seed: int) -> Datasets:

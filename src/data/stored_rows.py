@@ -7,7 +7,7 @@ which `train_i`, `stored_rows` makes the rows.
 import logging
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from src.config.constants import DEV, DEV_PPL, FT, GENERATED, TARGET, TEST, TEXT, TRAIN
@@ -17,6 +17,7 @@ from src.data.api_logprobs import ApiFile, ApiRow, Completion
 from src.data.batches import Tokenization
 from src.data.checks import Datasets, is_training_split
 from src.data.pseudo_targets import Merge, concatenate, group_by_input, rotate, targets_per_input
+from src.data.references import references_of
 from src.data.splits import debug_rows
 from src.data.stored import LOGITS, TOKENS
 
@@ -31,13 +32,15 @@ TOKENS_PER_CALL = 10_000  # of the teacher, whose completions are tokenised toge
 class Plan:
     """Which completions, numbered through the file, make the rows of which splits.
 
-    splits: names in order; split_of: {number: split}; also_ft: numbers whose row makes an `ft` row too.
+    splits: names in order; split_of: {number: split}; also_ft: numbers whose row makes an `ft` row too. has_lists: some
+    rows have several references, so that all have a list of them.
     """
 
     splits: tuple[str, ...]
     split_of: dict[int, str]
     also_ft: frozenset[int]
     uses_references: bool = False
+    has_lists: bool = False
 
 
 @dataclass
@@ -53,6 +56,7 @@ class _Seen:
     labeled: set[int] = field(default_factory=set)
     cut_off: set[int] = field(default_factory=set)
     left_out: int = 0
+    has_lists: bool = False
 
 
 def plan_rows(file: ApiFile, merge: Merge, *, debug: bool, seed: int) -> Plan:
@@ -104,7 +108,7 @@ def _as_plan(numbers: Datasets, seen: _Seen, *, uses_references: bool) -> Plan:
         if split != FT or FT in seen.others
         for number in rows[GENERATED]
     }
-    return Plan(tuple(numbers), split_of, borrowed, uses_references)
+    return Plan(tuple(numbers), split_of, borrowed, uses_references, seen.has_lists)
 
 
 def _completions(file: ApiFile, merge: Merge) -> _Seen:
@@ -113,6 +117,7 @@ def _completions(file: ApiFile, merge: Merge) -> _Seen:
     rows, cut_off, missing = Counter[str](), Counter[str](), dict[str, list[str]]()
     for number, row in _numbered(file, "count completions"):
         rows[row.split] += 1
+        seen.has_lists |= isinstance(row.reference, list)
         if row.split == TEST:
             seen.others.setdefault(TEST, []).append(number)
         elif not row.completions:
@@ -169,7 +174,8 @@ def _references(file: ApiFile, merge: Merge) -> _Seen:
     """Number the rows that have a reference; each pair of a labeled text and its reference once."""
     seen = _Seen()
     pairs: dict[tuple[str, str], int] = {}
-    for number, row in _numbered(file, "count rows"):
+    for number, row in _numbered(file, "count rows", each_reference=True):
+        seen.has_lists |= isinstance(row.reference, list)
         if row.split in OTHER_SPLITS:
             if row.reference is None:
                 raise UserError(
@@ -177,17 +183,22 @@ def _references(file: ApiFile, merge: Merge) -> _Seen:
                 )
             seen.others.setdefault(row.split, []).append(number)
         elif row.split == TRAIN and merge.use_labeled and row.reference is not None:
-            pairs.setdefault((row.text, row.reference), number)
+            pairs.setdefault((row.text, str(row.reference)), number)
     seen.training[TRAIN] = {GENERATED: list(pairs.values())}
     return seen
 
 
-def _numbered(file: ApiFile, description: str) -> Iterator[tuple[int, ApiRow]]:
-    """All rows with the number of their first completion; a row without any takes one number."""
+def _numbered(file: ApiFile, description: str, *, each_reference: bool = False) -> Iterator[tuple[int, ApiRow]]:
+    """All rows with the number of their first completion; a row without any takes one number.
+
+    each_reference: a row of `train` comes once for each of its references.
+    """
     number = 0
     for row in file.rows(description):
-        yield number, row
-        number += max(1, len(row.completions))
+        texts = references_of(row.reference) if each_reference and row.split == TRAIN else []
+        for each in [replace(row, reference=text) for text in texts] or [row]:
+            yield number, each
+            number += max(1, len(each.completions))
 
 
 # --------------------------------------------------------------------------------------------------------- second pass
@@ -207,20 +218,23 @@ def stored_rows(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of the data set with their splits, aligned on the way, each split's in the order of the file.
 
-    Columns: `text`, `target`, `reference` (None if there is none), and in training splits `tokens` and `logits`.
-    `tokenization` must not cut labels. Raises UserError, naming the row, for tokens that cannot be used.
+    Columns: `text`, `target`, `reference` (None if there is none; lists where some rows have several), and in training
+    splits `tokens` and `logits`. `tokenization` must not cut labels. Raises UserError, naming the row, for tokens that
+    cannot be used.
     """
     waiting: list[_Waiting] = []
     n_tokens = 0
-    for number, row in _numbered(file, "align tokens"):
+    for number, row in _numbered(file, "align tokens", each_reference=plan.uses_references):
+        reference = references_of(row.reference) if plan.has_lists else row.reference
         for i, completion in enumerate(row.completions or (None,), start=number):
             split = plan.split_of.get(i)
             if split is None and i not in plan.also_ft:
                 continue
             if plan.uses_references or split == TEST:
                 completion = None
-            target = row.reference if completion is None else completion.prediction
-            columns = {TEXT: row.text, TARGET: target, REFERENCE: row.reference}
+            known = row.reference if row.split == TRAIN else reference
+            target = known if completion is None else completion.prediction
+            columns = {TEXT: row.text, TARGET: target, REFERENCE: reference}
             if i in plan.also_ft:
                 yield FT, columns
             if split is None:

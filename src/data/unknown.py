@@ -10,6 +10,7 @@ from src.config.errors import UserError
 from src.config.values import shown
 from src.data.batches import Tokenization
 from src.data.checks import Datasets, training_splits
+from src.data.references import first_references
 
 ROWS = 1_000  # of a split that are looked at, evenly spread over it
 FEW = 0.01  # of them that may be changed without a word
@@ -29,7 +30,7 @@ def check_characters_known(tokenization: Tokenization, datasets: Datasets, sourc
     _say_unknown(split, "inputs", texts, _with_unknown(uncut, texts))
     if TARGET not in datasets[split]:
         return
-    targets = _sample(datasets[split][TARGET])
+    targets = _sample(first_references(datasets[split][TARGET]))
     unknown = _with_unknown(uncut, targets)
     if sum(unknown) >= NEARLY_ALL * len(targets):
         example = targets[unknown.index(1)]

@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerBase
 
 from src.config.console import progress_bar
 from src.data.batches import Tokenization, TokenizedSplit, chunks, longest_first
+from src.data.references import Target
 from src.evaluation.metrics import (
     LIKELIHOOD_SCORES,
     Options,
@@ -63,15 +64,15 @@ class Evaluator:
         self,
         model: nn.Module,
         split: TokenizedSplit,
-        references: Sequence[str],
+        references: Sequence[Target],
         *,
         likelihood_split: TokenizedSplit | None = None,
         final: bool = False,
     ) -> Evaluation:
         """Generate for `split` and score against `references` (as the dataset file has them), in eval mode.
 
-        The likelihood is that of `likelihood_split` (the split itself if None). `final` adds the costly metrics. The
-        model's train/eval mode is the same afterwards.
+        The likelihood is that of `likelihood_split` (the split itself if None); of several references, of the first.
+        `final` adds the costly metrics. The model's train/eval mode is the same afterwards.
         """
         with _in_eval_mode(model):
             predictions = self.predict(model, split)
@@ -80,7 +81,12 @@ class Evaluator:
         return Evaluation({**scores, "nll": nll, "ppl": _exp(nll)}, predictions)
 
     def compare(
-        self, predictions: Sequence[str], other: nn.Module, split: TokenizedSplit, references: Sequence[str], score: str
+        self,
+        predictions: Sequence[str],
+        other: nn.Module,
+        split: TokenizedSplit,
+        references: Sequence[Target],
+        score: str,
     ) -> tuple[float, float]:
         """`score` of the first COMPARED_ROWS predictions for `split`, and of what the `other` model writes for them.
 

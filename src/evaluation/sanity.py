@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from math import log
 
 from src.config.constants import LOWER_IS_BETTER
+from src.data.references import Target
 from src.evaluation.metrics import METRICS, NO_OPTIONS, Options, score_texts
 
 REPEATED = 4  # times that the same words stand behind each other at a text's end
@@ -42,7 +43,7 @@ def of_likelihood(nll: float, vocab_size: int) -> str | None:
 
 
 def of_copying(
-    predictions: Sequence[str], texts: Sequence[str], references: Sequence[str], options: Options = NO_OPTIONS
+    predictions: Sequence[str], texts: Sequence[str], references: Sequence[Target], options: Options = NO_OPTIONS
 ) -> str | None:
     """Inputs that would score a higher BLEU than the predictions, taken as they are (where its package is there)."""
     if METRICS[BLEU].missing() is not None:

@@ -14,10 +14,19 @@ from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmu
 
 from src.config.arguments import SharedArguments, TrainingArguments
 from src.config.console import say
-from src.config.constants import DEV, TARGET, TEST
+from src.config.constants import DEV, FT, TARGET, TEST
 from src.config.errors import UserError
 from src.data.batches import Tokenization, TokenizedDatasets
-from src.data.checks import Datasets, check_datasets, check_trainable, some_texts, training_splits
+from src.data.checks import (
+    Datasets,
+    check_datasets,
+    check_trainable,
+    is_training_split,
+    some_texts,
+    training_splits,
+)
+from src.data.references import count_references, row_for_each_reference
+from src.data.splits import n_rows
 from src.data.unknown import check_characters_known
 from src.distillation.capture import keep_all_layers
 from src.evaluation.evaluate import Evaluator
@@ -117,7 +126,8 @@ def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: Run
     if config.compile:
         check_can_compile(load_config(task.model_name))
     metrics = resolve_metrics(config.metrics, config.metric_for_best_model)
-    run.score_definitions = score_definitions(metrics, config.metric_options)
+    evaluated = [target for split in (DEV, TEST) if split in datasets for target in datasets[split][TARGET]]
+    run.score_definitions = score_definitions(metrics, config.metric_options, count_references(evaluated))
     resumed = _resumable_folder(config, run)
     weights = resumed or config.checkpoint_path or task.state_dict_path
     check_model_files(task.model_name, state_dict_path=weights)
@@ -129,7 +139,7 @@ def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: Run
     kind = is_encoder_decoder(load_config(task.model_name))
     tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
     check_characters_known(tokenization, datasets, config.dataset_path)
-    data = TokenizedDatasets(datasets, tokenization)
+    data = TokenizedDatasets(_rows_to_learn(config, datasets), tokenization)
     data.check_stored(splits, config.dataset_path)
     model = load_model(task.model_name, state_dict_path=weights)
     fit_to_tokenizer(model, tokenizer)
@@ -175,6 +185,21 @@ def _check(config: TrainingArguments, datasets: Datasets) -> tuple[str, ...]:
     if DEV not in datasets:
         say(f"{config.dataset_path}: no split 'dev'; the last weights will count as the best")
     return tuple(training_splits(datasets))
+
+
+def _rows_to_learn(config: TrainingArguments, datasets: Datasets) -> Datasets:
+    """The data with a row for each reference, unless the flags want the first alone, where something is learned."""
+    if config.several_references == "first":
+        return datasets
+    learned = {
+        split: row_for_each_reference(columns) if is_training_split(split) or split == FT else columns
+        for split, columns in datasets.items()
+    }
+    for split, columns in learned.items():
+        if columns is not datasets[split]:
+            say(f"{split}: {n_rows(columns)} rows, one for each reference of its {n_rows(datasets[split])} inputs")
+            break
+    return learned
 
 
 def _resumable_folder(config: TrainingArguments, run: RunFolder) -> Path | None:

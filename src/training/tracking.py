@@ -26,6 +26,7 @@ from src.data.checks import Datasets
 from src.data.disk import append_bytes, atomic_write, check_output_folder, check_writable, is_locked
 from src.data.files import fingerprint, fingerprint_datasets
 from src.data.json_files import append_json_line, read_json, read_json_lines, write_json
+from src.data.references import Target
 
 RUN, SCORES, LOSSES = "run.json", "eval_scores.csv", "train_losses.csv"
 GENERATIONS, GENERATION_LINES = "eval_generations.json", "eval_generations.jsonl"
@@ -227,7 +228,7 @@ class RunFolder:
     def _generations(self, *, repair: bool = True) -> list[Any]:
         return read_json_lines(self.path / GENERATION_LINES, repair=repair)
 
-    def compose_generations(self, references: Mapping[str, Sequence[str]]) -> None:
+    def compose_generations(self, references: Mapping[str, Sequence[Target]]) -> None:
         """Write eval_generations.json from the lines of the run; `references` by split."""
         composed = {}
         for line in self._generations():

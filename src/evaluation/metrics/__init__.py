@@ -8,6 +8,7 @@ from typing import Any
 
 from src.config.errors import UserError
 from src.config.values import nearest
+from src.data.references import Target, references_of
 from src.evaluation.metrics import bertscore, bleu, chrf, gleu, meteor, rouge, wer
 
 LIKELIHOOD_SCORES = ("nll", "ppl")  # of every evaluation, from the model itself instead of its texts
@@ -22,7 +23,8 @@ logger = logging.getLogger(__name__)
 class Metric:
     """A way to score texts.
 
-    `compute(predictions, references)` returns one number for each of `score_names`, on a scale of 0 to 100.
+    `compute(predictions, references)` returns one number for each of `score_names`, on a scale of 0 to 100; of a row,
+    a prediction and the list of its references.
     `missing()` returns None when the metric works here, else one phrase that says what is missing and how to get it.
     `definition()` says what exactly is computed. Both functions take the metric's options, if it has some.
     """
@@ -84,7 +86,7 @@ def resolve_metrics(names: Sequence[str] | None, metric_for_best_model: str) -> 
 
 def score_texts(
     predictions: Sequence[str],
-    references: Sequence[str],
+    references: Sequence[Target],
     metric_names: Sequence[str],
     *,
     final: bool,
@@ -92,24 +94,39 @@ def score_texts(
 ) -> dict[str, float]:
     """The scores of `score_columns`, in that order, of prediction i against reference i; empty texts count as well.
 
+    A reference may be a list: the best of it counts, or for BLEU and chrF the set, as is usual for each.
+
     Raises UserError when there is no row to score, ValueError when the two are not equally long.
     """
     if len(predictions) != len(references):
         raise ValueError(f"{len(predictions)} predictions, but {len(references)} references")
     if not references:
         raise UserError("nothing to score: the split has no rows; at least one is needed")
+    lists = [references_of(target) for target in references]
     scores: dict[str, float] = {}
     for metric in _computed(metric_names, final=final):
-        computed = metric.compute(predictions, references, **options.get(metric.name, {}))
+        computed = metric.compute(predictions, lists, **options.get(metric.name, {}))
         scores.update({column: float(computed[column]) for column in metric.score_names})
     return scores
 
 
-def score_definitions(metric_names: Sequence[str], options: Options = NO_OPTIONS) -> dict[str, str]:
-    """What exactly each score of a run is. Raises UserError for an option that does not work here."""
-    definitions = {"nll": "nats per target token, EOS included, mean over all tokens", "ppl": "exp(nll)"}
+def score_definitions(
+    metric_names: Sequence[str], options: Options = NO_OPTIONS, n_references: str = "1"
+) -> dict[str, str]:
+    """What exactly each score of a run is. Raises UserError for an option that does not work here.
+
+    n_references: of each row, a number or `var`.
+    """
+    several = n_references != "1"
+    nll = "nats per target token, EOS included, mean over all tokens"
+    definitions = {"nll": f"{nll}; of the first reference" if several else nll, "ppl": "exp(nll)"}
     for metric in _computed(metric_names, final=True):
-        definitions |= dict.fromkeys(metric.score_names, metric.definition(**options.get(metric.name, {})))
+        definition = metric.definition(**options.get(metric.name, {}))
+        if "nrefs:1|" in definition:
+            definition = definition.replace("nrefs:1|", f"nrefs:{n_references}|")
+        elif several:
+            definition += f"; nrefs:{n_references}, of a row the best"
+        definitions |= dict.fromkeys(metric.score_names, definition)
     return definitions
 
 

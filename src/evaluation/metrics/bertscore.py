@@ -39,8 +39,11 @@ def missing() -> str | None:
     return f"the model {MODEL_NAME} is not in the hub's cache (hf download {MODEL_NAME})"
 
 
-def bertscore(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Precision, recall and F1, means over rows, 0 to 100; a row without words on one side has 0."""
+def bertscore(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Precision, recall and F1, means over rows, 0 to 100; a row without words on one side has 0.
+
+    Of several references of a row, the largest precision, recall and F1 count, as in the package `bert-score`.
+    """
     from transformers import AutoModel, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(MODEL_NAME, local_files_only=True)
@@ -49,20 +52,26 @@ def bertscore(predictions: Sequence[str], references: Sequence[str]) -> dict[str
 
 
 def bertscore_with(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, predictions: Sequence[str], references: Sequence[str]
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
 ) -> dict[str, float]:
     """BERTScore by the last layer of `model`, on a GPU if there is one."""
     import torch
 
     model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
-    by_length = sorted(range(len(references)), key=lambda row: len(predictions[row]) + len(references[row]))
-    totals = torch.zeros(len(SCORES), dtype=torch.float64)
-    for start in range(0, len(by_length), BATCH_SIZE):
-        rows = by_length[start : start + BATCH_SIZE]
+    pairs = [(row, text) for row, alternatives in enumerate(references) for text in alternatives]
+    pairs.sort(key=lambda pair: len(predictions[pair[0]]) + len(pair[1]))
+    best = torch.full((len(references), len(SCORES)), -torch.inf, dtype=torch.float64)
+    for start in range(0, len(pairs), BATCH_SIZE):
+        rows, texts = map(list, zip(*pairs[start : start + BATCH_SIZE], strict=True))
         prediction_side = embed(model, tokenizer, [predictions[row] for row in rows])
-        reference_side = embed(model, tokenizer, [references[row] for row in rows])
-        totals += greedy_match(*prediction_side, *reference_side).double().sum(dim=0).cpu()
-    return dict(zip(SCORES, (100 * totals / len(references)).tolist(), strict=True))
+        reference_side = embed(model, tokenizer, texts)
+        scores = greedy_match(*prediction_side, *reference_side).double().cpu()
+        for row, score in zip(rows, scores, strict=True):
+            best[row] = torch.maximum(best[row], score)
+    return dict(zip(SCORES, (100 * best.mean(dim=0)).tolist(), strict=True))
 
 
 def embed(

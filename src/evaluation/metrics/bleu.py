@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 from src.config.errors import UserError
 from src.evaluation.metrics.packages import missing_packages
+from src.evaluation.metrics.pieces import corpus_score
 
 SCORES = ("sacrebleu",)
 
@@ -12,12 +13,12 @@ def missing() -> str | None:
     return missing_packages(sacrebleu="sacrebleu")
 
 
-def bleu(predictions: Sequence[str], references: Sequence[str], *, tokenize: str = "13a") -> dict[str, float]:
-    """Corpus BLEU, 0 to 100, one reference per row. tokenize: the name of one of sacreBLEU's tokenizers."""
-    import sacrebleu
+def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], *, tokenize: str = "13a") -> dict[str, float]:
+    """Corpus BLEU, 0 to 100, against all references of a row. tokenize: the name of one of sacreBLEU's tokenizers."""
+    from sacrebleu.metrics import BLEU
 
     # `force` only silences a hint printed when many rows end in a tokenised full stop.
-    return {"sacrebleu": sacrebleu.corpus_bleu(predictions, [references], force=True, tokenize=tokenize).score}
+    return {"sacrebleu": corpus_score(BLEU(force=True, tokenize=tokenize), predictions, references)}
 
 
 def signature(tokenize: str = "13a") -> str:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from src.evaluation.metrics.packages import missing_packages
+from src.evaluation.metrics.pieces import corpus_score
 
 SCORES = ("chrf",)
 
@@ -18,8 +19,8 @@ def signature() -> str:
     return CHRF(references=[[""]]).get_signature().format()
 
 
-def chrf(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Corpus chrF, 0 to 100, one reference per row."""
-    import sacrebleu
+def chrf(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Corpus chrF, 0 to 100, against the best reference of each row."""
+    from sacrebleu.metrics import CHRF
 
-    return {"chrf": sacrebleu.corpus_chrf(predictions, [references]).score}
+    return {"chrf": corpus_score(CHRF(), predictions, references)}

@@ -14,13 +14,13 @@ def missing() -> str | None:
     return missing_packages(nltk="nltk")
 
 
-def gleu(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def gleu(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """Corpus GLEU over all n-grams up to each of `ORDERS`, 0 to 100, on white-space words.
 
-    Characters of scripts without spaces are words.
+    Characters of scripts without spaces are words. Of several references of a row the best counts.
     """
     from nltk.translate.gleu_score import corpus_gleu
 
     hypotheses = [words(prediction) for prediction in predictions]
-    candidates = [[words(reference)] for reference in references]
+    candidates = [list(map(words, alternatives)) for alternatives in references]
     return {f"gleu_{order}": 100 * corpus_gleu(candidates, hypotheses, 1, order) for order in ORDERS}

@@ -26,19 +26,19 @@ def missing() -> str | None:
     return None
 
 
-def meteor(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Mean over rows, 0 to 100; a perfect row of n words has 100 × (1 − 0.5 / n³)."""
+def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Mean over rows of the best reference's, 0 to 100; a perfect row of n words has 100 × (1 − 0.5 / n³)."""
     from nltk.corpus import wordnet
 
     return {"meteor": mean_meteor(predictions, references, wordnet)}
 
 
-def mean_meteor(predictions: Sequence[str], references: Sequence[str], wordnet: Any) -> float:
+def mean_meteor(predictions: Sequence[str], references: Sequence[Sequence[str]], wordnet: Any) -> float:
     """METEOR with the synonyms of `wordnet`, anything that has NLTK's `synsets(word)`."""
-    from nltk.translate.meteor_score import single_meteor_score
+    from nltk.translate.meteor_score import meteor_score
 
     rows = zip(predictions, references, strict=True)
-    return 100 * fmean(single_meteor_score(_words(ref), _words(pred), wordnet=wordnet) for pred, ref in rows)
+    return 100 * fmean(meteor_score(list(map(_words, refs)), _words(pred), wordnet=wordnet) for pred, refs in rows)
 
 
 def _words(text: str) -> list[str]:

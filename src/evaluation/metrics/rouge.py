@@ -16,12 +16,15 @@ def missing() -> str | None:
     return missing_packages(rouge_score="rouge-score")
 
 
-def rouge(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
-    """Mean over rows, 0 to 100. Words are runs of a-z and 0-9 in Latin script, and words of other scripts."""
+def rouge(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Mean over rows, 0 to 100. Words are runs of a-z and 0-9 in Latin script, and words of other scripts.
+
+    Of several references of a row, each kind takes the one with the highest F1.
+    """
     from rouge_score.rouge_scorer import RougeScorer
 
     scorer = RougeScorer(list(KINDS), tokenizer=RougeTokenizer())
-    rows = [scorer.score(reference, prediction) for prediction, reference in zip(predictions, references, strict=True)]
+    rows = [scorer.score_multi(each, prediction) for prediction, each in zip(predictions, references, strict=True)]
     return {
         f"{kind}_{side}": 100 * fmean(getattr(row[kind], attribute) for row in rows)
         for kind in KINDS

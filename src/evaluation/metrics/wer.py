@@ -29,15 +29,16 @@ def missing() -> str | None:
     return missing_packages(rapidfuzz="rapidfuzz")
 
 
-def wer(predictions: Sequence[str], references: Sequence[str]) -> dict[str, float]:
+def wer(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
     """Mean over rows of 100 × edits / words of the reference; 0 is best and it may pass 100.
 
     A reference without words counts as one word long: 0 for an empty prediction, 100 per invented word otherwise.
+    Of several references of a row the one with the lowest rate counts.
     """
     from rapidfuzz.distance import Levenshtein
 
-    def errors_per_word(prediction: str, reference: str) -> float:
-        wanted = words(reference)
-        return Levenshtein.distance(words(prediction), wanted) / max(1, len(wanted))
+    def errors_per_word(prediction: str, alternatives: Sequence[str]) -> float:
+        written = words(prediction)
+        return min(Levenshtein.distance(written, wanted) / max(1, len(wanted)) for wanted in map(words, alternatives))
 
     return {"wer": 100 * fmean(map(errors_per_word, predictions, references))}
