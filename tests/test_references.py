@@ -1,6 +1,7 @@
 """Several references of one input: what is scored, what is learned, what is refused."""
 
 import json
+import tracemalloc
 from itertools import zip_longest
 
 import pyarrow
@@ -11,6 +12,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
+from sacrebleu.metrics import BLEU, CHRF
 from test_metrics import WORDNET
 from tiny_runs import ft_flags, gen_flags, kd_flags, read, rows
 
@@ -22,7 +24,7 @@ from src.config.cli import run_script
 from src.data.checks import check_trainable
 from src.data.files import read_datasets
 from src.data.references import count_references, first_references, row_for_each_reference
-from src.evaluation.metrics import METRICS, bertscore, meteor, score_definitions, score_texts
+from src.evaluation.metrics import METRICS, bertscore, meteor, pieces, score_definitions, score_texts
 
 PREDICTIONS = ["the cat sat on the mat", "a dog ran", "", "where is it ?"]
 SEVERAL = [
@@ -310,3 +312,40 @@ def test_references_instead_of_completions(prepared, name):
 @pytest.mark.parametrize("target", [[], ["a", 3], [["a"]]])
 def test_lists_of_an_api_file_that_are_refused(prepared, target):
     assert "api.jsonl: line 4: 'target': expected text or a list of texts" in prepared(target)
+
+
+# -------------------------------------------------------------------------------------------------------------- pieces
+
+TEXTS = st.text("ab .", max_size=12)
+ROWS = st.lists(st.tuples(TEXTS, st.lists(TEXTS, min_size=1, max_size=3)), min_size=1, max_size=9)
+
+
+@pytest.mark.parametrize("metric", [BLEU(force=True), BLEU(force=True, tokenize="char"), CHRF()])
+@given(rows=ROWS, size=st.integers(1, 10))
+def test_pieces_give_the_score_of_the_corpus(metric, rows, size):
+    """To the last digit, wherever a piece ends, and however many references its rows have."""
+    predictions, references = map(list, zip(*rows, strict=True))
+    whole = metric.corpus_score(predictions, [list(stream) for stream in zip_longest(*references)]).score
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pieces, "ROWS", size)
+        assert pieces.corpus_score(metric, predictions, references) == whole
+
+
+def peak(score, *args) -> int:
+    tracemalloc.start()
+    score(*args)
+    _, most = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    return most
+
+
+@pytest.mark.parametrize("metric", [BLEU(force=True), CHRF()])
+def test_memory_does_not_grow_with_the_rows(monkeypatch, metric):
+    monkeypatch.setattr(pieces, "ROWS", 50)
+    texts = [f"row {i} of many, {i * i} is its square" for i in range(1000)]
+    references = [[text] for text in texts]
+    pieces.corpus_score(metric, texts, references)  # sacreBLEU keeps texts that it has split into tokens
+    whole = peak(metric.corpus_score, texts, [texts])
+    assert peak(pieces.corpus_score, metric, texts, references) < whole / 5
+    name = {BLEU: "sacrebleu", CHRF: "chrf"}[type(metric)]
+    assert peak(score, name, texts, texts) < whole / 4
