@@ -15,6 +15,7 @@ from typing import IO
 
 from src.config.errors import UserError, one_line
 from src.config.signals import signals_wait
+from src.data.soft_lock import NO_LOCKS
 
 try:
     import fcntl
@@ -126,31 +127,35 @@ def recover(path: str | Path) -> None:
 
 def is_locked(path: Path) -> bool:
     """Whether a process holds the lock of a file, where that can be told; none does of one that is not there."""
-    return fcntl is not None and path.exists() and not _is_stale(path)
+    return path.exists() and _why_not_locked(path) not in (None, *NO_LOCKS)
 
 
 def _is_stale(temporary: Path) -> bool:
     """Whether no process has marked what has this name as its own."""
-    if fcntl is None:
-        return False
+    return _why_not_locked(temporary) is None
+
+
+def _why_not_locked(path: Path) -> int | None:
+    """Mark what has this name for a moment; the number of the error where that fails."""
     try:
-        descriptor = os.open(temporary, os.O_RDONLY)
-    except OSError:  # gone by now, or somebody else's
-        return False
+        descriptor = os.open(path, os.O_RDONLY)
+    except OSError as error:  # gone by now, or somebody else's
+        return error.errno
     try:
         return _lock(descriptor)
     finally:
         os.close(descriptor)
 
 
-def _lock(descriptor: int) -> bool:
-    """Mark an open file or folder as being written, until it is closed; whether nobody had."""
-    if fcntl is not None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:  # held, or a file system without locks
-            return False
-    return True
+def _lock(descriptor: int) -> int | None:
+    """Mark an open file or folder as being written, until it is closed; the number of the error where that fails."""
+    if fcntl is None:
+        return errno.ENOSYS
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:  # held, or a file system without locks, where what a killed writer leaves stays too
+        return error.errno
+    return None
 
 
 def check_output_folder(path: Path) -> None:

@@ -21,16 +21,19 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from src.config.arguments import REPOSITORY, SharedArguments
+from src.config.console import say
 from src.config.errors import UserError
 from src.data.checks import Datasets
 from src.data.disk import append_bytes, atomic_write, check_output_folder, check_writable, is_locked
 from src.data.files import fingerprint, fingerprint_datasets
 from src.data.json_files import append_json_line, read_json, read_json_lines, write_json
 from src.data.references import Target
+from src.data.soft_lock import NO_LOCKS, SoftLock
 
 RUN, SCORES, LOSSES = "run.json", "eval_scores.csv", "train_losses.csv"
 GENERATIONS, GENERATION_LINES = "eval_generations.json", "eval_generations.jsonl"
 LOCK = ".lock"  # held by the run that is at work in the folder; the system frees it however a process ends
+SOFT_LOCK = ".soft_lock"  # its like where the file system has no locks
 PARTIAL = "generated_datasets.partial.jsonl"  # what gen_main.py or simulate_api_main.py has generated so far
 RESUMABLE = ("state", PARTIAL)
 WRITTEN = ("generated_datasets.json", "api_completions.json", "api_completions.jsonl")
@@ -60,7 +63,7 @@ class RunFolder:
     scores: dict[str, float] = field(default_factory=dict)
     former: bytes | None = None
     sums: dict[str, int] = field(default_factory=dict)
-    lock: FileLock | None = None
+    lock: FileLock | SoftLock | None = None
     score_definitions: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
@@ -69,10 +72,10 @@ class RunFolder:
 
         A finished run whose folder cannot be written is only looked at, and holds nothing.
         """
-        self.lock = FileLock(self.path / LOCK, timeout=0)
-        if self.path.is_dir() and not (self.status == FINISHED and not os.access(self.path, os.W_OK)):
-            self._hold(self.lock)
+        self.lock = FileLock(self.path / LOCK, timeout=0, fallback_to_soft=False)
         try:
+            if self.path.is_dir() and not (self.status == FINISHED and not os.access(self.path, os.W_OK)):
+                self._hold(self.lock)
             yield
         finally:
             if self.lock.is_locked:
@@ -80,13 +83,20 @@ class RunFolder:
                 self.lock.release()
             self.lock = None
 
-    def _hold(self, lock: FileLock) -> None:
+    def _hold(self, lock: FileLock | SoftLock) -> None:
+        """Acquire the lock, or where the file system has none a soft one in its place."""
+        soft = SoftLock(self.path / SOFT_LOCK)
+        soft.check_free()
         try:
             lock.acquire()
         except Timeout:
             raise self._at_work() from None
         except OSError as error:
-            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
+            if error.errno not in NO_LOCKS:
+                raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
+            say(f"warning: {self.path}: its file system has no locks; the file {SOFT_LOCK} keeps other runs out")
+            self.lock = soft
+            soft.acquire()
         if _described(self.path) != self.former:
             raise UserError(f"{self.path}: another run has been there since this one was started; start it again")
 
@@ -100,6 +110,7 @@ class RunFolder:
             return
         if is_locked(self.path / LOCK):
             raise self._at_work()
+        SoftLock(self.path / SOFT_LOCK).check_free()
         check_writable(self.path)
 
     def files(self) -> list[Path]:
