@@ -85,7 +85,7 @@ def test_numbers_that_are_log_probabilities(value, kept):
     ]
 
 
-@pytest.mark.parametrize("value", [0.2, float("nan"), float("inf"), -float("inf"), "-1", True, [-1.0]])
+@pytest.mark.parametrize("value", [0.2, float("nan"), float("inf"), "inf", "nan", "-1", True, [-1.0]])
 def test_numbers_that_are_none(value):
     said = "the log-probability of 'b'"
     assert said in refused("a", [{"a": -1.0, "b": value}], ["a"])
@@ -94,6 +94,18 @@ def test_numbers_that_are_none(value):
         "a", {"tokens": ["a"], "token_logprobs": [value], "top_logprobs": None}
     )
     assert "token 0" in refused("a", [{"token": "a", "logprob": value}])
+
+
+@pytest.mark.parametrize("value", [None, -float("inf"), "-inf", "-Infinity"])
+def test_minus_infinity_is_an_absent_entry(value):
+    """In every form, beside what is known and for the token itself."""
+    assert read("a", [{"a": -1.0, "b": value}], ["a"]).top == [{"a": -1.0}]
+    assert read("a", [{"a": value, "b": -1}], ["a"]).top == [{"b": -1.0}]
+    others = [{"token": "a", "logprob": -1.0}, {"token": "b", "logprob": value}]
+    assert read("a", [{"token": "a", "logprob": -1.0, "top_logprobs": others}]).top == [{"a": -1.0}]
+    assert read("a", [{"token": "a", "logprob": value}]).top == [{}]
+    known = {"tokens": ["a"], "token_logprobs": [value], "top_logprobs": [{"b": value, "c": -2.0}]}
+    assert read("a", known).top == [{"c": -2.0}]
 
 
 @pytest.mark.parametrize("top", [{}, {"a": None}, None])
@@ -315,7 +327,15 @@ def test_lines_that_are_refused(tmp_path, value, said):
 
 @pytest.mark.parametrize("reader", ["orjson", "json"])
 @pytest.mark.parametrize(
-    "line", ["{", '{"text": "x", "response": NaN}', '{"text": "x", "response": [-Infinity]}', "\xff"]
+    "line",
+    [
+        "{",
+        '{"text": "x", "response": NaN}',
+        '{"text": "x", "response": [Infinity]}',
+        '{"text": "-Infinity", "response": [Infinity]}',
+        '{"text": "x", "logprob": -Infinity',
+        "\xff",
+    ],
 )
 def test_lines_that_are_not_json(tmp_path, monkeypatch, reader, line):
     if reader == "json":
@@ -324,6 +344,22 @@ def test_lines_that_are_not_json(tmp_path, monkeypatch, reader, line):
     path.write_bytes(b'{"text": "x", "prediction": "p"}\n\n' + line.encode("latin-1"))
     with pytest.raises(UserError, match="api.jsonl: line 3: not JSON"):
         list(ApiFile(path).rows("rows"))
+
+
+@pytest.mark.parametrize("reader", ["orjson", "json"])
+@pytest.mark.parametrize("ending", [".json", ".jsonl"])
+def test_minus_infinity_as_python_writes_it(tmp_path, monkeypatch, reader, ending):
+    if reader == "json":
+        monkeypatch.setattr(json_files, "orjson", None)
+    absent = [{"The": -0.1, "A": -float("inf")}, {" cat": -0.5, " dog": -float("inf")}]
+    row = {"text": "-Infinity", "prediction": "The cat", "tokens": ["The", " cat"], "logprobs": absent}
+    path = tmp_path / f"api{ending}"
+    columns = {name: [value] for name, value in row.items()}
+    path.write_text(json.dumps(row if ending == ".jsonl" else {"train": columns}))
+    assert "-Infinity" in path.read_text()
+    (found,) = ApiFile(path).rows("rows")
+    assert found.text == "-Infinity"
+    assert read_tokens(found.completions[0], TeacherBytes()).top == [{"The": -0.1}, {" cat": -0.5}]
 
 
 def dataset(tmp_path, **splits: dict) -> ApiFile:

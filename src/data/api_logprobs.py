@@ -30,6 +30,7 @@ SPLITS = (TRAIN, UNLABELED, DEV, DEV_PPL, TEST, FT)
 CUT_OFF = ("length", "max_tokens", "content_filter")  # reasons that say nothing of where the text ends
 ROUNDING = 1e-3  # what a log-probability may be above 0
 END_OF_TEXT = re.compile(rb"<[^<>\s]+>|\[[A-Z]+\]")  # how tokens that end a text are written: <|endoftext|>, </s>
+MINUS_INFINITY = ("-inf", "-infinity")  # JSON has no number for it
 BYTE_ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
 
 Span = tuple[int, int]
@@ -315,8 +316,7 @@ def _chat_token(entry: Any, place: str) -> tuple[str, float | None]:
             name = bytes([*entry["bytes"]]).decode(errors="surrogateescape")
         except (TypeError, ValueError):
             raise UserError(f"{place}: 'bytes': expected a list of numbers from 0 to 255") from None
-    value = entry.get("logprob")
-    return name, None if value is None else _checked(value, name, place)
+    return name, _checked(entry.get("logprob"), name, place)
 
 
 def _names(names: Any, place: str) -> list[str]:
@@ -335,7 +335,7 @@ def _tops(names: list[str], chosen: Sequence[Any], top: Any, place: str) -> list
     tops = []
     for i, (name, value, known) in enumerate(zip(names, chosen, top, strict=True)):
         known = {} if known is None else _known(known, place, i)
-        value = None if value is None or name in known else _checked(value, name, f"{place}, token {i}")
+        value = None if name in known else _checked(value, name, f"{place}, token {i}")
         tops.append(_with_chosen(known, name, value))
     return tops
 
@@ -345,13 +345,14 @@ def _with_chosen(top: dict[str, float], name: str, value: float | None) -> dict[
 
 
 def _known(top: Any, place: str, i: int) -> dict[str, float]:
-    """The log-probabilities of a position without those that are null."""
+    """The log-probabilities of a position without those that are absent."""
     if not isinstance(top, dict):
         raise UserError(f"{place}, token {i}: expected an object of log-probabilities, found {kind(top)}")
     if _is_usual(top):
         return top
     here = f"{place}, token {i}"
-    return {name: _checked(value, name, here) for name, value in top.items() if value is not None}
+    checked = {name: _checked(value, name, here) for name, value in top.items()}
+    return {name: value for name, value in checked.items() if value is not None}
 
 
 def _is_usual(top: dict[str, Any]) -> bool:
@@ -360,7 +361,10 @@ def _is_usual(top: dict[str, Any]) -> bool:
     return set(map(type, values)) == {float} and max(values) <= 0 and isfinite(sum(values))
 
 
-def _checked(value: Any, name: str, place: str) -> float:
+def _checked(value: Any, name: str, place: str) -> float | None:
+    """A log-probability; None for one that is absent: null, or minus infinity, in words too."""
+    if value is None or value == -inf or (isinstance(value, str) and value.lower() in MINUS_INFINITY):
+        return None
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise UserError(f"{place}: the log-probability of {name!r} must be a number or null, not {kind(value)}")
     try:

@@ -7,6 +7,7 @@ import io
 import json
 import os
 from collections.abc import Iterator
+from math import isinf
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ try:
 except ModuleNotFoundError:  # only faster: the standard library reads the same values
     orjson = None  # type: ignore[assignment]
 
+MINUS_INFINITY = "-Infinity"  # a log-probability of 0 in JSON as Python writes it
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\x00"}  # first bytes
 
@@ -55,10 +57,14 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def parse_json(data: bytes, source: str) -> Any:
-    """The value of JSON in UTF-8. Raises UserError with the source (a file, or a line of one) and the place."""
+    """The value of JSON in UTF-8; -Infinity, as many tools write it, is null there.
+
+    Raises UserError with the source (a file, or a line of one) and the place.
+    """
     data = data.removeprefix(BYTE_ORDER_MARK)
     try:
-        return orjson.loads(data) if orjson else _parse_slowly(data)
+        # What one library refuses because of -Infinity alone, the other reads.
+        return orjson.loads(data) if orjson and MINUS_INFINITY.encode() not in data else _parse_slowly(data)
     except json.JSONDecodeError as error:
         hint = "" if error.lineno == 1 or not _first_line_is_json(data) else " (one object per line? name it .jsonl)"
         raise UserError(f"{source}: not JSON: line {error.lineno}, column {error.colno}: {error.msg}{hint}") from None
@@ -67,9 +73,9 @@ def parse_json(data: bytes, source: str) -> Any:
 
 
 def _parse_slowly(data: bytes) -> Any:
-    """What orjson says of these data, by the standard library. Raises ValueError."""
+    """What orjson says of these data, but for -Infinity, by the standard library. Raises ValueError."""
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_refuse_constant)
+        value = json.loads(data.decode("utf-8"), parse_constant=_constant, parse_float=_finite)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     check_characters(value, data)
@@ -90,8 +96,16 @@ def _first_line_is_json(data: bytes) -> bool:
     return True
 
 
-def _refuse_constant(name: str) -> None:
-    raise ValueError(f"{name} is not JSON")
+def _finite(number: str) -> float:
+    value = float(number)
+    if isinf(value):
+        raise ValueError(f"{number} is beyond the numbers of a computer")
+    return value
+
+
+def _constant(name: str) -> None:
+    if name != MINUS_INFINITY:
+        raise ValueError(f"{name} is not JSON")
 
 
 def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> None:
