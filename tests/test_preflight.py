@@ -23,6 +23,7 @@ from src.config.experiments import LossEntry
 from src.data.batches import Tokenization, TokenizedDatasets
 from src.data.disk import check_writable
 from src.data.lengths import Cuts, Lengths
+from src.evaluation.evaluate import Evaluator
 from src.models.loading import is_encoder_decoder, load_config, load_tokenizer
 from src.training import checkpoints, machine, rehearsal
 from src.training.checkpoints import RunState
@@ -36,6 +37,7 @@ from src.training.preflight import (
     Work,
     disk_at_peak,
     disk_lines,
+    disk_of_evaluations,
     duration,
     kinds_text,
     listed,
@@ -54,7 +56,7 @@ from src.training.preflight import (
     work_in_epoch,
     work_of_phases,
 )
-from src.training.tracking import LOCK, data_fingerprint, open_run
+from src.training.tracking import LOCK, RunFolder, data_fingerprint, open_run
 
 DRY = ["--dry_run", "True"]
 
@@ -180,6 +182,9 @@ def test_disk_lines():
     assert disk_lines(5000, free=9000, freed=0) == ["checkpoints take up to 5 kB; 9 kB are free"]
     line = "checkpoints take up to 5 kB; 3 kB are free, and 2 kB are this folder's already"
     assert disk_lines(5000, free=3000, freed=2000) == [line]
+    line = "checkpoints take up to 5 kB, predictions and references 4 kB; 8 kB are free"
+    assert disk_lines(5000, free=8000, freed=0, evaluations=4000) == [f"does not fit: {line}; try another --output_dir"]
+    line = "checkpoints take up to 5 kB; 3 kB are free, and 2 kB are this folder's already"
     assert disk_lines(5001, free=3000, freed=2000) == [f"does not fit: {line}; try another --output_dir"]
 
 
@@ -201,6 +206,35 @@ def test_a_run_takes_no_more_of_the_disk(tiny_models, rotation_path, tmp_path, m
     n = sum(tensor.numel() for tensor in weights(out / "model").values())
     expected = disk_at_peak(4 * n, 8 * n, has_dev=True, n_phases=1 + bool(flags))
     assert 0.9 * expected < max(taken) < 1.3 * expected  # names and headers, where models are this small
+
+
+def test_disk_of_evaluations():
+    """Of 3 evaluations: predictions of 2 + 1 bytes twice, references of 2 + 2 + 4 + 1, and 7 bytes around each."""
+    targets = {"dev": [["ä", "bb", "cccc"], "d"], "test": ["never"]}
+    assert disk_of_evaluations({"dev": 3}, targets) == 3 * (2 * (3 + 14) + 9 + 28)
+    assert disk_of_evaluations({}, targets) == 0
+
+
+def test_what_evaluations_take_of_the_disk(tiny_models, tiny_dataset, tmp_path, monkeypatch, capsys):
+    """Lines hold no references, and are still there when the file is composed of them."""
+    texts = [f"{' '.join([text] * 20)}" for text in tiny_dataset["dev"]["text"]]
+    long = {"text": tiny_dataset["dev"]["text"], "target": [[text, text, text] for text in texts]}
+    data = tmp_path / "data.json"
+    data.write_text(json.dumps({**tiny_dataset, "dev": long, "test": long}))
+    monkeypatch.setattr(Evaluator, "predict", lambda self, model, split: list(texts))
+    flags = ft_flags(tiny_models["t5"]["student"], data, tmp_path / "out", epochs=3)
+    n_evaluations = 2 * 3 + 1  # in the middle and at the end of each epoch, and the closing test
+    expected = disk_of_evaluations({"dev": n_evaluations}, {"dev": long["target"]})
+    sections = dry_run("ft", flags, tmp_path, capsys)
+    assert f", predictions and references {size(expected)}; " in sections["disk"][0]
+
+    taken = []
+    monkeypatch.setattr(RunFolder, "tidy", lambda run: taken.append(machine.size_of(run.path.glob("eval_gen*"))))
+    ft_main.main(flags)
+    assert sorted(path.name for path in (tmp_path / "out").glob("eval_gen*"))[1:] == ["eval_generations.jsonl"]
+    for line in (tmp_path / "out" / "eval_generations.jsonl").read_text().splitlines():
+        assert json.loads(line).keys() == {"split", "epoch", "step", "predictions"}
+    assert expected == pytest.approx(taken[0], rel=0.1)
 
 
 def test_what_is_free_where_a_folder_will_be(tmp_path):

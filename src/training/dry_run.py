@@ -9,7 +9,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.arguments import SharedArguments, TrainingArguments
 from src.config.console import say
-from src.config.constants import DEV, DEV_PPL, TEST
+from src.config.constants import DEV, DEV_PPL, TARGET, TEST
 from src.config.errors import UserError
 from src.data.batches import TokenizedDatasets
 from src.distillation.teachers import LiveTeacher, StoredTeacher
@@ -25,6 +25,7 @@ from src.training.preflight import (
     Work,
     disk_at_peak,
     disk_lines,
+    disk_of_evaluations,
     kinds_text,
     listed,
     mean_seconds,
@@ -69,7 +70,7 @@ def report_training(prepared: "Prepared") -> None:
         ("models", _models(prepared)),
         ("data", _data(trainer.data, [*rotations, *((split,) for split in evaluated)], trainer.config)),
         ("work", _work(prepared, works)),
-        ("disk", _disk(trainer, prepared.phases)),
+        ("disk", _disk(trainer, prepared.phases, works)),
     ]
     at_hand = [(phase, rotation[0]) for phase, rotation in zip(left, rotations, strict=True)]
     times, memory = try_training(trainer, at_hand, next(iter(evaluated), None))
@@ -206,10 +207,19 @@ def _evaluations(trainer: Trainer, works: Sequence[Work]) -> dict[str, int]:
     return {split: count for split, count in counts.items() if split in trainer.data and count}
 
 
-def _disk(trainer: Trainer, phases: Sequence[Phase]) -> list[str]:
+def _disk(trainer: Trainer, phases: Sequence[Phase], works: Sequence[Work]) -> list[str]:
     needs, run = needs_of_training(trainer, phases), trainer.run
     needed = disk_at_peak(needs.weights, needs.optimizer, has_dev=DEV in trainer.data, n_phases=len(phases))
-    return disk_lines(needed, free=machine.free_disk(run.path), freed=machine.size_of(run.files()))
+    evaluations = _evaluations(trainer, works)
+    for split in list(evaluations)[:1]:  # those of before are nearly all of dev
+        evaluations[split] += trainer.state.n_rows
+    targets = {split: trainer.data.datasets[split][TARGET] for split in evaluations}
+    return disk_lines(
+        needed,
+        free=machine.free_disk(run.path),
+        freed=machine.size_of(run.files()),
+        evaluations=disk_of_evaluations(evaluations, targets),
+    )
 
 
 def _to_try(config: SharedArguments, memory: Memory, device: torch.device) -> list[str]:

@@ -1,6 +1,6 @@
 """What a run will take, before it is made: work, memory, disk, time. Numbers in; numbers, and lines for people, out."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -10,11 +10,13 @@ from src.config.arguments import TrainingArguments
 from src.config.constants import DEV, TEST
 from src.data.batches import TokenizedDatasets
 from src.data.lengths import Cuts, Lengths, percent
+from src.data.references import Target, first_references, references_of
 from src.training import rhythm
 from src.training.checkpoints import RunState
 from src.training.engine import Phase
 
 Section = tuple[str, Sequence[str]]  # a word, and lines about it
+AROUND_A_TEXT = 7  # bytes of quotes, comma, newline and indent
 
 # ---------------------------------------------------------------------------------------------------------------- work
 
@@ -176,9 +178,26 @@ def disk_at_peak(weights: int, optimizer: int, *, has_dev: bool, n_phases: int) 
     return max(while_training, at_end) if n_phases else weights
 
 
-def disk_lines(needed: int, *, free: int, freed: int) -> list[str]:
+def disk_of_evaluations(evaluations: Mapping[str, int], targets: Mapping[str, Sequence[Target]]) -> int:
+    """Bytes of the predictions of so many evaluations by split: as lines, and with references in the file that is made
+    of the lines at the end, when both are there. Predictions are taken to be as long as (first) references."""
+    total = 0
+    for split, count in evaluations.items():
+        predictions = _bytes_in_json(first_references(targets[split]))
+        references = _bytes_in_json(text for target in targets[split] for text in references_of(target))
+        total += count * (2 * predictions + references)
+    return total
+
+
+def _bytes_in_json(texts: Iterable[str]) -> int:
+    return sum(len(text.encode()) + AROUND_A_TEXT for text in texts)
+
+
+def disk_lines(checkpoints: int, *, free: int, freed: int, evaluations: int = 0) -> list[str]:
     """free: bytes on the disk; freed: of what an earlier state of the run holds there, which is replaced."""
-    line = f"checkpoints take up to {size(needed)}; {size(free)} are free"
+    needed = checkpoints + evaluations
+    texts = f", predictions and references {size(evaluations)}" if evaluations else ""
+    line = f"checkpoints take up to {size(checkpoints)}{texts}; {size(free)} are free"
     if freed:
         line += f", and {size(freed)} are this folder's already"
     return [line if needed <= free + freed else f"does not fit: {line}; try another --output_dir"]
