@@ -189,7 +189,7 @@ def _check(config: TrainingArguments, datasets: Datasets) -> tuple[str, ...]:
 
 def _rows_to_learn(config: TrainingArguments, datasets: Datasets) -> Datasets:
     """The data with a row for each reference, unless the flags want the first alone, where something is learned."""
-    if config.several_references == "first":
+    if config.several_references == "first" or not config.do_train:
         return datasets
     learned = {
         split: row_for_each_reference(columns) if is_training_split(split) or split == FT else columns
