@@ -812,7 +812,8 @@ def test_a_long_text_that_is_there_often_takes_its_room_once(tmp_path, kind, sha
     (tmp_path / "rows.parquet").write_bytes(parquet(rows, compression="zstd"))
     assert (tmp_path / "rows.parquet").stat().st_size < 50_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    read_ = read_datasets(tmp_path / "rows.parquet")["train"]["x"]
+    read_datasets(tmp_path / "rows.parquet")
+    read_ = forms.ROW_READERS[".parquet"](tmp_path / "rows.parquet")["x"]  # bytes are left out of data sets
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
     found = {
         "column": lambda: read_,
@@ -1647,6 +1648,20 @@ def test_odd_texts_go_through_everything(place, monkeypatch):
     last = list(read(place.folder / "kd" / "eval_generations.json").values())[-1]
     assert last["references"] == texts[::-1]
     assert not (place.folder / "executed").exists()
+
+
+def test_columns_that_are_no_json_go_through_everything(place, caplog):
+    """A table's NaN and times have a form in JSON, its bytes are left out."""
+    odd = {"score": [0.5, float("nan")], "when": pa.array([0, None], pa.timestamp("s")), "image": [b"a", b"b"]}
+    for split in ("train", "dev", "test"):
+        place.write(f"data/{split}.parquet", parquet(pa.table(PAIR | odd)))
+    right = PAIR | {"score": [0.5, None], "when": ["1970-01-01T00:00:00", None]}
+    assert read(place.run(PREPARE, dataset_path="@/data", output_dir="@/prepared"))["train"] == right
+    made = read(place.run("gen", dataset_path="@/data", add_original_data=True, max_labels_length=2))
+    assert {name: made["train"][name] for name in right} == right
+    place.run("ft", dataset_path="@/data", output_dir="@/ft", epochs=1, max_labels_length=2)
+    left_out = f"{place.folder}/data: column 'image' is left out: JSON has no form for bytes"
+    assert [record.getMessage() for record in caplog.records].count(left_out) == 3
 
 
 def test_odd_texts_in_an_api_s_file(place):

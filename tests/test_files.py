@@ -1,17 +1,27 @@
 """Reading, checking and writing dataset files."""
 
 import json
+import math
 import os
 import subprocess
 import sys
 import urllib.error
 import urllib.request
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
 from pathlib import Path
+from typing import Any
+from uuid import UUID
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from src.config.errors import UserError
 from src.data import checks, disk, files, forms, json_files
+from src.data.json_values import json_form
+from src.data.stored import NestedColumn
 
 ROWS = {"text": ["a b", 'quote " and, comma', "line\nbreak", "é – 漢 \u2028 🙂"], "target": ["1", "02", "", "d"]}
 DATASETS = {"train": ROWS, "dev": {"text": ["x"], "target": ["y"]}, "unlabeled": {"text": ["u"]}}
@@ -106,6 +116,114 @@ def test_extra_columns_are_kept(tmp_path):
     assert files.read_datasets(tmp_path / "d.json") == datasets
 
 
+PAIRS = {"text": ["a", "b"], "target": ["1", "2"]}
+ODD_COLUMNS: dict[str, tuple] = {  # name: (type, values, as JSON has them; None: left out)
+    "score": (pa.float64(), [0.5, math.nan], [0.5, None]),
+    "infinite": (pa.float32(), [math.inf, -math.inf], [None, None]),
+    "when": (pa.timestamp("us"), [datetime(2026, 1, 2, 3, 4), None], ["2026-01-02T03:04:00", None]),
+    "nanoseconds": (pa.timestamp("ns"), [1, None], ["1970-01-01T00:00:00.000000001", None]),
+    "zone": (pa.timestamp("s", tz="UTC"), [0, 1], ["1970-01-01T00:00:00+00:00", "1970-01-01T00:00:01+00:00"]),
+    "day": (pa.date32(), [date(2026, 1, 2), None], ["2026-01-02", None]),
+    "time": (pa.time64("us"), [time(3, 4), None], ["03:04:00", None]),
+    "duration": (pa.duration("ms"), [timedelta(seconds=1.5), None], [1.5, None]),
+    "price": (pa.decimal128(5, 2), [Decimal("12.50"), None], [12.5, None]),
+    "large": (pa.decimal128(30, 0), [Decimal(10**25 + 1), None], [10**25 + 1, None]),
+    "nested": (
+        pa.struct({"when": pa.list_(pa.date32()), "score": pa.float64()}),
+        [{"when": [date(2026, 1, 2)], "score": math.nan}, None],
+        [{"when": ["2026-01-02"], "score": None}, None],
+    ),
+    "vectors": (pa.list_(pa.list_(pa.float32())), [[[0.5, math.nan]], [[]]], [[[0.5, None]], [[]]]),
+    "words": (pa.list_(pa.list_(pa.string())), [[["a"]], []], [[["a"]], []]),
+    "codes": (pa.dictionary(pa.int8(), pa.string()), ["x", "y"], ["x", "y"]),
+    "image": (
+        pa.struct({"bytes": pa.binary(), "path": pa.string()}),
+        [{"bytes": b"\xff", "path": "a.png"}, None],
+        None,
+    ),
+    "pages": (pa.list_(pa.list_(pa.binary())), [[[b"\xff"]], []], None),
+}
+
+
+def write_table(path: Path, columns: dict[str, Any]) -> None:
+    table = pa.table(columns)
+    if path.suffix == ".parquet":
+        pyarrow.parquet.write_table(table, path)
+    else:
+        with pa.OSFile(str(path), "wb") as sink, pa.ipc.new_file(sink, table.schema) as writer:
+            writer.write_table(table)
+
+
+@pytest.mark.parametrize("form", [".parquet", ".arrow", "saved"])
+def test_columns_that_are_no_json_get_a_form_or_are_left_out(tmp_path, form, caplog):
+    columns = {name: pa.array(values, kind) for name, (kind, values, _) in ODD_COLUMNS.items()}
+    folder = tmp_path / "data"
+    if form == "saved":
+        library = pytest.importorskip("datasets")
+        library.Dataset(pa.table({**PAIRS, **columns})).save_to_disk(str(folder))
+    else:
+        folder.mkdir()
+        write_table(folder / f"train{form}", {**PAIRS, **columns})
+        write_table(folder / f"dev{form}", {**PAIRS, "image": [1, 2]})  # left out of every split, or of none
+    read = files.read_datasets(folder)
+    train = {name: list(values) for name, values in read["train"].items()}
+    assert train == PAIRS | {name: right for name, (_, _, right) in ODD_COLUMNS.items() if right is not None}
+    assert read.get("dev", PAIRS) == PAIRS
+    said = [record.getMessage().removeprefix(f"{folder}: ") for record in caplog.records]
+    assert said == [
+        "column 'image' is left out: JSON has no form for bytes",
+        "column 'pages' is left out: JSON has no form for bytes",
+    ]
+    files.write_datasets(tmp_path / "written.json", read)
+    assert files.read_datasets(tmp_path / "written.json")["train"].keys() == train.keys()
+    files.fingerprint_datasets(read)
+
+
+def test_stored_numbers_stay_in_their_file(tmp_path):
+    write_table(
+        tmp_path / "train.arrow", PAIRS | {"logits": pa.array([[[0.5], []], []], pa.list_(pa.list_(pa.float32())))}
+    )
+    assert isinstance(files.read_datasets(tmp_path)["train"]["logits"], NestedColumn)
+
+
+@pytest.mark.parametrize(
+    ("value", "form"),
+    [
+        (np.float32(0.5), 0.5),
+        (np.int64(3), 3),
+        (np.bool_(True), True),
+        (np.datetime64("2026-01-02"), "2026-01-02"),
+        (np.datetime64("NaT"), None),
+        (np.array([[1.0, np.nan]]), [[1.0, None]]),
+        (("a", {1: {2.0}}), ["a", {"1": [2.0]}]),
+        (Decimal("NaN"), None),
+        (UUID(int=1), "00000000-0000-0000-0000-000000000001"),
+        ("NaT", "NaT"),
+    ],
+)
+def test_json_form(value, form):
+    assert json_form(value) == form
+    assert type(json_form(value)) is type(form)
+
+
+def test_texts_and_targets_must_be_texts(tmp_path):
+    """No date becomes one; targets of `unlabeled` are never read."""
+    write_table(tmp_path / "train.parquet", PAIRS | {"target": [date(2026, 1, 2)] * 2})
+    write_table(tmp_path / "unlabeled.parquet", PAIRS | {"target": [math.nan] * 2})
+    datasets = files.read_datasets(tmp_path)
+    assert datasets["unlabeled"]["target"] == [None, None]
+    with pytest.raises(UserError, match="column 'target', row 0: expected text, found date"):
+        checks.check_datasets(datasets, "data")
+
+
+def test_times_that_python_has_no_form_for_are_refused(tmp_path):
+    write_table(tmp_path / "rows.parquet", PAIRS | {"when": pa.array([10**12, None], pa.timestamp("ms"))})
+    assert files.read_datasets(tmp_path / "rows.parquet")["train"]["when"][0].startswith("2001-09-09T")
+    write_table(tmp_path / "rows.parquet", PAIRS | {"when": pa.array([10**15, None], pa.timestamp("ms"))})
+    with pytest.raises(UserError, match=r"rows\.parquet: holds a time outside of the years 1 to 9999"):
+        files.read_datasets(tmp_path / "rows.parquet")
+
+
 BAD_FILES = {
     "list.json": ([1], "found a list"),
     "empty.json": ({}, "found an empty object"),
@@ -116,6 +234,7 @@ BAD_FILES = {
     "lines.json": ('{"text": "a"}\n{"text": "b"}\n', r"not JSON: line 2.*name it \.jsonl"),
     "nothing.json": ("", "not JSON: line 1, column 1"),
     "nan.json": ('{"train": {"text": [NaN]}}', "not JSON"),
+    "infinite.json": ('{"train": {"text": ["a"], "n": [1e999]}}', "not JSON"),
     "latin1.json": (b'{"train": {"text": ["\xe9"]}}', "not JSON"),
     "twice.json": ({"dev": {"text": ["a"]}, "validation": {"text": ["a"]}}, "two splits mean 'dev'"),
     "torn.jsonl": ('{"text": "a"}\n{"text": ', "line 2: not JSON"),

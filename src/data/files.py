@@ -19,6 +19,7 @@ from src.data.checks import Datasets, check_shape, check_strings
 from src.data.disk import atomic_write, whole_folder
 from src.data.forms import HUB_PREFIX, ROW_READERS, load_hub, read_folder
 from src.data.json_files import opened, read_json
+from src.data.json_values import with_json_values
 
 SPLIT_ALIASES = {"validation": DEV, "valid": DEV, "val": DEV}
 ARROW = ".arrow"
@@ -33,26 +34,34 @@ def read_datasets(path: str | Path, *, max_rows: int | None = None) -> Datasets:
     folder with one such file (or `.json`), or one folder of them, per split; a folder saved by `datasets`;
     `hf:<hub name>` or `hf:<hub name>:<configuration>`. The split names `validation`, `valid` and `val` become `dev`.
 
-    Checks the shape alone (splits of named columns of one length); see `check_datasets` and `check_trainable`.
+    Checks the shape alone (splits of named columns of one length); see `check_datasets` and `check_trainable`. Values
+    that JSON has no form for get one (`with_json_values`).
     Raises UserError naming the file and the place.
     """
     source = str(path)
+    try:
+        datasets = _read_any(source)
+    except OverflowError:
+        raise UserError(f"{source}: holds a time outside of the years 1 to 9999; leave its column out") from None
+    check_shape(datasets, source)
+    datasets = rename_splits(datasets, source)
+    if max_rows is not None:
+        datasets = {split: {name: c[:max_rows] for name, c in columns.items()} for split, columns in datasets.items()}
+    is_json = Path(source).suffix in (".json", ".jsonl") and Path(source).is_file()
+    return datasets if is_json else with_json_values(datasets, source)
+
+
+def _read_any(source: str) -> Datasets:
     if source.startswith(HUB_PREFIX):
         name, _, config = source.removeprefix(HUB_PREFIX).partition(":")
         if not name:
             raise UserError(f"{source}: names no data set; write {HUB_PREFIX}<hub name>")
-        datasets = load_hub(name, config=config or None)
-    elif Path(source).is_dir():
-        datasets = read_folder(Path(source))
-    elif Path(source).suffix in ROW_READERS:
-        datasets = {TRAIN: ROW_READERS[Path(source).suffix](Path(source))}
-    else:
-        datasets = read_json(source)
-    check_shape(datasets, source)
-    datasets = rename_splits(datasets, source)
-    if max_rows is None:
-        return datasets
-    return {split: {name: values[:max_rows] for name, values in columns.items()} for split, columns in datasets.items()}
+        return load_hub(name, config=config or None)
+    if Path(source).is_dir():
+        return read_folder(Path(source))
+    if Path(source).suffix in ROW_READERS:
+        return {TRAIN: ROW_READERS[Path(source).suffix](Path(source))}
+    return read_json(source)
 
 
 def read_generations(path: str | Path) -> Datasets:

@@ -99,7 +99,7 @@ def _first_line_is_json(data: bytes) -> bool:
 def _finite(number: str) -> float:
     value = float(number)
     if isinf(value):
-        raise ValueError(f"{number} is beyond the numbers of a computer")
+        raise ValueError("number is infinity when parsed as double")
     return value
 
 

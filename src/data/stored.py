@@ -36,6 +36,16 @@ class NestedColumn(Sequence[list]):
     def __iter__(self) -> Iterator[list]:
         return (value.as_py() for value in self.column)
 
+    def is_json(self) -> bool:
+        """Whether all that the lists hold is text, truth values, finite numbers or null."""
+        from pyarrow import compute, types
+
+        kind = self.column.type.value_type.value_type
+        if not types.is_floating(kind):
+            return types.is_integer(kind) or types.is_string(kind) or types.is_boolean(kind)
+        values = (chunk.flatten().flatten() for chunk in self.column.chunks)
+        return all(compute.all(compute.is_finite(each)).as_py() is not False for each in values)
+
 
 @dataclass(frozen=True)
 class Nested:

@@ -1,0 +1,99 @@
+"""Columns of tables that JSON has no form for (NaN, times, bytes, …): turned into what it has, or left out.
+
+Everything that is read may be written as JSON, by this run or a later one, so this happens once, at reading.
+"""
+
+import logging
+import math
+from collections.abc import Collection
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+
+from src.config.constants import GENERATED, TARGET, TEXT, UNLABELED
+from src.data.checks import Datasets
+from src.data.stored import NestedColumn
+
+logger = logging.getLogger(__name__)
+
+PLAIN = {str, int, bool, type(None)}  # types whose values are JSON without a look at them
+
+
+class NoJsonFormError(Exception):
+    """A value that JSON has no form for; the message says what it is."""
+
+
+def with_json_values(datasets: Datasets, source: str) -> Datasets:
+    """The datasets with values that JSON can hold. A column with one that it cannot is left out, which is said.
+
+    Texts and targets stay as they are: the checks refuse what is no text.
+    """
+    ready: Datasets = {split: {} for split in datasets}
+    left_out: dict[str, str] = {}
+    for split, columns in datasets.items():
+        for name, values in columns.items():
+            is_checked = name in (TEXT, GENERATED) or (name == TARGET and split != UNLABELED)
+            try:
+                ready[split][name] = values if is_checked or _is_json(values) else [json_form(each) for each in values]
+            except NoJsonFormError as error:
+                left_out[name] = str(error)
+            except RecursionError:
+                left_out[name] = "values nested so deeply"
+    for name, found in left_out.items():
+        logger.warning("%s: column '%s' is left out: JSON has no form for %s", source, name, found)
+    return {split: {name: c for name, c in columns.items() if name not in left_out} for split, columns in ready.items()}
+
+
+def json_form(value: Any) -> Any:
+    """A value as JSON has it: null for NaN, infinity and no time, ISO text for times, lists for arrays.
+
+    Raises NoJsonFormError for bytes and whatever else has none.
+    """
+    if isinstance(value, np.datetime64):
+        return None if np.isnat(value) else str(value)
+    if isinstance(value, np.generic):
+        value = value.item()
+    if value is None or isinstance(value, str | int):
+        return value
+    if isinstance(value, float | Decimal):
+        return _number(value)
+    if isinstance(value, dict):
+        return {str(name): json_form(each) for name, each in value.items()}
+    if isinstance(value, list | tuple | set | np.ndarray):
+        return [json_form(each) for each in value]
+    if isinstance(value, UUID):
+        return str(value)
+    if hasattr(value, "isoformat"):  # also pandas' times, whose missing one is NaT
+        text = value.isoformat()
+        return None if text == "NaT" else text
+    if isinstance(value, timedelta):
+        return value.total_seconds()
+    raise NoJsonFormError(type(value).__name__)
+
+
+def _number(value: float | Decimal) -> float | None:
+    if not math.isfinite(value):
+        return None
+    is_whole = isinstance(value, Decimal) and value.as_tuple().exponent == 0
+    return int(value) if is_whole else float(value)
+
+
+def _is_json(values: Collection) -> bool:
+    """Whether all values are JSON already, without a copy of them; columns that stay in a file are looked at there."""
+    if isinstance(values, NestedColumn):
+        return values.is_json()
+    kinds = set(map(type, values))
+    if kinds == {float}:
+        return all(map(math.isfinite, values))
+    return kinds <= PLAIN or (kinds <= {*PLAIN, float, list, tuple, dict} and all(map(_is_json_value, values)))
+
+
+def _is_json_value(value: Any) -> bool:
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, dict):
+        return _is_json(value.values()) and set(map(type, value)) <= {str}
+    return not isinstance(value, list | tuple) or _is_json(value)
