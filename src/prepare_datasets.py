@@ -152,7 +152,8 @@ def prepare_logits(config: PrepareArguments, path: Path) -> str:
     file = ApiFile(source)
     rows = Counter[str]()
     with _no_search_for_cycles():
-        plan = plan_rows(file, merge, debug=config.debug, seed=config.seed)
+        share = config.max_failed_share
+        plan = plan_rows(file, merge, debug=config.debug, seed=config.seed, max_failed_share=share)
         with open_dataset(path, plan.splits) as written:
             for split, row in stored_rows(file, plan, tokenization, aligner):
                 written.add(split, row)

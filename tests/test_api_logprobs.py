@@ -252,6 +252,9 @@ def chat_response(text: str | None = "The cat", **fields: object) -> dict:
         chat_response(),
         {"status_code": 200, "request_id": "r", "body": chat_response()},
         {"body": completion_response()},
+        {"id": "b", "custom_id": "7", "response": {"status_code": 200, "body": chat_response()}, "error": None},
+        chat_response(finish_reason="stop", error=None),
+        {"error": {}, **completion_response()},
     ],
 )
 def test_raw_responses(tmp_path, response):
@@ -271,7 +274,7 @@ def test_several_choices_and_their_places(tmp_path):
 
 @pytest.mark.parametrize(
     ("reason", "is_cut_off"),
-    [("stop", False), (None, False), ("length", True), ("max_tokens", True), ("content_filter", True), ("eos", False)],
+    [("stop", False), (None, False), ("length", True), ("max_tokens", True), ("eos", False)],
 )
 def test_completions_that_are_cut_off(tmp_path, reason, is_cut_off):
     response = chat_response(finish_reason=reason)
@@ -280,8 +283,73 @@ def test_completions_that_are_cut_off(tmp_path, reason, is_cut_off):
     assert one_row(tmp_path, row).completions[0].is_cut_off is is_cut_off
 
 
-def test_a_refusal_is_an_empty_completion(tmp_path):
-    assert one_row(tmp_path, {"text": "x", "response": chat_response(None)}).completions[0].prediction == ""
+ERROR = {"message": "Rate limit reached for org-1\nretry", "type": "tokens", "param": None, "code": "rate_limit"}
+REFUSAL = {"role": "assistant", "content": None, "refusal": "I can't help with that."}
+
+
+@pytest.mark.parametrize(
+    ("response", "failure"),
+    [
+        (None, "no response"),
+        ({"body": None}, "no response"),
+        ({"choices": []}, "no choices"),
+        ({"choices": None, "usage": {}}, "no choices"),
+        ({"error": ERROR}, "error rate_limit"),
+        ({"error": {"message": "no", "code": 429}}, "error 429"),
+        ({"error": {"message": "no", "code": None, "type": "server_error"}}, "error server_error"),
+        ({"error": {"message": "no", "code": "a\nb"}}, "error"),
+        ({"error": "overloaded"}, "error"),
+        ({"object": "error", "message": "too long", "type": "BadRequestError", "code": 400}, "error 400"),
+        ({"status_code": 500, "request_id": "r", "body": {}}, "status 500"),
+        ({"status_code": 429, "body": {"error": ERROR}}, "status 429"),
+        ({"status_code": 200, "body": {"error": ERROR}}, "error rate_limit"),
+        ({"id": "b", "custom_id": "7", "response": None, "error": ERROR}, "error rate_limit"),
+        ({"id": "b", "custom_id": "7", "response": {"status_code": 400, "body": {}}, "error": None}, "status 400"),
+        (chat_response(None), "no text"),
+        (completion_response(None), "no text"),
+        ({"choices": [{"message": REFUSAL, "finish_reason": "stop", "logprobs": {"content": None}}]}, "refused"),
+        (chat_response("The", finish_reason="content_filter"), "content filter"),
+        (completion_response(finish_reason="refusal"), "refused"),
+        (completion_response(finish_reason="error"), "error"),
+        (chat_response(error={"code": 502, "message": "provider"}), "error 502"),
+    ],
+)  # fmt: skip
+def test_answers_that_failed(tmp_path, response, failure):
+    (found,) = one_row(tmp_path, {"text": "x", "response": response}).completions
+    assert (found.prediction, found.failure, found.place) == ("", failure, f"{tmp_path}/api.jsonl: line 1")
+
+
+def test_failures_beside_the_response_and_in_columns(tmp_path):
+    for row, failure in (
+        ({"response": None, "error": ERROR}, "error rate_limit"),
+        ({"error": ERROR}, "error rate_limit"),
+        ({"prediction": "The cat", **PUBLISHED, "finish_reason": "content_filter"}, "content filter"),
+        ({"response": completion_response(), "error": None}, None),
+    ):
+        assert one_row(tmp_path, {"text": "x", **row}).completions[0].failure == failure
+
+
+def test_a_failed_choice_among_good_ones(tmp_path):
+    response = {"choices": [{"message": REFUSAL}, *chat_response()["choices"]]}
+    failed, good = one_row(tmp_path, {"text": "x", "response": response}).completions
+    assert (failed.failure, failed.place) == ("refused", f"{tmp_path}/api.jsonl: line 1, choice 0")
+    assert (good.failure, good.prediction) == (None, "The cat")
+
+
+@pytest.mark.parametrize(
+    ("logprobs", "tokens", "lacks"),
+    [(None, None, True), ({}, None, True), ({"content": None}, None, True), ({"content": []}, None, True),
+     ({"tokens": []}, None, True), (None, ["a"], True), (CHAT, None, False), ({"content": CHAT}, None, False),
+     (COMPLETION, None, False), (TOP, ["The", " cat"], False), (3, None, False)],
+)  # fmt: skip
+def test_log_probabilities_that_were_not_asked_for(logprobs, tokens, lacks):
+    assert completion("The cat", logprobs, tokens).lacks_logprobs() is lacks
+    assert not completion(" ", logprobs, tokens).lacks_logprobs()
+
+
+def test_a_choice_with_a_text_beside_a_message_of_another_kind(tmp_path):
+    response = completion_response(message="ok")
+    assert one_row(tmp_path, {"text": "x", "response": response}).completions[0].prediction == "The cat"
 
 
 def test_blank_lines_and_rows_without_a_completion(tmp_path):
@@ -305,14 +373,16 @@ def test_blank_lines_and_rows_without_a_completion(tmp_path):
         ({"text": "x", "split": "training", "response": completion_response()}, "split 'training' is none of"),
         ({"text": "x", "split": "train_0", "response": completion_response()}, "of one input are rows of equal"),
         ({"text": "x", "split": 1, "response": completion_response()}, "split 1 is none of"),
-        ({"text": "x", "response": None}, "its 'response' has no 'choices'"),
-        ({"text": "x", "response": {"error": {"message": "no"}}}, "its 'response' has no 'choices'"),
-        ({"text": "x", "response": {"body": None}}, "its 'response' has no 'choices'"),
-        ({"text": "x", "response": {"choices": []}}, "its 'response' has no 'choices'"),
+        ({"text": "x", "response": {}}, "its 'response' has no 'choices'"),
+        ({"text": "x", "response": []}, "its 'response' has no 'choices'"),
+        ({"text": "x", "response": {"error": None}}, "its 'response' has no 'choices'"),
+        ({"text": "x", "response": {"body": "The cat"}}, "its 'response' has no 'choices'"),
+        ({"text": "x", "response": {"output": [{"content": "The cat"}]}}, "its 'response' has no 'choices'"),
+        ({"text": "x", "response": {"choices": "The cat"}}, "its 'response' has no 'choices'"),
         ({"text": "x", "response": {"choices": ["a"]}}, "expected a choice with 'text' or 'message', found text"),
         ({"text": "x", "response": {"choices": [{"delta": {}}]}}, "expected a choice with 'text' or 'message'"),
         ({"text": "x", "response": chat_response([{"type": "text"}])}, "'content': expected text, found a list"),
-        ({"text": "x", "response": completion_response(None)}, "'text': expected text, found null"),
+        ({"text": "x", "response": completion_response(3)}, "'text': expected text, found a number"),
         ({"text": "x", "response": completion_response(finish_reason=3)}, "'finish_reason': expected text or null"),
         ({"text": "x", "prediction": 3}, "'prediction': expected text, found a number"),
     ],

@@ -128,6 +128,7 @@ DEFAULTS = {
         "target_language": "",
         "teacher_new_word_char": " ",
         "alignment": "edit",
+        "max_failed_share": 0.1,
         "seed": 42,
         "debug": False,
     },

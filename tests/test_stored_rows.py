@@ -241,6 +241,59 @@ def test_where_texts_are_plain_targets_completions_that_are_cut_off_are_left_out
     assert "ft" not in cut and cut["train_0"]["text"] == ["x"]
 
 
+FAILURES = [
+    {"text": "f", "response": None},
+    {"text": "f", "response": {"error": {"code": 429}}},
+    {"text": "g", "response": {"choices": [{"message": {"content": None, "refusal": "no"}}]}},
+    {"text": "h", "split": "unlabeled", "response": None},
+    {"text": "i", "response": {"choices": [{"text": "the cat", "logprobs": None}]}},
+    {"text": "d", "split": "dev", "response": None},
+]
+
+
+def test_answers_that_failed_are_left_out_and_counted(prepare, caplog):
+    good = as_lines(API)
+    data = [*FAILURES[:3], *good, *FAILURES[3:]]
+    made = prepare(data, "--max_failed_share", 0.5)
+    assert plain(made) == plain(prepare(good))
+    said = [record.getMessage().partition(": ")[2] for record in caplog.records if "failed" in record.getMessage()]
+    assert said == [
+        "6 of 13 answers failed and are left out: 3 no response (line 1; line 13; line 15), 1 error 429 (line 2), "
+        "1 refused (line 3), 1 no log-probabilities (line 14)"
+    ]
+    with pytest.raises(UserError, match="6 of 13 answers failed, more than --max_failed_share 0.46: 3 no response"):
+        prepare(data, "--max_failed_share", 0.46)
+
+
+def test_a_choice_that_failed_leaves_the_others(prepare):
+    response = {"choices": [{"text": None}, {"text": "the cat", "logprobs": {"tokens": ["the", " cat"]}}]}
+    lines = [{"text": "x", "response": response}, {"text": "d", "split": "dev", "response": response}]
+    made = prepare(lines, "--max_failed_share", 0.5)
+    assert list(made) == ["train_0", "dev", "ft"]
+    assert made["train_0"]["target"] == made["dev"]["target"] == made["ft"]["target"] == ["the cat"]
+
+
+def test_references_need_no_answers(prepare):
+    lines = [{"text": "x", "target": "the cat", "response": None}]
+    assert prepare(lines, "--n_augmentations_per_example", 0)["train_0"]["target"] == ["the cat"]
+
+
+def test_a_split_whose_answers_all_failed_is_refused(prepare):
+    lines = [*as_lines(API), {"text": "f", "split": "dev_ppl", "response": None}]
+    with pytest.raises(UserError, match=r"split 'dev_ppl': all of its 1 answers failed: 1 no response \(line 10\)"):
+        prepare(lines, "--max_failed_share", 1)
+
+
+def test_more_failures_of_a_kind_than_are_named(prepare, caplog):
+    lines = [{"text": str(i), "response": {"error": {"code": i // 5}}} for i in range(35)]
+    prepare([*lines, *as_lines(API)], "--max_failed_share", 1)
+    (said,) = [record.getMessage() for record in caplog.records if "failed" in record.getMessage()]
+    assert "35 of 42 answers failed and are left out: 5 error" in said
+    assert "5 error 1 (line 6; line 7; line 8; …)" in said
+    assert said.endswith(", …")
+    assert len(said) < 500
+
+
 def test_the_report():
     counted = Alignment(completions=3, positions=8, aligned=6, hard=3, mass=4.5, cut_off=1)
     assert stored_table({"train_0": 2_000, "train_1": 1, "dev": 5}, counted).splitlines() == [
@@ -264,9 +317,12 @@ REFUSED = {
     "train": (without("train", "prediction"), "api.json: split 'train': no row has the teacher's prediction"),
     "a dev row": (
         {**API, "dev": {"text": ["d", "e"], "prediction": ["a", None]}},
-        "split 'dev', row 1: no prediction of the teacher; 1 of 2 rows of 'dev' have none",
+        "1 of 8 answers failed, more than --max_failed_share 0.1: 1 no prediction (split 'dev', row 1)",
     ),
-    "no tokens": (without("train", "tokens", "logprobs"), "split 'train', row 0: no log-probabilities of its tokens"),
+    "no tokens": (
+        without("train", "tokens", "logprobs"),
+        "3 no log-probabilities (split 'train', row 0; split 'train', row 1; split 'train', row 2); ask",
+    ),
     "text": (
         {**API, "train": columns(row("x", "a"), BROKEN)},
         "split 'train', row 1: its tokens do not spell its text",

@@ -606,6 +606,13 @@ class PrepareArguments(Arguments):
         MODEL,
         choices=ALIGNMENTS,
     )
+    max_failed_share: float = flag(
+        0.1,
+        "Mode logits: share of failed, refused or filtered answers, which are left out, above which to stop.",
+        DATA,
+        minimum=0,
+        maximum=1,
+    )
     seed: int = flag(42, "Seed of the sampled rows.", RUN, minimum=0, maximum=2**32 - 1)
     debug: bool = flag(False, "Use 32 rows of train and 16 of every other split, to try a command out.", RUN)
 

@@ -27,7 +27,8 @@ PREDICTION, TOKENS, LOGPROBS = "prediction", "tokens", "logprobs"
 RESPONSE, SPLIT = "response", "split"  # of a line of JSON Lines
 SPLITS = (TRAIN, UNLABELED, DEV, DEV_PPL, TEST, FT)
 
-CUT_OFF = ("length", "max_tokens", "content_filter")  # reasons that say nothing of where the text ends
+CUT_OFF = ("length", "max_tokens")  # reasons that say nothing of where the text ends
+FAILED = {"content_filter": "content filter", "refusal": "refused", "error": "error"}  # reasons of no answer at all
 ROUNDING = 1e-3  # what a log-probability may be above 0
 END_OF_TEXT = re.compile(rb"<[^<>\s]+>|\[[A-Z]+\]")  # how tokens that end a text are written: <|endoftext|>, </s>
 MINUS_INFINITY = ("-inf", "-infinity")  # JSON has no number for it
@@ -40,7 +41,8 @@ Span = tuple[int, int]
 class Completion:
     """A text that the teacher wrote, and what the file has of its tokens (`read_tokens` looks at them).
 
-    place: names it in messages; is_cut_off: it ends because a limit was reached, not because the teacher ended it.
+    place: names it in messages; is_cut_off: it ends because a limit was reached, not because the teacher ended it;
+    failure: why there is nothing to learn from it, in a few words.
     """
 
     place: str
@@ -48,6 +50,14 @@ class Completion:
     is_cut_off: bool = False
     tokens: Any = None
     logprobs: Any = None
+    failure: str | None = None
+
+    def lacks_logprobs(self) -> bool:
+        """Whether it has a text, and nothing is said of its tokens."""
+        known = self.logprobs
+        if isinstance(known, dict):
+            known = known.get("content" if "content" in known else TOKENS)
+        return known in (None, [], {}) and bool(self.prediction.strip())
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,37 +179,67 @@ def _row(fields: dict[str, Any], split: str, place: str) -> ApiRow:
     if reference is not None or split == TEST:
         reference = _reference(fields, place)
     if RESPONSE in fields:
-        completions = _of_response(fields[RESPONSE], place)
+        completions = _of_response(fields, place)
     elif fields.get(PREDICTION) is None:
-        completions = ()
+        failure = _error_of(fields)
+        completions = (Completion(place, "", failure=failure),) if failure else ()
     else:
-        prediction = _text(fields, PREDICTION, place)
-        is_cut_off = _is_cut_off(fields, place)
-        completions = (Completion(place, prediction, is_cut_off, fields.get(TOKENS), fields.get(LOGPROBS)),)
+        prediction, is_cut_off = _text(fields, PREDICTION, place), _is_cut_off(fields, place)
+        failure = FAILED.get(str(fields.get(FINISH_REASON)))
+        completions = (Completion(place, prediction, is_cut_off, fields.get(TOKENS), fields.get(LOGPROBS), failure),)
     return ApiRow(place, split, text, reference, completions)
 
 
-def _of_response(response: Any, place: str) -> tuple[Completion, ...]:
-    """The completions of a response of a completion or a chat API, or of a batch API's wrapping of one."""
-    body = response.get("body", response) if isinstance(response, dict) else response
-    choices = body.get("choices") if isinstance(body, dict) else None
-    if not isinstance(choices, list) or not choices:
+def _of_response(fields: dict[str, Any], place: str) -> tuple[Completion, ...]:
+    """The completions of a response of a completion or a chat API, or of a batch API's wrapping of one.
+
+    A request that failed has one completion, which says why.
+    """
+    body: Any = {RESPONSE: fields[RESPONSE], "error": fields.get("error")}
+    failure = None
+    while isinstance(body, dict) and "choices" not in body and failure is None:
+        failure = _error_of(body)
+        inner = RESPONSE if RESPONSE in body else "body"
+        if inner not in body:
+            break
+        body = body[inner]
+    choices = body.get("choices", body) if isinstance(body, dict) else False
+    if failure is None and choices in (None, []):
+        failure = "no choices"
+    if failure is None and body is None:
+        failure = "no response"
+    if failure:
+        return (Completion(place, "", failure=failure),)
+    if not isinstance(choices, list):
         raise UserError(f"{place}: its '{RESPONSE}' has no 'choices': not the answer of a completion or chat API")
     several = len(choices) > 1
     return tuple(_of_choice(choice, f"{place}, choice {i}" if several else place) for i, choice in enumerate(choices))
+
+
+def _error_of(body: dict[str, Any]) -> str | None:
+    """What an answer says of its failure: the status, or the code of an error object; None where it says nothing."""
+    status = body.get("status_code")
+    if isinstance(status, int) and not 200 <= status < 300:
+        return f"status {status}"[:40]
+    error = body if body.get("object") == "error" else body.get("error")
+    if not isinstance(error, dict | str) or not error:
+        return None
+    code = str(error.get("code") or error.get("type") or "") if isinstance(error, dict) else ""
+    return f"error {code}".strip() if code.isprintable() and len(code) <= 40 else "error"
 
 
 def _of_choice(choice: Any, place: str) -> Completion:
     """One choice; white space around its text belongs to the request ("A: " and " Yes"), not to the target."""
     if not isinstance(choice, dict) or not ("text" in choice or isinstance(choice.get("message"), dict)):
         raise UserError(f"{place}: expected a choice with 'text' or 'message', found {kind(choice)}")
-    logprobs = choice.get(LOGPROBS)
-    if "message" in choice:
-        message = choice["message"]
-        prediction = "" if message.get("content") is None else _text(message, "content", place)  # a refusal
-    else:
-        prediction = _text(choice, "text", place)
-    return Completion(place, prediction.strip(string.whitespace), _is_cut_off(choice, place), None, logprobs)
+    is_chat = isinstance(choice.get("message"), dict)
+    content, name = (choice["message"], "content") if is_chat else (choice, "text")
+    is_cut_off = _is_cut_off(choice, place)
+    failure = FAILED.get(str(choice.get(FINISH_REASON))) or ("refused" if content.get("refusal") else _error_of(choice))
+    if failure is None and content.get(name) is None:
+        failure = "no text"
+    prediction = "" if failure else _text(content, name, place).strip(string.whitespace)
+    return Completion(place, prediction, is_cut_off, None, choice.get(LOGPROBS), failure)
 
 
 def _is_cut_off(fields: dict[str, Any], place: str) -> bool:

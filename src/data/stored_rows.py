@@ -6,7 +6,7 @@ which `train_i`, `stored_rows` makes the rows.
 
 import logging
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -25,6 +25,8 @@ logger = logging.getLogger(__name__)
 
 OTHER_SPLITS = (DEV, DEV_PPL, TEST, FT)
 REFERENCE = "reference"
+NO_PREDICTION, NO_LOGPROBS = "no prediction", "no log-probabilities"  # why an answer can't be learned from
+FIRST_NAMED, REASONS_NAMED = 3, 5  # places of each reason, and reasons, in a message
 TOKENS_PER_CALL = 10_000  # of the teacher, whose completions are tokenised together
 
 
@@ -49,6 +51,7 @@ class _Seen:
 
     cut_off: completions that stop at a limit of length. Training splits store what is known of them; where a text is a
     plain target (ft, dev), its end would be learned, or measured, as if the teacher had ended there.
+    answers: by split; failed: those that cannot be used, by split and reason; places: the first of each reason.
     """
 
     training: Datasets = field(default_factory=dict)
@@ -57,19 +60,36 @@ class _Seen:
     cut_off: set[int] = field(default_factory=set)
     left_out: int = 0
     has_lists: bool = False
+    answers: Counter[str] = field(default_factory=Counter)
+    failed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    places: dict[str, list[str]] = field(default_factory=dict)
+
+    def is_usable(self, completion: Completion, split: str) -> bool:
+        """Whether there is an answer to learn from; counted, with the reason and the place where there is none."""
+        reason = completion.failure
+        if reason is None and split not in OTHER_SPLITS and completion.lacks_logprobs():
+            reason = NO_LOGPROBS
+        self.answers[split] += 1
+        if reason is None:
+            return True
+        self.failed[split, reason] += 1
+        places = self.places.setdefault(reason, [])
+        if len(places) < FIRST_NAMED:
+            places.append(completion.place)
+        return False
 
 
-def plan_rows(file: ApiFile, merge: Merge, *, debug: bool, seed: int) -> Plan:
+def plan_rows(file: ApiFile, merge: Merge, *, debug: bool, seed: int, max_failed_share: float) -> Plan:
     """Decide where each completion of the file goes (SPEC §3, "API teacher").
 
     `train_i` gets the i-th completion of every input, as in merging; `dev`, `dev_ppl`, `test` and `ft` the first of
     each row. A file without `ft` gets one: the labeled rows of `train_0` (all of them where none is labeled).
-    Completions that were cut off are left out of `ft` and `dev`.
+    Completions that were cut off are left out of `ft` and `dev`, answers that failed of all, if no larger share did.
     `merge.n_per_input` 0: references instead of completions, each pair of text and reference once, in `train_0`.
-    Raises UserError, naming the row, where a completion is missing, and if there is nothing to train on.
+    Raises UserError, naming the first rows, if too many failed, and if there is nothing to train on.
     """
     uses_references = merge.n_per_input == 0
-    seen = _references(file, merge) if uses_references else _completions(file, merge)
+    seen = _references(file, merge) if uses_references else _completions(file, merge, max_failed_share)
     if uses_references:
         training = {f"{TRAIN}_0": seen.training[TRAIN][GENERATED]}
         if not training[f"{TRAIN}_0"]:
@@ -111,37 +131,38 @@ def _as_plan(numbers: Datasets, seen: _Seen, *, uses_references: bool) -> Plan:
     return Plan(tuple(numbers), split_of, borrowed, uses_references, seen.has_lists)
 
 
-def _completions(file: ApiFile, merge: Merge) -> _Seen:
-    """Number all completions: what trains by its text, and the first of every other row."""
+def _completions(file: ApiFile, merge: Merge, max_failed_share: float) -> _Seen:
+    """Number all completions: what trains by its text, and the first usable one of every other row."""
     seen = _Seen()
-    rows, cut_off, missing = Counter[str](), Counter[str](), dict[str, list[str]]()
+    cut_off = Counter[str]()
     for number, row in _numbered(file, "count completions"):
-        rows[row.split] += 1
         seen.has_lists |= isinstance(row.reference, list)
+        completions = row.completions or (Completion(row.place, "", failure=NO_PREDICTION),)
         if row.split == TEST:
             seen.others.setdefault(TEST, []).append(number)
-        elif not row.completions:
-            missing.setdefault(row.split, []).append(row.place)
         elif row.split in OTHER_SPLITS:
-            if row.completions[0].is_cut_off:
+            first = next((i for i, completion in enumerate(completions) if not completion.failure), 0)
+            if not seen.is_usable(completions[first], row.split):
+                continue
+            if completions[first].is_cut_off:
                 cut_off[row.split] += 1
             else:
-                seen.others.setdefault(row.split, []).append(number)
+                seen.others.setdefault(row.split, []).append(number + first)
         elif row.split in merge.splits():
-            _add_completions(seen, row, number)
+            _add_completions(seen, row, completions, number)
+    _check_failed(file.path, seen, max_failed_share)
     for split, count in cut_off.items():
-        _warn_of_cut_off(file.path, split, count, rows[split])
-    for split, places in missing.items():
-        if split in OTHER_SPLITS or split in merge.splits():
-            _refuse_missing(file.path, split, places, rows[split])
+        _warn_of_cut_off(file.path, split, count, seen.answers[split])
     if seen.left_out:
         logger.warning("%s: %d empty completions that were cut off are left out", file.path, seen.left_out)
     return seen
 
 
-def _add_completions(seen: _Seen, row: ApiRow, number: int) -> None:
+def _add_completions(seen: _Seen, row: ApiRow, completions: Sequence[Completion], number: int) -> None:
     columns = seen.training.setdefault(row.split, {TEXT: [], GENERATED: []})
-    for i, completion in enumerate(row.completions, start=number):
+    for i, completion in enumerate(completions, start=number):
+        if not seen.is_usable(completion, row.split):
+            continue
         if completion.is_cut_off and not completion.prediction.strip():
             seen.left_out += 1  # neither a text nor its end is known
             continue
@@ -161,13 +182,41 @@ def _warn_of_cut_off(path: str, split: str, count: int, n_rows: int) -> None:
         )  # fmt: skip
 
 
-def _refuse_missing(path: str, split: str, places: list[str], n_rows: int) -> None:
-    if len(places) == n_rows:
+def _check_failed(path: str, seen: _Seen, max_share: float) -> None:
+    """Warn of answers that failed. Raises UserError if a larger share did, or all of a split."""
+    for (split, reason), count in seen.failed.items():
+        if reason == NO_PREDICTION and count == seen.answers[split]:
+            raise UserError(
+                f"{path}: split '{split}': no row has the teacher's prediction, which is its target; let the teacher "
+                "complete it too, or leave the split out"
+            )
+    n_failed, n_answers = seen.failed.total(), seen.answers.total()
+    if not n_failed:
+        return
+    reasons = _described(path, seen)
+    if n_failed > max_share * n_answers:
         raise UserError(
-            f"{path}: split '{split}': no row has the teacher's prediction, which is its target; let the teacher "
-            "complete it too, or leave the split out"
+            f"{path}: {n_failed} of {n_answers} answers failed, more than --max_failed_share {max_share:g}: {reasons}; "
+            "ask for them again, with log-probabilities"
         )
-    raise UserError(f"{places[0]}: no prediction of the teacher; {len(places)} of {n_rows} rows of '{split}' have none")
+    for split, count in seen.answers.items():
+        if count == sum(n for (of, _), n in seen.failed.items() if of == split):
+            raise UserError(
+                f"{path}: split '{split}': all of its {count} answers failed: {reasons}; ask for them again"
+            )
+    logger.warning("%s: %d of %d answers failed and are left out: %s", path, n_failed, n_answers, reasons)
+
+
+def _described(path: str, seen: _Seen) -> str:
+    """The reasons of failed answers, the most frequent first, each with its first places."""
+    counts = Counter[str]()
+    for (_, reason), count in seen.failed.items():
+        counts[reason] += count
+    parts = []
+    for reason, count in counts.most_common(REASONS_NAMED):
+        places = [place.removeprefix(f"{path}: ") for place in seen.places[reason]]
+        parts.append(f"{count} {reason} ({'; '.join(places)}{'; …' if count > len(places) else ''})")
+    return ", ".join(parts) + (", …" if len(counts) > REASONS_NAMED else "")
 
 
 def _references(file: ApiFile, merge: Merge) -> _Seen:
