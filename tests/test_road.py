@@ -344,6 +344,26 @@ def test_float16_on_a_cpu_is_float32_and_says_so(fresh_accelerator, dropout_mode
     assert scores["fp16"] == scores["no"]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_float16(fresh_accelerator, dropout_models, rotation_path, tmp_path, monkeypatch, family):
+    """The loss falls under the real scaler, which finds its scale in a few updates and keeps it."""
+    scales, update = [], torch.amp.GradScaler.update
+
+    def noted(scaler, *given):
+        update(scaler, *given)
+        scales.append(scaler.get_scale())
+
+    monkeypatch.setattr(torch.amp.GradScaler, "update", noted)
+    flags = {"mixed_precision": "fp16", "epochs": 12, "max_gpu_batch_size": 4}
+    kd_main.main(kd_flags(dropout_models[family], rotation_path, tmp_path / "out", **flags))
+    losses = [float(row["loss"]) for row in rows(tmp_path / "out", "train_losses.csv")]
+    assert losses[-1] < 0.9 * losses[0]
+    assert len(scales) > 20
+    assert scales[-1] == scales[len(scales) // 4] >= 2**10
+    assert {value.dtype for value in weights(tmp_path / "out" / "model").values()} == {torch.float32}
+
+
 @pytest.mark.parametrize(
     ("flags", "named"),
     [

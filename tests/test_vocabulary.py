@@ -185,6 +185,77 @@ def test_half_precision(dtype):
         assert (half - full).abs().max() < 0.03 * full.abs().max()
 
 
+def float16_and_float32(rows: torch.Tensor, weight: torch.Tensor, terms, labels, scale: float) -> list[list]:
+    """The gradients of rows and weight, whose values float16 has, at a loss scale that is divided out again."""
+    made = []
+    for dtype in (torch.float16, torch.float32):
+        parts = [each.half().float().requires_grad_() for each in (rows, weight)]
+        total, _ = weighed_sum(Scores(parts[0], OutputProjection(parts[1]), dtype), None, labels, terms)
+        (scale * total).backward()
+        made.append([each.grad / scale for each in parts])
+    return made
+
+
+def mean_nll(n: int, *, is_fused: bool = True, times: float = 1.0) -> RowTerm:
+    per_row = torch.full((n,), times / n)
+    return RowTerm(lambda s, _, labels: nll_rows(s, labels), per_row, fused="nll" if is_fused else None)
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**16])
+@pytest.mark.parametrize("is_fused", [True, False])
+def test_in_float16_sums_and_losses_beyond_its_range_have_gradients(scale, is_fused):
+    """400 rows of 300 that are all wrong about one token: their sum is 120,000."""
+    rows, weight, labels = (
+        torch.full((400, D), 300.0),
+        random(V, D, seed=4).float(),
+        torch.zeros(400, dtype=torch.int64),
+    )
+    for times in (1.0, 1e6):
+        terms = [mean_nll(400, is_fused=is_fused, times=times)]
+        for half, full in zip(*float16_and_float32(rows, weight, terms, labels, scale), strict=True):
+            assert torch.isfinite(half).all()
+            torch.testing.assert_close(half, full, rtol=2e-3, atol=2e-3 * float(full.abs().max()))
+
+
+@pytest.mark.parametrize("scale", [1.0, 2.0**16])
+def test_in_float16_a_rare_token_has_a_gradient(scale):
+    """Its probability, 1e-9 here, is none of float16's numbers, and neither is the gradient that it gives."""
+    rows, weight = torch.ones(N, D), torch.zeros(V, D)
+    weight[:2] = 20.7 / D
+    (_, half), (_, full) = float16_and_float32(rows, weight, [mean_nll(N)], torch.zeros(N, dtype=torch.int64), scale)
+    assert 0 < full[2:].max() < 1e-9
+    torch.testing.assert_close(half, full, rtol=0.01, atol=0)
+
+
+def test_hidden_rows_in_float16_get_their_gradient_after_the_loss_scale():
+    rows, weight = random(N, D, seed=3).half().requires_grad_(), random(V, D, seed=4).half().float()
+    total, _ = weighed_sum(Scores(rows, OutputProjection(weight)), None, LABELS, [mean_nll(N, times=1e-7)])
+    (2.0**20 * total).backward()
+    exact = rows.detach().float().requires_grad_()
+    weighed_sum(Scores(exact, OutputProjection(weight)), None, LABELS, [mean_nll(N)])[0].backward()
+    assert rows.grad.dtype == torch.float16
+    torch.testing.assert_close(rows.grad.float() / (2.0**20 * 1e-7), exact.grad, rtol=0.01, atol=1e-4)
+
+
+def test_training_in_float16_under_a_gradient_scaler():
+    """No update is skipped, and the loss falls, where a sum over rows is beyond float16's range."""
+    weight = torch.nn.Parameter(torch.zeros(V, D))
+    rows, labels = 300 * random(400, D, seed=3).float().abs(), torch.zeros(400, dtype=torch.int64)
+    optimizer, scaler = torch.optim.SGD([weight], lr=1e-5), torch.amp.GradScaler("cpu", init_scale=2.0**16)
+    losses = []
+    for _ in range(5):
+        scores_ = Scores(rows, OutputProjection(weight), torch.float16)
+        loss, _ = weighed_sum(scores_, None, labels, [mean_nll(400)])
+        scaler.scale(loss).backward()
+        scaler.step(optimizer)
+        scaler.update()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert scaler.get_scale() == 2.0**16
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < 0.9 * losses[0]
+
+
 @pytest.mark.parametrize(("vocab_size", "rows"), [(2_000, 4_194), (32_128, 261), (151_936, 256), (10**9, 256)])
 def test_the_largest_tensor_is_a_chunk(vocab_size, rows):
     """As many rows as the vocabulary allows, and enough to multiply fast."""

@@ -17,6 +17,7 @@ from src.data.batches import TopK
 from src.distillation.losses import nll_and_kl_
 from src.models.scores import OutputProjection, Scores
 
+FLOAT16_UNIT = 2.0**15  # what a chunk's largest gradient becomes in float16, whose numbers end at 65,504
 Taught = Scores | TopK | None  # a live teacher's scores, what is stored of one, (N, K), or no teacher
 RowLoss = Callable[[Tensor, Tensor | TopK | None, Tensor], Tensor]
 
@@ -84,10 +85,6 @@ class _Pass:
         """Add to `gradients` of rows, weight and bias, and to `sums` (n,) of the terms."""
         student = self.student
         factors = torch.stack([term.factor * term.per_row for term in self.terms])  # (n, N)
-        # Half precision has no numbers as small as a mean's gradient: the largest is made 1 until the end.
-        unit = factors.max().clamp_min(1e-30) if student.dtype == torch.float16 and len(student) else None
-        if unit is not None:
-            factors = factors / unit
         memory = self._memory(sums.dtype) if self._can_fuse() else None
         for part in student.chunks():
             losses, gradient = self._chunk(part, factors[:, part], any(g is not None for g in gradients), memory)
@@ -95,9 +92,6 @@ class _Pass:
             sums += torch.stack(means)
             if gradient is not None:
                 self._add(part, gradient, *gradients)
-        if unit is not None:
-            for each in (known for known in gradients if known is not None):
-                each *= unit
         return sums
 
     def _memory(self, dtype: torch.dtype) -> list[Tensor]:
@@ -160,16 +154,40 @@ class _Pass:
             if rows is not None:
                 rows[part] = gradient
             return
-        cast = gradient.to(self.student.rows.dtype)
-        if rows is not None:
-            rows[part] = cast @ projection.weight
-        if weight is not None:
-            if cast.dtype == weight.dtype:
-                weight.addmm_(cast.T, self.student.rows[part])
-            else:
-                weight += cast.T @ self.student.rows[part]
         if bias is not None:
             bias += gradient.sum(dim=0)
+        if self.student.rows.dtype == torch.float16:
+            self._add_in_float16(part, gradient, rows, weight)
+        else:
+            cast = gradient.to(self.student.rows.dtype)
+            if rows is not None:
+                rows[part] = cast @ projection.weight
+            if weight is not None:
+                if cast.dtype == weight.dtype:
+                    weight.addmm_(cast.T, self.student.rows[part])
+                else:
+                    weight += cast.T @ self.student.rows[part]
+
+    def _add_in_float16(self, part: slice, gradient: Tensor, rows: Tensor | None, weight: Tensor | None) -> None:
+        """As in other formats, but in the unit that float16 has most room for, and summed in float32; the gradient is
+        OVERWRITTEN.
+
+        The loss scale comes later, in `backward`: it could mend neither an overflow here nor an underflow.
+        """
+        assert self.student.projection is not None
+        unit = torch.linalg.vector_norm(gradient, torch.inf).clamp_min(1e-30) / FLOAT16_UNIT
+        cast = gradient.div_(unit).half()
+        if rows is not None:
+            rows[part] = _in_float32(cast, self.student.projection.weight).mul_(unit)
+        if weight is not None:
+            weight += _in_float32(cast.T, self.student.rows[part]).mul_(unit)
+
+
+def _in_float32(a: Tensor, b: Tensor) -> Tensor:
+    """The product of two float16 matrices, summed and returned in float32."""
+    if a.is_cuda and torch.version.hip is None:
+        return torch.mm(a, b, out_dtype=torch.float32)
+    return a.float() @ b.float()
 
 
 def _of_size(teacher: Taught, vocab_size: int) -> Taught:
