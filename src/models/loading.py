@@ -1,5 +1,6 @@
 """Models and tokenizers by name: a local folder or a hub name, `_prune` suffixes, bare weights; one-line errors."""
 
+import copy
 import json
 import re
 import struct
@@ -188,11 +189,7 @@ def _compute(model: "PreTrainedModel") -> None:
 
 
 def _load_whole(base: str, dtype: torch.dtype) -> "PreTrainedModel":
-    config = load_config(base)
-    with quiet(), _one_line(base, "weights", "cannot be read"):
-        model, report = _model_class(config).from_pretrained(
-            find_model(base), config=config, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+    model, report = _from_pretrained(base, load_config(base), dtype, source=find_model(base))
     _check_keys(base, {**report, "unexpected_keys": ()})  # a hub model may carry heads that are not needed here
     return model
 
@@ -200,13 +197,43 @@ def _load_whole(base: str, dtype: torch.dtype) -> "PreTrainedModel":
 def _fill(
     config: "PreTrainedConfig", weights: dict[str, torch.Tensor], dtype: torch.dtype, place: str
 ) -> "PreTrainedModel":
-    """A model of `config` with these weights; `from_pretrained` knows which names are tied, renamed or not needed."""
-    with quiet(), _one_line(place, "weights", "cannot be loaded"):
-        model, report = _model_class(config).from_pretrained(
-            None, config=config, state_dict=weights, dtype=dtype, output_loading_info=True, ignore_mismatched_sizes=True
-        )
+    """A model of `config` with these weights, named as in memory or as in files."""
+    model, report = _from_pretrained(place, config, dtype, weights=weights)
     _check_keys(place, report)
     return model
+
+
+def load_saved(folder: Path, config: "PreTrainedConfig | None" = None) -> "PreTrainedModel":
+    """The model of a folder that `save_pretrained` wrote, in float32; `config`: what it must be of, None: its own.
+
+    Files may name weights otherwise than the model in memory: of mixtures of experts each expert's, of others an older
+    version's. Raises UserError for weights that are not exactly the model's.
+    """
+    config = copy.deepcopy(config) if config else load_config(str(folder))
+    model, report = _from_pretrained(str(folder), config, torch.float32, source=str(folder))
+    _check_keys(f"{folder}: not weights of this model", report)
+    return model
+
+
+def _from_pretrained(
+    place: str,
+    config: "PreTrainedConfig",
+    dtype: torch.dtype,
+    *,
+    source: str | None = None,
+    weights: dict[str, torch.Tensor] | None = None,
+) -> "tuple[PreTrainedModel, dict]":
+    """A model of a folder, a hub name or weights, and what did not fit; the library knows which names are tied, renamed
+    or not needed."""
+    with quiet(), _one_line(place, "weights", "cannot be read"):
+        return _model_class(config).from_pretrained(
+            source,
+            config=config,
+            state_dict=weights,
+            dtype=dtype,
+            output_loading_info=True,
+            ignore_mismatched_sizes=True,
+        )
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:

@@ -20,7 +20,7 @@ from src.data.disk import whole_folder, writing_to
 from src.data.json_files import read_json, write_json
 from src.distillation.loss_scheduler import Stage
 from src.models.forward import unwrapped
-from src.models.loading import in_one_line, read_state_dict, read_tensors
+from src.models.loading import in_one_line, load_saved, read_tensors
 from src.models.prompts import KEY, PROMPT_FILE
 from src.models.students import quiet
 
@@ -134,16 +134,8 @@ def save_checkpoint(folder: Path, training: Training, state: RunState) -> None:
         if training.scaler is not None:
             saved["scaler"] = training.scaler.state_dict()
         _save_tensors(saved, temporary / OPTIMIZER)
-        described = {"run": asdict(state), "scheduler": training.scheduler.state_dict(), "tied": _tied(training.model)}
+        described = {"run": asdict(state), "scheduler": training.scheduler.state_dict()}
         write_json(temporary / STATE, described | {"checksums": _checksums(temporary)}, indent=1)
-
-
-def _tied(model: nn.Module) -> list[list[str]]:
-    """The names of a state dict that stand for one tensor, of which files hold one copy under one of the names."""
-    names: dict[tuple[int, torch.Size], list[str]] = {}
-    for name, value in unwrapped(model).state_dict().items():
-        names.setdefault((value.data_ptr(), value.shape), []).append(name)
-    return [group for group in names.values() if len(group) > 1]
 
 
 def _checksums(folder: Path) -> dict[str, int]:
@@ -230,18 +222,10 @@ def save_portable(
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Restore the weights of a checkpoint folder into a model of the same architecture; tied weights stay tied."""
+    """Restore the weights of a checkpoint folder into a model of the same architecture."""
     core = unwrapped(model)
     _check_sums(folder)
-    try:
-        missing, unexpected = core.load_state_dict(read_state_dict(folder), strict=False)
-    except RuntimeError as error:  # tensors of other shapes
-        raise UserError(f"{folder}: not weights of this model: {str(error).splitlines()[-1].strip()}") from None
-    tied = set(getattr(core, "all_tied_weights_keys", {}))
-    computed = set(getattr(core, "_keys_to_ignore_on_save", None) or ())  # Marian's sines
-    misfits = sorted({*unexpected, *missing} - tied - computed)
-    if misfits:
-        raise UserError(f"{folder}: not weights of this model: {misfits[0]}")
+    core.load_state_dict(load_saved(folder, core.config).state_dict())
 
 
 def _check_sums(folder: Path) -> None:
@@ -299,11 +283,7 @@ def reduce_to_state_dict(folder: Path) -> Path:
 
     The stock class loads it with `load_state_dict(strict=True)`: tied weights stand under all their names.
     """
-    values = read_state_dict(folder)
-    for group in read_json(folder / STATE).get("tied", ()):
-        saved = next((values[name] for name in group if name in values), None)
-        if saved is not None:
-            values |= dict.fromkeys(group, saved)
+    values = load_saved(folder).state_dict()
     path = folder.with_name(f"{folder.name}__model.pt")
     temporary = path.with_name(f".{path.name}.tmp")
     with writing_to(path):
