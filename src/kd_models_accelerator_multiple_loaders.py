@@ -25,6 +25,7 @@ from src.models.loading import (
     load_model,
     load_tokenizer,
 )
+from src.models.trial import try_out
 from src.training.engine import Phase
 from src.training.phases import check_schedule, distillation_phases, with_languages_of, with_prompt
 from src.training.session import Task, train
@@ -91,6 +92,7 @@ def _teacher(
     model = load_model(config.teacher_name, state_dict_path=config.teacher_state_dict_path, dtype=dtype)
     fit_to_tokenizer(model, tokenizer)
     apply_settings(model, config.teacher_name, config)
+    try_out(model, config.teacher_name, config)
     if any(loss.compares_layers for loss in experiment.losses):
         keep_all_layers(model, "teacher")
     if config.compile:

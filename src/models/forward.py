@@ -200,6 +200,8 @@ def _before_projection(core: PreTrainedModel, places: Tensor, *, n_passed: int) 
     seen: list[Seen] = []
 
     def select(_module: nn.Module, args: tuple) -> tuple:
+        if args[0].dim() != 3:
+            raise ValueError("its output projection does not read one state for each token")
         rows = args[0].flatten(0, 1)[places]
         seen.append(Seen.of(rows))
         return (rows[:n_passed], *args[1:])

@@ -3,30 +3,28 @@
 import copy
 import json
 import re
-import struct
-from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import lru_cache
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import TYPE_CHECKING, Any
-from zipfile import ZIP_STORED, BadZipFile, ZipFile, is_zipfile
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
 
 import torch
-from huggingface_hub.errors import StrictDataclassError
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from src.config.arguments import SharedArguments
 from src.config.errors import UserError
 from src.config.values import shown
 from src.data.json_files import check_characters
-from src.models.families import position_limit
+from src.models.families import beyond_positions, has_position_table
 from src.models.generation_settings import BEAM_SETTINGS, DEFAULT_BEAMS, check_settings, settings_of, wrong_setting
 from src.models.languages import target_token
 from src.models.lean import made_lean
+from src.models.one_line import in_one_line
 from src.models.students import prune, pruned_config, quiet
 from src.models.tokenizer_file import PROBE, as_its_file_says
+from src.models.trial import check_states
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -54,11 +52,6 @@ KEPT_GENERATION_KEYS = (  # what belongs to a model's vocabulary
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_TIMEOUT = 10  # seconds
 MOST_LAYERS = 10_000  # a hundred times what models have; layers are made one by one, however many a config asks for
-READ_ERRORS = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, ArithmeticError,
-    SafetensorError, UnpicklingError, StrictDataclassError, BadZipFile, struct.error,
-)  # fmt: skip
-ABOUT_CODE = re.compile(r"NoneType|has no attribute|not (iterable|subscriptable|callable)|indices must|unsupported")
 
 
 def parse_model_name(name: str) -> tuple[str, Layers | None, Layers | None]:
@@ -105,7 +98,7 @@ def load_config(name: str) -> "PreTrainedConfig":
         if "layer" in key and isinstance(value, int) and value > MOST_LAYERS:
             raise UserError(f"{base}: config.json: {key} is {value}, and no model has more than {MOST_LAYERS:,} layers")
     with quiet(), _one_line(base, "config.json", "cannot be read as a model's config"):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
+        config = _text_part(AutoConfig.from_pretrained(source, trust_remote_code=False))
     if encoder_layers is None and decoder_layers is None:
         return config
     try:
@@ -175,17 +168,9 @@ def load_model(
     if model.config.is_encoder_decoder and isinstance(start, int):  # one start for teacher forcing and generation
         model.config.decoder_start_token_id = start
     model = made_lean(model).eval()
-    with in_one_line(base, "is no model that computes"):
-        _compute(model)
+    with in_one_line(base, "does not compute as a writer of text must"):
+        check_states(model, base)
     return model
-
-
-@torch.inference_mode()
-def _compute(model: "PreTrainedModel") -> None:
-    """Raises what sizes in a config that no layer can have lead to: some are looked at by nobody before."""
-    ids = torch.zeros(1, 2, dtype=torch.long)
-    read = {"decoder_input_ids": ids} if model.config.is_encoder_decoder else {}
-    model(input_ids=ids, use_cache=False, **read)
 
 
 def _load_whole(base: str, dtype: torch.dtype) -> "PreTrainedModel":
@@ -312,17 +297,8 @@ def check_lengths(name: str, flags: SharedArguments) -> None:
     config = load_config(name)
     ids = safe_generation_config(config, find_model(parse_model_name(name)[0]))
     check_settings(ids, name, flags, is_encoder_decoder=config.is_encoder_decoder)
-    limit = position_limit(config)
-    if limit is None:
-        return
-    if config.is_encoder_decoder:
-        needed = {"--max_input_length": flags.max_input_length, "--max_labels_length": flags.max_labels_length}
-    else:
-        together = flags.max_input_length + flags.max_labels_length
-        needed = {"--max_input_length plus --max_labels_length": together}
-    for what, length in needed.items():
-        if length > limit:
-            raise UserError(f"{what}: {length} tokens, but {name} has positions for {limit}")
+    for what, length, limit in beyond_positions(config, flags) if has_position_table(config) else ():
+        raise UserError(f"{what}: {length} tokens, but {name} has positions for {limit}")
 
 
 def check_same_tokenizer(
@@ -453,12 +429,23 @@ def _holds(source: str, file: str) -> bool:
 
 def _model_class(config: "PreTrainedConfig") -> type["PreTrainedModel"]:
     """The class with the output projection on top for this config."""
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
-    mapping = (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM)._model_mapping
+    mapping = _model_mapping(config)
     if type(config) not in mapping:
         raise UserError(f"model type '{config.model_type}': not a model that generates text")
     return mapping[type(config)]
+
+
+def _model_mapping(config: "PreTrainedConfig") -> Mapping:
+    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
+
+    return (AutoModelForSeq2SeqLM if config.is_encoder_decoder else AutoModelForCausalLM)._model_mapping
+
+
+def _text_part(config: "PreTrainedConfig") -> "PreTrainedConfig":
+    """What the class for a config is configured by: of some models that see and hear, the part that writes text."""
+    mapping, part = _model_mapping(config), config.sub_configs.get("text_config")
+    is_of_part = part is not None and type(config) in mapping and mapping[type(config)].config_class == part
+    return config.get_text_config() if is_of_part else config
 
 
 def _find_weights(path: Path) -> Path:
@@ -526,27 +513,5 @@ class _TokenizersErrors(AbstractContextManager):
             raise ValueError(str(error)) from error
 
 
-@contextmanager
-def in_one_line(place: str, problem: str) -> Iterator[None]:
-    """Turn what a library says of a bad file, often over many lines, into one UserError."""
-    try:
-        yield
-    except READ_ERRORS as error:
-        raise UserError(f"{place}: {problem}: {_said(error)[:200]}") from error
-
-
 def _one_line(place: str, part: str, problem: str) -> AbstractContextManager[None]:
     return in_one_line(place, f"{part} {problem}")
-
-
-def _said(error: BaseException) -> str:
-    """What an error of a library tells the owner of a file; what it tells a programmer is said in other words."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, EOFError) and not lines:
-        return "it ends too early"
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    if isinstance(error, KeyError | AttributeError) or not lines or ABOUT_CODE.search(lines[0]):
-        return "a value in it is missing, or of another kind than expected"
-    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return re.sub(r"<class '(\w+)'>", r"\1", re.sub(r"\b[A-Z]\w*Error: ", "", text)).replace("NoneType", "None")

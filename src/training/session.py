@@ -44,6 +44,7 @@ from src.models.loading import (
     load_model,
     load_tokenizer,
 )
+from src.models.trial import try_out
 from src.training import checkpoints, dry_run, machine, rhythm
 from src.training.checkpoints import Training
 from src.training.engine import FINAL, Phase, Trainer
@@ -144,6 +145,7 @@ def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: Run
     model = load_model(task.model_name, state_dict_path=weights)
     fit_to_tokenizer(model, tokenizer)
     apply_settings(model, task.model_name, config)
+    try_out(model, task.model_name, config)
     if config.compile:
         compile_layers(model)
     phases = task.phases(accelerator, tokenizer, splits) if config.do_train else ()

@@ -35,6 +35,7 @@ from src.models.loading import (
     load_tokenizer,
 )
 from src.models.prompts import warn_of_another_prompt
+from src.models.trial import try_out
 from src.training import dry_run
 from src.training.interrupts import Interrupted, StopRequests
 from src.training.session import make_accelerator
@@ -62,10 +63,11 @@ class Writer:
         tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
         inputs = {split: {TEXT: columns[TEXT]} for split, columns in datasets.items()}
         check_characters_known(tokenization, inputs, config.dataset_path)
-        model = load_model(config.model_name, state_dict_path=config.checkpoint_path).to(accelerator.device)
+        model = load_model(config.model_name, state_dict_path=config.checkpoint_path)
         fit_to_tokenizer(model, tokenizer)
         apply_settings(model, config.model_name, config)
-        return cls(accelerator, tokenization, model, decoding)
+        try_out(model, config.model_name, config, decoding)
+        return cls(accelerator, tokenization, model.to(accelerator.device), decoding)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:

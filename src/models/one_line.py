@@ -1,0 +1,41 @@
+"""What libraries say of bad files and models, as one line of the suite's own."""
+
+import re
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pickle import UnpicklingError
+from zipfile import BadZipFile
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
+
+from src.config.errors import UserError
+
+READ_ERRORS = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, ArithmeticError,
+    SafetensorError, UnpicklingError, StrictDataclassError, BadZipFile, struct.error,
+)  # fmt: skip
+ABOUT_CODE = re.compile(r"NoneType|has no attribute|not (iterable|subscriptable|callable)|indices must|unsupported")
+
+
+@contextmanager
+def in_one_line(place: str, problem: str) -> Iterator[None]:
+    """Turn what a library says of a bad file, often over many lines, into one UserError."""
+    try:
+        yield
+    except READ_ERRORS as error:
+        raise UserError(f"{place}: {problem}: {_said(error)[:200]}") from error
+
+
+def _said(error: BaseException) -> str:
+    """What an error of a library tells the owner of a file; what it tells a programmer is said in other words."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    if isinstance(error, EOFError) and not lines:
+        return "it ends too early"
+    if isinstance(error, RecursionError):
+        return "it is nested too deeply"
+    if isinstance(error, KeyError | AttributeError) or not lines or ABOUT_CODE.search(lines[0]):
+        return "a value in it is missing, or of another kind than expected"
+    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
+    return re.sub(r"<class '(\w+)'>", r"\1", re.sub(r"\b[A-Z]\w*Error: ", "", text)).replace("NoneType", "None")

@@ -1,0 +1,160 @@
+"""What a model is tried for when it is loaded: tiny models of many types, refused in a line or taken."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from model_types import write_tiny_model
+
+from src.config.arguments import FineTuneArguments
+from src.config.errors import UserError
+from src.models.decoding import decoding_of
+from src.models.loading import check_lengths, check_model_files, load_config, load_model
+from src.models.trial import try_out
+
+POSITIONS = 64  # of a tiny model, where it has a table or says how far it was trained
+
+
+@pytest.fixture(scope="module")
+def tiny(tiny_tokenizers, tmp_path_factory):
+    """The folder of a tiny model of a type, with changed values of its config."""
+    root = tmp_path_factory.mktemp("types")
+
+    def folder(model_type: str, **changes) -> str:
+        path: Path = root / "_".join([model_type, *map(str, changes)])
+        if not path.exists():
+            write_tiny_model(model_type, path, tiny_tokenizers["gpt2"], seed=0, changes=changes)
+        return str(path)
+
+    return folder
+
+
+def flags(max_input_length: int = 16, max_labels_length: int = 8, num_beams: int = 1) -> FineTuneArguments:
+    lengths = {"max_input_length": max_input_length, "max_labels_length": max_labels_length}
+    return FineTuneArguments(output_dir="o", dataset_path="d", num_beams=num_beams, **lengths)
+
+
+# --------------------------------------------------------------------------------------------------------- its states
+
+
+def test_a_model_that_reads_what_follows(tiny):
+    """BERT is one unless its config makes it a decoder."""
+    with pytest.raises(
+        UserError, match="'bert' reads the tokens that follow, too.* is_decoder, true makes it read"
+    ) as e:
+        load_model(tiny("bert", is_decoder=False))
+    assert "\n" not in str(e.value)
+    try_out(load_model(tiny("bert")), "bert", flags())
+
+
+@pytest.mark.parametrize("model_type", ["rwkv", "trocr", "xlstm"])
+def test_a_model_that_takes_padding_for_text(tiny, model_type):
+    with pytest.raises(UserError, match=f"'{model_type}' computes something else of a text in a batch"):
+        load_model(tiny(model_type))
+
+
+@pytest.mark.parametrize("model_type", ["mamba", "bloom", "opt", "switch_transformers", "bart", "mixtral"])
+def test_a_model_that_tells_padding_from_text(tiny, model_type):
+    try_out(load_model(tiny(model_type)), model_type, flags(num_beams=2))
+
+
+def test_a_model_of_several_streams(tiny):
+    """ProphetNet projects a stream for each of the tokens to come."""
+    with pytest.raises(UserError, match="does not read one state for each token"):
+        load_model(tiny("prophetnet"))
+
+
+def test_other_formats_are_not_compared(tiny):
+    """bfloat16 rounds so much that an expert may be chosen otherwise."""
+    load_model(tiny("bert", is_decoder=False), dtype=torch.bfloat16)
+
+
+# -------------------------------------------------------------------------------------------------------- its lengths
+
+
+@pytest.mark.parametrize("model_type", ["gpt_neo", "biogpt", "openai-gpt", "gpt_bigcode", "ctrl", "mpt", "codegen"])
+def test_no_positions_for_input_and_target(tiny, model_type):
+    name = tiny(model_type)
+    model = load_model(name)
+    try_out(model, name, flags(POSITIONS - 8, 8))
+    with pytest.raises(
+        UserError, match=f"max_labels_length: {POSITIONS + 1} tokens, but .* has positions for {POSITIONS}"
+    ):
+        try_out(model, name, flags(POSITIONS - 8, 9))
+
+
+@pytest.mark.parametrize("model_type", ["led", "bigbird_pegasus", "blenderbot-small"])
+def test_no_positions_on_one_side(tiny, model_type):
+    name = tiny(model_type)
+    model = load_model(name)
+    try_out(model, name, flags(POSITIONS, POSITIONS))
+    for flag, lengths in (("--max_input_length", (65, 8)), ("--max_labels_length", (8, 65))):
+        with pytest.raises(UserError, match=f"^{flag}: 65 tokens, but .* has positions for {POSITIONS}"):
+            try_out(model, name, flags(*lengths))
+
+
+@pytest.mark.parametrize(
+    ("model_type", "warned"), [("llama", True), ("mixtral", True), ("t5", False), ("bloom", False)]
+)
+def test_other_models_are_only_warned_of(tiny, model_type, warned, capsys):
+    name = tiny(model_type)
+    check_lengths(name, flags(100, 80))
+    try_out(load_model(name), name, flags(100, 80))
+    assert (f"180 tokens, but {name} was made for {POSITIONS}" in capsys.readouterr().out) == warned
+
+
+# -------------------------------------------------------------------------------------------------------- its writing
+
+
+def test_a_model_that_cannot_be_searched_by_beams(tiny, monkeypatch):
+    name = tiny("bloom")
+    model = load_model(name)
+    generate = type(model).generate
+
+    def one_beam(self, *args, num_beams, **kwargs):
+        if num_beams > 1:
+            raise ValueError("its cache cannot be reordered")
+        return generate(self, *args, num_beams=num_beams, **kwargs)
+
+    monkeypatch.setattr(type(model), "generate", one_beam)
+    try_out(model, name, flags())
+    with pytest.raises(UserError, match="'bloom' cannot write by 4 beams: its cache cannot be reordered"):
+        try_out(model, name, flags(num_beams=4))
+    sampling = decoding_of("sampling", num_beams=4, targets_per_input=2, max_new_tokens=8)
+    try_out(model, name, flags(num_beams=4), sampling)
+
+
+def test_a_model_that_cannot_be_trained(tiny):
+    """Reformer wants one length when it learns."""
+    with pytest.raises(UserError, match="'reformer' cannot be trained here: .*axial_pos_shape"):
+        try_out(load_model(tiny("reformer")), "reformer", flags())
+
+
+def test_a_trial_leaves_no_trace(tiny, recwarn):
+    model = load_model(tiny("bloom"))
+    torch.manual_seed(1)
+    state, ids = torch.get_rng_state(), model.generation_config.to_dict()
+    try_out(model, "bloom", flags(num_beams=2))
+    assert torch.equal(torch.get_rng_state(), state)
+    assert model.generation_config.to_dict() == ids
+    assert not model.training
+    assert all(parameter.grad is None for parameter in model.parameters())
+    assert not [warning for warning in recwarn if warning.category is UserWarning]
+
+
+# ------------------------------------------------------------------------------------------- models that see and hear
+
+
+def test_the_text_part_of_a_model_that_sees(tiny):
+    """Llama 4: the class that writes text is configured by a part of what the folder's config holds."""
+    name = tiny("llama4")
+    assert load_config(name).model_type == "llama4_text"
+    check_model_files(name)
+    model = load_model(name)
+    assert not any("vision" in key for key in model.state_dict())
+
+
+@pytest.mark.parametrize("model_type", ["whisper", "qwen2_audio", "musicgen"])
+def test_a_model_that_hears_is_refused_by_its_config(tiny, model_type):
+    with pytest.raises(UserError, match=f"model type '{model_type}': not a model that generates text"):
+        check_model_files(tiny(model_type))
