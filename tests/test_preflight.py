@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -344,6 +345,16 @@ def test_quick_steps_are_made_more_often(monkeypatch, seconds, made):
         assert bar.n == 2
     assert steps == made
     assert times == dict.fromkeys(made[1:], seconds)
+
+
+def test_bars_leave_no_threads_behind():
+    """tqdm watches the bars of each class by a thread of its own; a long run shows thousands of bars."""
+    progress_bar(1, "first", "steps").close()
+    before = threading.active_count()
+    for _ in range(5):
+        with progress_bar(1, "more", "steps") as bar:
+            bar.update()
+    assert threading.active_count() == before
 
 
 def test_the_kinds_that_a_phase_has():

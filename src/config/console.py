@@ -2,6 +2,7 @@
 
 import sys
 import threading
+from functools import cache
 from typing import Any
 
 BAR_DELAY = 2.0  # seconds; shorter work shows no bar
@@ -10,6 +11,25 @@ LOG_INTERVAL = 30.0  # seconds between lines where the output is a file and not 
 
 def progress_bar(total: int, description: str, unit: str, *, initial: int = 0) -> Any:
     """A tqdm bar on stderr, counting `unit`s; quiet for short work and in the background, sparse in log files."""
+    on_terminal = sys.stderr.isatty()
+    return _bar_class()(
+        total=total,
+        initial=initial,
+        desc=description,
+        unit=f" {unit}",
+        delay=BAR_DELAY,
+        disable=threading.current_thread() is not threading.main_thread(),
+        leave=False,
+        dynamic_ncols=on_terminal,
+        ascii=not on_terminal,
+        mininterval=0.2 if on_terminal else LOG_INTERVAL,
+        maxinterval=10 if on_terminal else LOG_INTERVAL,
+    )
+
+
+@cache
+def _bar_class() -> Any:
+    """One class for all bars: tqdm starts a thread for each, which never ends."""
     from tqdm.auto import tqdm  # here, because --help needs none of it
 
     class Bar(tqdm):
@@ -25,20 +45,7 @@ def progress_bar(total: int, description: str, unit: str, *, initial: int = 0) -
         def _is_due(self) -> bool:
             return self._time() - self.start_t >= self.delay
 
-    on_terminal = sys.stderr.isatty()
-    return Bar(
-        total=total,
-        initial=initial,
-        desc=description,
-        unit=f" {unit}",
-        delay=BAR_DELAY,
-        disable=threading.current_thread() is not threading.main_thread(),
-        leave=False,
-        dynamic_ncols=on_terminal,
-        ascii=not on_terminal,
-        mininterval=0.2 if on_terminal else LOG_INTERVAL,
-        maxinterval=10 if on_terminal else LOG_INTERVAL,
-    )
+    return Bar
 
 
 def say(line: str) -> None:
