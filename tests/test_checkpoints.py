@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ENCODER_DECODER_NAMES, FAMILY_NAMES
+from model_types import write_tiny_model
 from safetensors.torch import load_file
 from tiny_runs import ft_flags, names
 from torch.optim.lr_scheduler import LambdaLR
@@ -79,6 +80,30 @@ def test_a_checkpoint_is_a_model_folder(dropout_models, tmp_path, family, auto_c
     model = auto_class.from_pretrained(tmp_path / "c")
     assert all(torch.equal(value, saved.model.state_dict()[name]) for name, value in model.state_dict().items())
     assert load_tokenizer(str(tmp_path / "c")).get_vocab() == saved.tokenizer.get_vocab()
+
+
+@pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "nemotron_h", "gemma3", "gpt_neox"])
+def test_files_name_weights_otherwise_than_memory(tiny_tokenizers, tmp_path, model_type):
+    """Each expert has a file's weight of its own; in memory all are one. A bare state dict has the names of memory."""
+    write_tiny_model(model_type, tmp_path / "m", tiny_tokenizers["gpt2"], seed=0)
+    saved = training_of(str(tmp_path / "m"))
+    save_checkpoint(tmp_path / "c", saved, STATE)
+    file = tmp_path / "c" / "model.safetensors"
+    in_file = load_file(file).keys()
+    assert in_file == load_file(tmp_path / "m" / "model.safetensors").keys()
+    assert not in_file <= saved.model.state_dict().keys()
+    loaded = training_of(str(tmp_path / "m"), seed=1)
+    assert load_checkpoint(tmp_path / "c", loaded) == STATE
+    assert_equal(saved, loaded)
+
+    forms = [load_model(str(tmp_path / "m"), state_dict_path=path) for path in (file, tmp_path / "c")]
+    bare = checkpoints.reduce_to_state_dict(tmp_path / "c")
+    stock = AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(tmp_path / "m"))
+    stock.load_state_dict(torch.load(bare, weights_only=True), strict=True)
+    for model in (*forms, stock, load_model(str(tmp_path / "m"), state_dict_path=bare)):
+        assert all(torch.equal(value, saved.model.state_dict()[name]) for name, value in model.state_dict().items())
+        model.save_pretrained(tmp_path / "again")
+        assert load_file(tmp_path / "again" / "model.safetensors").keys() == in_file
 
 
 def test_the_scaler_of_half_precision_is_saved(dropout_models, tmp_path):

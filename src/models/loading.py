@@ -22,7 +22,7 @@ from src.models.generation_settings import BEAM_SETTINGS, DEFAULT_BEAMS, check_s
 from src.models.languages import target_token
 from src.models.lean import made_lean
 from src.models.one_line import in_one_line
-from src.models.students import prune, pruned_config, quiet
+from src.models.students import prune, pruned_config, quiet, saved_as_usual
 from src.models.tokenizer_file import PROBE, as_its_file_says
 from src.models.trial import check_states
 
@@ -185,7 +185,7 @@ def _fill(
     """A model of `config` with these weights, named as in memory or as in files."""
     model, report = _from_pretrained(place, config, dtype, weights=weights)
     _check_keys(place, report)
-    return model
+    return saved_as_usual(model)
 
 
 def load_saved(folder: Path, config: "PreTrainedConfig | None" = None) -> "PreTrainedModel":

@@ -91,10 +91,20 @@ def prune(
     source = model.state_dict()
     weights = {name: source[_source_name(name, places, source)].clone() for name in names}
     with quiet():
-        pruned = type(model).from_pretrained(None, config=config, state_dict=weights, dtype=model.dtype)
+        pruned = saved_as_usual(type(model).from_pretrained(None, config=config, state_dict=weights, dtype=model.dtype))
     pruned.generation_config = copy.deepcopy(model.generation_config)
     pruned.config._name_or_path = model.config._name_or_path
     return pruned.to(model.device).train(model.training)
+
+
+def saved_as_usual(model: "PreTrainedModel") -> "PreTrainedModel":
+    """A model whose weights were given under the names that they have in memory, to be saved under those of files.
+
+    The library saves a model under the names that it was read by; other tools know only those of files.
+    """
+    if not getattr(model, "_weight_conversions", True):
+        model._weight_conversions = None
+    return model
 
 
 def _kept_layers(
