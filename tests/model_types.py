@@ -137,11 +137,13 @@ def write_tiny_model(
         try:
             stock = AutoConfig.for_model(model_type)
             auto_class = AutoModelForSeq2SeqLM if stock.is_encoder_decoder else AutoModelForCausalLM
-            if type(stock) not in auto_class._model_mapping:  # to be refused by what its config says
+            mapping, part = auto_class._model_mapping, stock.sub_configs.get("text_config")
+            is_of_part = type(stock) in mapping and mapping[type(stock)].config_class is part
+            if type(stock) not in mapping or (is_of_part and part not in mapping):  # to be refused by its config
                 stock.save_pretrained(folder)
                 tokenizer.save_pretrained(folder)
                 return
-            if auto_class._model_mapping[type(stock)].config_class is stock.sub_configs.get("text_config"):
+            if is_of_part:
                 auto_class = AutoModelForImageTextToText  # of which the text part is to be taken
             config = tiny_config(model_type, len(tokenizer), **changes)
             with torch.device("meta"):

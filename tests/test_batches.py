@@ -249,6 +249,14 @@ def test_a_tokenizer_that_merges_words_changes_only_the_rows_where_it_does():
 # ---------------------------------------------------------------------------------------------------- room for the text
 
 
+def test_a_tokenizer_that_drops_what_it_does_not_know():
+    """Byte pairs without a token for unknown text: of the anchor, too, nothing is left."""
+    backend = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "</s>": 2}, merges=[]))
+    made = tokenization(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"), decoder_only=True)
+    assert inputs_of(made, "ab", "axb") == [[0, 1], [0, 1]]
+    assert labels_of(made, "ba") == [[1, 0, 2]]
+
+
 def test_the_callers_tokenizer_is_left_as_it_was(t5):
     """It is saved with the student: a limit in its tokenizer.json would cut texts in whatever opens that file."""
     left = copy.deepcopy(t5)

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 from model_types import write_tiny_model
+from transformers import GPT2LMHeadModel
 
 from src.config.arguments import FineTuneArguments
 from src.config.errors import UserError
@@ -154,7 +155,21 @@ def test_the_text_part_of_a_model_that_sees(tiny):
     assert not any("vision" in key for key in model.state_dict())
 
 
-@pytest.mark.parametrize("model_type", ["whisper", "qwen2_audio", "musicgen"])
-def test_a_model_that_hears_is_refused_by_its_config(tiny, model_type):
-    with pytest.raises(UserError, match=f"model type '{model_type}': not a model that generates text"):
+@pytest.mark.parametrize("model_type", ["whisper", "qwen2_audio", "mllama"])
+def test_a_model_without_a_class_that_writes_is_refused_by_its_config(tiny, model_type):
+    with pytest.raises(
+        UserError, match=f"model type '{model_type}.*': transformers has no class of it that writes text"
+    ):
         check_model_files(tiny(model_type))
+
+
+def test_a_model_that_needs_another_package(tiny, monkeypatch):
+    """Gemma 3n sees with a package that may not be installed."""
+    name = tiny("gpt2")
+
+    def lacking(*_args, **_kwargs):
+        raise ImportError("\nTimmWrapperModel requires the PIL library but it was not found in your environment.\n")
+
+    monkeypatch.setattr(GPT2LMHeadModel, "from_pretrained", lacking)
+    with pytest.raises(UserError, match="weights cannot be read: TimmWrapperModel requires the PIL library"):
+        load_model(name)

@@ -373,7 +373,7 @@ class Tokenization:
     def _n_closing(self) -> int:
         """Special tokens that the tokenizer puts behind a text."""
         text, ids = self._tokens(ANCHOR), self.tokenizer(ANCHOR)["input_ids"]
-        return next(n for n in range(len(ids)) if ids[: len(ids) - n][-len(text) :] == text)
+        return next((n for n in range(len(ids)) if ids[: len(ids) - n][-len(text) :] == text), 0)
 
     def _opening(self) -> list[int]:
         """Special tokens that the tokenizer puts before a text."""
@@ -408,7 +408,7 @@ class Tokenization:
     def _heads(self, texts: list[str]) -> list[list[int]]:
         """Tokens of each text as a sequence begins (BOS included, where the tokenizer adds one) but does not end."""
         encoded = self._reader(texts)(texts, verbose=False)["input_ids"]
-        adds_eos = self.tokenizer(ANCHOR)["input_ids"][-1] == self._eos
+        adds_eos = self.tokenizer(ANCHOR)["input_ids"][-1:] == [self._eos]
         return [self._one_bos(ids[:-1] if adds_eos else ids) for ids in encoded]
 
     def _continue(self, texts: list[str], reader: "PreTrainedTokenizerBase", separator: str = " ") -> list[Located]:

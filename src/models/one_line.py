@@ -13,7 +13,7 @@ from safetensors import SafetensorError
 from src.config.errors import UserError
 
 READ_ERRORS = (
-    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, ArithmeticError,
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, ArithmeticError, ImportError,
     SafetensorError, UnpicklingError, StrictDataclassError, BadZipFile, struct.error,
 )  # fmt: skip
 ABOUT_CODE = re.compile(r"NoneType|has no attribute|not (iterable|subscriptable|callable)|indices must|unsupported")
