@@ -19,9 +19,25 @@ from src.config.errors import UserError
 from src.models.loading import load_saved
 from src.models.students import train_tokenizer
 
-QUICK = ("t5", "mixtral", "qwen3_moe", "gemma3", "gpt_neo", "led", "bert", "rwkv", "whisper")
-REFUSED: dict[str, str] = {}
-NOT_BUILT: dict[str, str] = {}
+QUICK = ("mixtral", "gemma3", "led", "nemotron_h", "bert", "fsmt", "prophetnet", "rwkv", "whisper", "mllama")
+REFUSED = {  # before training, and what is said
+    **dict.fromkeys((
+        "audioflamingo3", "emu3", "glmasr", "granite_speech", "granite_speech_plus", "mllama", "musicflamingo",
+        "musicgen", "musicgen_melody", "nemo_speechlm", "qwen2_audio", "qwen3_asr", "vibevoice_asr", "voxtral", "voxtral_realtime",
+        "whisper"), "transformers has no class of it that writes text"),
+    **dict.fromkeys(("cpmant", "xlm", "xlnet"), "reads the tokens that follow"),
+    **dict.fromkeys((
+        "blt", "camembert", "data2vec-text", "recurrent_gemma", "roberta", "roberta-prelayernorm", "rwkv", "trocr",
+        "xlm-roberta", "xlm-roberta-xl", "xlstm", "xmod"), "computes something else of a text in a batch"),
+    **dict.fromkeys(("fsmt", "prophetnet"), "its output projection does not read one state for each token"),
+    "reformer": "cannot be trained here: If training, make sure that config.axial_pos_shape factors",
+}  # fmt: skip
+NOT_BUILT = {  # of sizes as in SIZES
+    "dots3_note": "`per_layer_config` keys must be integer layer indices",
+    "gemma3n": "requires the PIL library",
+    "gemma4_assistant": "hidden_size_per_layer_input must be 0",  # a draft model for another one
+    "gemma4_unified_assistant": "The set of layer types producing a cache is different",  # as well
+}
 FLAGS = {"max_labels_length": 4, "max_input_length": 16, "batch_size": 4}
 TRAINING = {"epochs": 1, "max_gpu_batch_size": 4, "metric_for_best_model": "nll", "num_beams": 2}
 GENERATING = {"num_beams": 2, "num_return_sequences": 2}

@@ -42,7 +42,7 @@ def check_states(model: PreTrainedModel, place: str) -> None:
     if not _agree(alone, _alone(model, [*tokens[:2], *tokens[:2]]), SAME):
         raise UserError(
             f"{kind} reads the tokens that follow, too, and so cannot learn to write them; where its config.json has "
-            "is_decoder, true makes it read from left to right"
+            "is_decoder or causal, true makes it read from left to right"
         )
     if not _agree(alone, in_batch, ALIKE):
         raise UserError(
