@@ -431,7 +431,7 @@ def _model_class(config: "PreTrainedConfig") -> type["PreTrainedModel"]:
     """The class with the output projection on top for this config."""
     mapping = _model_mapping(config)
     if type(config) not in mapping:
-        raise UserError(f"model type '{config.model_type}': transformers has no class of it that writes text")
+        raise UserError(f"model type '{config.model_type}': transformers has no class of it that generates text")
     return mapping[type(config)]
 
 
