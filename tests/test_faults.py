@@ -281,7 +281,8 @@ def test_the_end_does_not_wait_for_the_next_epoch_s_tokens():
     begun = threading.Event()
 
     class Slow:
-        pad_token_id, eos_token_id, bos_token_id, unk_token_id, all_special_ids = 0, 1, None, None, (0, 1)
+        pad_token_id, eos_token_id, bos_token_id, unk_token_id = 0, 1, None, None
+        all_special_ids, all_special_tokens = (0, 1), ()
 
         def __call__(self, texts=None, **_):
             begun.set()
