@@ -392,7 +392,8 @@ def test_products_take_time():
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
 @pytest.mark.parametrize(
-    ("text", "target"), [("A cat.", "A dog."), ("", "A dog."), ("A cat.", ""), ("", ""), (" ", "\n"), ("漢字", "A dog.")]
+    ("text", "target"),
+    [("A cat.", "A dog."), ("", "A dog."), ("A cat.", ""), ("", ""), (" ", "\n"), ("漢字", "A dog.")],
 )
 def test_one_row_on_the_whole_road(dropout_models, tmp_path, family, text, target):
     """One row in each split, empty or unknown; unlabeled without target."""
