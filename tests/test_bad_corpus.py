@@ -40,6 +40,7 @@ from src.config.experiments import load_experiments
 from src.data import checks, forms, json_files
 from src.data.api_logprobs import ApiFile, TeacherBytes, read_tokens
 from src.data.files import read_datasets
+from src.data.unpacked import as_list
 from src.models import loading
 from src.training import session, writing
 
@@ -628,6 +629,13 @@ arrow_stream = partial(arrow, new=pa.ipc.new_stream)
 def replaced(content: bytes, old: bytes, new: bytes) -> bytes:
     assert old in content
     return content.replace(old, new)
+
+
+def test_indices_beyond_a_dictionary_are_no_arrow_data():
+    """As bytes lost from a Parquet file can make them."""
+    words = pa.DictionaryArray.from_arrays(pa.array([0, 9], pa.int32()), pa.array(["a"]), safe=False)
+    with pytest.raises(pa.ArrowException):
+        as_list(pa.chunked_array([words]))
 
 
 PARQUET = parquet(PAIR)
@@ -1530,6 +1538,7 @@ MODELS = [
     ("layers in words", in_json("config.json", num_layers="many"), "model: config.json"),
     ("more layers than can be made", in_json("config.json", num_decoder_layers=2**70), "config.json: num_decoder_lay"),
     ("layers a list", in_json("config.json", num_decoder_layers=[1]), "model: config.json"),
+    ("layers negative", in_json("config.json", num_decoder_layers=-1), "config.json: num_decoder_layers is -1"),
     ("width a text", in_json("config.json", d_model="16"), "model: config.json"),
     ("vocabulary null", in_json("config.json", vocab_size=None), "model: config.json"),
     ("vocabulary negative", in_json("config.json", vocab_size=-5), "model: "),

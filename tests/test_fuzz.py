@@ -227,6 +227,8 @@ def judge(ended: Ended, file: Path, root: Path) -> str | None:
     said = lines[0].partition("error: ")[2]
     if len(said) > 1_000 or PYTHON.search(said):
         return f"not for a user: {said:.300}"
+    if said.startswith("non-finite ") and file.suffix == ".safetensors":  # weights that are finite, and no others
+        return None
     names = {file.name, file.stem, file.parent.name, *({"tokenizer"} if file.name.startswith("tokenizer") else ())}
     return None if any(name in said for name in names) else f"does not name it: {said:.300}"
 

@@ -176,6 +176,7 @@ def _as_list(array: "pyarrow.Array") -> list:
     if not _holds_dictionary(kind):
         return array.to_pylist()
     if types.is_dictionary(kind):
+        array.validate(full=True)  # a damaged file may have indices beyond the dictionary
         words = _as_list(array.dictionary)
         return [None if index is None else words[index] for index in array.indices.to_pylist()]
     if types.is_struct(kind):

@@ -97,6 +97,8 @@ def load_config(name: str) -> "PreTrainedConfig":
     for key, value in content.items():
         if "layer" in key and isinstance(value, int) and value > MOST_LAYERS:
             raise UserError(f"{base}: config.json: {key} is {value}, and no model has more than {MOST_LAYERS:,} layers")
+        if re.match(r"n(um)?_.*layer", key) and isinstance(value, int) and value < 0:
+            raise UserError(f"{base}: config.json: {key} is {value}, and no model has fewer than 0 layers")
     with quiet(), _one_line(base, "config.json", "cannot be read as a model's config"):
         config = _text_part(AutoConfig.from_pretrained(source, trust_remote_code=False))
     if encoder_layers is None and decoder_layers is None:
