@@ -61,7 +61,7 @@ def check_value(value: Any, limits: Mapping[str, Any], where: str) -> None:
             continue
         if choices and member not in choices:
             named = ", ".join(choice or '""' for choice in choices)
-            raise UserError(f"{where}: {member!r} is not one of {named}; nearest: {nearest(member, choices)!r}")
+            raise UserError(f"{where}: {shown(member)} is not one of {named}; nearest: {nearest(member, choices)!r}")
         if limits.get("minimum") is not None and member < limits["minimum"]:
             raise UserError(f"{where}: must be at least {limits['minimum']}, not {member}")
         if limits.get("maximum") is not None and member > limits["maximum"]:
@@ -85,7 +85,7 @@ def _scalar(word: str, kind: type, where: str) -> Any:
         return _text(word, where)
     if kind is bool:
         if word.lower() not in ("true", "false"):
-            raise UserError(f"{where}: {word!r} is neither True nor False")
+            raise UserError(f"{where}: {shown(word)} is neither True nor False")
         return word.lower() == "true"
     try:
         number = kind(word)
