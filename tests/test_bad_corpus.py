@@ -144,6 +144,7 @@ def table(rows: list[tuple]) -> pytest.MarkDecorator:
 # --------------------------------------------------------------------------------------------------------------- flags
 
 HUGE = "1" + "0" * 400
+LONG = f"'{'9' * 40}' … '{'9' * 20}'"  # of a word of 5,000
 FLAGS = [
     ("misspelt", "ft", {"batchsize": 3}, "unknown flag '--batchsize'; nearest: '--batch_size'"),
     ("of another script", "gen", {"epochs": 3}, "unknown flag '--epochs'"),
@@ -192,8 +193,8 @@ FLAGS = [
     ("seed negative", "ft", {"seed": -1}, "--seed: must be at least 0"),
     ("seed beyond 32 bits", "gen", {"seed": 2**32}, "--seed: "),
     ("boolean maybe", "ft", {"do_train": "maybe"}, "--do_train: 'maybe' is neither True nor False"),
-    ("boolean long", "ft", {"do_train": "9" * 5000}, "--do_train: '9{40}' … '9{20}' is neither True nor False"),
-    ("choice long", "ft", {"mixed_precision": "9" * 5000}, "--mixed_precision: '9{40}' … '9{20}' is not one of"),
+    ("boolean long", "ft", {"do_train": "9" * 5000}, f"--do_train: {LONG} is neither True nor False"),
+    ("choice long", "ft", {"mixed_precision": "9" * 5000}, f"--mixed_precision: {LONG} is not one of"),
     ("boolean 1", "ft", {"debug": 1}, "--debug: '1' is neither True nor False"),
     ("boolean empty", "ft", {"resume": ""}, "--resume: '' is neither True nor False"),
     ("boolean in code", "ft", {"overwrite": "not False"}, "--overwrite: 'not False' is neither True nor False"),
