@@ -67,12 +67,12 @@ def time_training(prepared: Path, student: Path) -> None:
     from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
     from src.config.experiments import LossEntry
-    from src.data.batches import Tokenization, TokenizedDatasets, chunks, epoch_order
     from src.data.files import read_datasets
     from src.distillation.capture import run
     from src.distillation.objectives import Window, distillation_loss
     from src.distillation.teachers import StoredTeacher
     from src.models.loading import load_tokenizer
+    from src.tokens.batches import Tokenization, TokenizedDatasets, chunks, epoch_order
 
     started = time.time()
     tokenization = Tokenization(load_tokenizer(str(student)), True, max_input_length=256, max_labels_length=128)

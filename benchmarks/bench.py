@@ -23,10 +23,10 @@ from benchmarks.speed import report  # noqa: E402 (the path first)
 from benchmarks.speed.rows import ROWS, Row  # noqa: E402
 from benchmarks.speed.workers import Settings, available_memory, measure  # noqa: E402
 from src.config.errors import UserError  # noqa: E402
-from src.data.checks import training_splits
-from src.data.disk import atomic_write
 from src.data.files import read_datasets
-from src.data.json_files import write_json
+from src.data.schema import training_splits
+from src.storage.atomic import atomic_write
+from src.storage.json_files import write_json
 
 QUICK_REPETITIONS = 3
 TOKENS_OF_A_WORD = 1.3

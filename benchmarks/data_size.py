@@ -46,10 +46,10 @@ def read(merged: Path, student: Path) -> None:
     import sys
 
     sys.path.insert(0, str(REPOSITORY))
-    from src.data.batches import Tokenization, TokenizedDatasets, epoch_order
-    from src.data.checks import training_splits
     from src.data.files import read_datasets
+    from src.data.schema import training_splits
     from src.models.loading import load_tokenizer
+    from src.tokens.batches import Tokenization, TokenizedDatasets, epoch_order
 
     tokenization = Tokenization(load_tokenizer(str(student)), True, max_input_length=48, max_labels_length=48)
     started = time.time()

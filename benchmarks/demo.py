@@ -150,11 +150,11 @@ def measure(out: Path, threads: int) -> list[Row]:
     import torch
 
     sys.path.insert(0, str(REPOSITORY))
-    from src.data.batches import Tokenization, TokenizedDatasets
     from src.data.files import read_datasets
+    from src.decoding.generate import decoding_of
     from src.evaluation.evaluate import Evaluator
-    from src.models.decoding import decoding_of
     from src.models.loading import load_model, load_tokenizer
+    from src.tokens.batches import Tokenization, TokenizedDatasets
 
     torch.set_num_threads(threads)
     datasets = read_datasets(out / "data" / "demo.json", max_rows=SPEED_ROWS)

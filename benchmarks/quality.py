@@ -54,7 +54,7 @@ class Variation:
 
 STOCK_DROPOUT = "import torch, src.models.lean as lean; lean.FewDrawsDropout = lambda p: torch.nn.Dropout(p)"
 NO_EOS_AT_A_CUT = (
-    "from src.data.batches import Tokenization as T; T._cut_labels = lambda self, ids: ids[: self.max_labels_length]"
+    "from src.tokens.batches import Tokenization as T; T._cut_labels = lambda self, ids: ids[: self.max_labels_length]"
 )
 NO_DECAY_OF_VECTORS = (
     "import torch; plain = torch.optim.AdamW; torch.optim.AdamW = lambda ps, weight_decay, **kw: (lambda ps: plain("
@@ -150,11 +150,11 @@ class Scorer:
         import torch
 
         sys.path.insert(0, str(REPOSITORY))
-        from src.data.batches import Tokenization, TokenizedDatasets
         from src.data.files import read_datasets
+        from src.decoding.generate import decoding_of
         from src.evaluation.evaluate import Evaluator
-        from src.models.decoding import decoding_of
         from src.models.loading import load_tokenizer
+        from src.tokens.batches import Tokenization, TokenizedDatasets
 
         torch.set_num_threads(1)
         datasets = read_datasets(data / "data.json")

@@ -10,10 +10,9 @@ from src.config.arguments import CreateStudentArguments
 from src.config.constants import TARGET, TEXT, UNLABELED
 from src.config.errors import UserError
 from src.config.signals import signals_kill
-from src.data.checks import check_datasets, check_trainable, training_splits
-from src.data.disk import check_output_folder, recover
 from src.data.files import read_datasets
 from src.data.references import references_of
+from src.data.schema import check_datasets, check_trainable, training_splits
 from src.models.families import Sizes, family_to_build, knows_layers, layer_counts
 from src.models.loading import Layers, check_model_files, load_config, load_model, load_tokenizer, parse_model_name
 from src.models.students import (
@@ -25,6 +24,7 @@ from src.models.students import (
     train_tokenizer,
     write_model_folder,
 )
+from src.storage.atomic import check_output_folder, recover
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -7,13 +7,14 @@ from src.config.arguments import GenerateArguments
 from src.config.console import say
 from src.config.constants import DEV_PPL, FINISH_REASON, FT, GENERATED, INPUT_HASH, LENGTH, TEXT
 from src.config.errors import UserError
-from src.data.batches import Batch
-from src.data.checks import Columns, Datasets
 from src.data.files import write_datasets
 from src.data.pseudo_targets import input_hash
-from src.models.ctranslate import CTranslate2Engine, check_settings, is_converted, is_installed
-from src.models.decoding import LENGTH_PENALTIES, decoding_of, finish_reasons, to_texts
-from src.training.writing import Job, WriteBatch, Writer, Writing, write_file
+from src.data.schema import Columns, Datasets
+from src.decoding.ctranslate2_engine import CTranslate2Engine, check_settings, is_converted, is_installed
+from src.decoding.generate import LENGTH_PENALTIES, decoding_of, finish_reasons, to_texts
+from src.preflight.dry_run import write_or_report
+from src.tokens.batches import Batch
+from src.training.writing import Job, WriteBatch, Writer, Writing
 
 RESULT = "generated_datasets.json"
 
@@ -46,7 +47,7 @@ def generate(config: GenerateArguments, datasets: Datasets) -> Path:
         return f"{writing.n_targets} pseudo-targets{cut}"
 
     job = Job(RESULT, (FT, DEV_PPL), lambda chosen: dict.fromkeys(chosen, k), partial(_load, config), make)
-    return write_file(config, datasets, job)
+    return write_or_report(config, datasets, job)
 
 
 def _load(config: GenerateArguments, datasets: Datasets) -> tuple[Writer, WriteBatch]:

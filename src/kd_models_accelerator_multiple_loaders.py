@@ -10,7 +10,8 @@ from transformers import PreTrainedTokenizerBase
 from src.config.arguments import DistillArguments
 from src.config.errors import UserError
 from src.config.experiments import Experiment
-from src.data.checks import Datasets
+from src.data.schema import Datasets
+from src.decoding.trial import try_out
 from src.distillation.capture import check_comparable, keep_all_layers
 from src.distillation.teachers import LiveTeacher
 from src.models.compiled import check_can_compile, compile_layers
@@ -25,10 +26,10 @@ from src.models.loading import (
     load_model,
     load_tokenizer,
 )
-from src.models.trial import try_out
+from src.preflight.dry_run import train_or_report
 from src.training.engine import Phase
 from src.training.phases import check_schedule, distillation_phases, with_languages_of, with_prompt
-from src.training.session import Task, train
+from src.training.session import Task
 
 
 def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experiment) -> dict[str, float]:
@@ -52,7 +53,7 @@ def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experimen
         check=lambda: _check(config, datasets, experiment),
         inputs={"experiment_config_key": json.loads(json.dumps(asdict(experiment)))},
     )
-    return train(config, datasets, task)
+    return train_or_report(config, datasets, task)
 
 
 def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment) -> None:

@@ -6,11 +6,12 @@ from dataclasses import asdict
 from src.config.arguments import DistillStoredArguments
 from src.config.errors import UserError
 from src.config.experiments import Experiment, LossEntry
-from src.data.checks import Datasets, training_splits
-from src.data.stored import LOGITS, TOKENS
+from src.data.schema import Datasets, training_splits
+from src.data.soft_targets import LOGITS, TOKENS
 from src.distillation.teachers import StoredTeacher
+from src.preflight.dry_run import train_or_report
 from src.training.phases import check_schedule, distillation_phases, with_prompt
-from src.training.session import Task, train
+from src.training.session import Task
 
 
 def train_kd(config: DistillStoredArguments, datasets: Datasets, experiment: Experiment) -> dict[str, float]:
@@ -33,7 +34,7 @@ def train_kd(config: DistillStoredArguments, datasets: Datasets, experiment: Exp
         check=check,
         inputs={"experiment_config_key": json.loads(json.dumps(asdict(experiment)))},
     )
-    return train(config, datasets, task)
+    return train_or_report(config, datasets, task)
 
 
 def _check_stored(config: DistillStoredArguments, datasets: Datasets, experiment: Experiment) -> None:

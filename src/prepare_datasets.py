@@ -9,18 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from src.api.alignment import Aligner, Alignment, StudentTokens
+from src.api.responses import ApiFile, TeacherBytes
+from src.api.rows import plan_rows, stored_rows
 from src.config.arguments import PrepareArguments, prepare_mode
 from src.config.constants import DEV_PPL, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
-from src.data.align_tokens import Aligner, Alignment, StudentTokens
-from src.data.api_logprobs import ApiFile, TeacherBytes
-from src.data.batches import Tokenization
-from src.data.checks import TRAIN_I, Datasets, check_datasets, check_trainable, is_training_split, training_splits
 from src.data.corpora import Request, load_corpus
-from src.data.disk import recover
 from src.data.files import open_dataset, read_datasets, read_generations, write_datasets
 from src.data.pseudo_targets import Merge, merge_pseudo_targets
 from src.data.references import references_of
+from src.data.schema import TRAIN_I, Datasets, check_datasets, check_trainable, is_training_split, training_splits
 from src.data.splits import (
     Sizes,
     add_ft,
@@ -34,9 +33,10 @@ from src.data.splits import (
     sample_train,
     without_splits,
 )
-from src.data.stored_rows import plan_rows, stored_rows
 from src.models.languages import choose_languages
 from src.models.loading import is_encoder_decoder, load_config, load_tokenizer
+from src.storage.atomic import recover
+from src.tokens.batches import Tokenization
 
 logger = logging.getLogger(__name__)
 

@@ -18,14 +18,15 @@ from torch import Tensor
 from src.config.arguments import SimulateApiArguments
 from src.config.constants import DEV_PPL, IGNORE_INDEX, TARGET, TEXT, UNLABELED
 from src.config.errors import UserError
-from src.data.batches import Batch, pad_sequences
-from src.data.checks import Columns, Datasets, is_training_split
-from src.data.disk import atomic_write
 from src.data.files import write_datasets
-from src.data.token_bytes import TokenBytes, n_whole
-from src.models.decoding import Decoding, behind_eos, decoding_of
+from src.data.schema import Columns, Datasets, is_training_split
+from src.decoding.generate import Decoding, behind_eos, decoding_of
 from src.models.forward import target_labels, target_logits
-from src.training.writing import Job, WriteBatch, Writer, Writing, write_file
+from src.preflight.dry_run import write_or_report
+from src.storage.atomic import atomic_write
+from src.tokens.batches import Batch, pad_sequences
+from src.tokens.token_bytes import TokenBytes, n_whole
+from src.training.writing import Job, WriteBatch, Writer, Writing
 
 RESULTS = {"published": "api_completions.json", "chat": "api_completions.json", "jsonl": "api_completions.jsonl"}
 STOP, LENGTH = "stop", "length"  # why a completion ended, in an API's words
@@ -69,7 +70,7 @@ def simulate(config: SimulateApiArguments, datasets: Datasets) -> Path:
     job = Job(
         RESULTS[config.form], (DEV_PPL,), lambda chosen: n_completions(config, chosen), partial(_load, config), make
     )
-    return write_file(config, datasets, job)
+    return write_or_report(config, datasets, job)
 
 
 def _decoding(config: SimulateApiArguments) -> Decoding:

@@ -1,9 +1,10 @@
 """Stage: fine-tune a model on labeled data, usually the teacher."""
 
 from src.config.arguments import FineTuneArguments
-from src.data.checks import Datasets
+from src.data.schema import Datasets
+from src.preflight.dry_run import train_or_report
 from src.training.engine import Phase
-from src.training.session import Task, train
+from src.training.session import Task
 
 
 def train_model(config: FineTuneArguments, datasets: Datasets) -> dict[str, float]:
@@ -15,4 +16,4 @@ def train_model(config: FineTuneArguments, datasets: Datasets) -> dict[str, floa
         config.model_name,
         phases=lambda _accelerator, _tokenizer, splits: [Phase("fine-tune", splits, config.epochs)],
     )
-    return train(config, datasets, task)
+    return train_or_report(config, datasets, task)

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_students import byte_level, tokenization, unigram, wordpiece
 
+from src.api.alignment import RULES, UNALIGNED, Aligner, StudentTokens, canonical_tokens
+from src.api.responses import Completion, TeacherBytes, locate_pieces, placed_text
 from src.config.errors import UserError
-from src.data.align_tokens import RULES, UNALIGNED, Aligner, StudentTokens, canonical_tokens
-from src.data.api_logprobs import Completion, TeacherBytes, locate_pieces, placed_text
-from src.data.batches import Located
+from src.tokens.batches import Located
 
 PIECES = [f"▁{word}" for word in WORDS] + ["ing", "▁walk", "▁The", "▁don", "..."]
 STUDENTS = {

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from src.api.responses import ApiFile, Completion, TeacherBytes, locate_pieces, placed_text, read_tokens
 from src.config.errors import UserError
-from src.data import json_files
-from src.data.api_logprobs import ApiFile, Completion, TeacherBytes, locate_pieces, placed_text, read_tokens
+from src.storage import json_files
 
 TOP = [{"The": -0.1, "A": -2.0}, {" cat": -0.5, " dog": None}]
 PUBLISHED = {"tokens": ["The", " cat"], "logprobs": TOP}
@@ -475,4 +475,4 @@ def test_nothing_in_a_file_is_executed(tmp_path):
         with pytest.raises(UserError):
             read_tokens(one_row(tmp_path, {"text": "x", **row}).completions[0], TeacherBytes())
     assert not (tmp_path / "executed").exists()
-    assert "eval" not in sys.modules["src.data.api_logprobs"].__dict__
+    assert "eval" not in sys.modules["src.api.responses"].__dict__

@@ -34,14 +34,15 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import ONLY_TRAINING, TINY, argv, read, says, snapshot
 
 from src import create_student, kd_models_accelerator_multiple_loaders
+from src.api.responses import ApiFile, TeacherBytes, read_tokens
 from src.config.cli import run_script
 from src.config.errors import UserError
 from src.config.experiments import load_experiments
-from src.data import checks, forms, json_files
-from src.data.api_logprobs import ApiFile, TeacherBytes, read_tokens
+from src.data import formats, schema
 from src.data.files import read_datasets
 from src.data.unpacked import as_list
 from src.models import loading
+from src.storage import json_files
 from src.training import session, writing
 
 MAINS = {
@@ -740,7 +741,7 @@ BOMBS = [
 def test_parquet_bomb(place, no_weights, monkeypatch, row):
     """Refused by what the file declares, before anything is unpacked; the limit is a gigabyte, here a megabyte."""
     columns, options = row
-    monkeypatch.setattr(forms, "LARGE", 2**20)
+    monkeypatch.setattr(formats, "LARGE", 2**20)
     content = parquet(columns, compression="zstd", **options)
     place.write("rows.parquet", content)
     assert len(content) < 8_000
@@ -779,8 +780,8 @@ ARROW_BOMBS = [
 def test_arrow_bomb(place, no_weights, monkeypatch, row):
     """As an Arrow file, and as one of the files of a folder that `datasets` saved."""
     columns, compression, said = row
-    monkeypatch.setattr(forms, "LARGE", 2**20)
-    monkeypatch.setattr(forms, "MOST_EXPANSION", 100)
+    monkeypatch.setattr(formats, "LARGE", 2**20)
+    monkeypatch.setattr(formats, "MOST_EXPANSION", 100)
     content = arrow(columns, compression)
     place.write("d/train.arrow", content)
     assert says(place.refuse("ft", dataset_path="@/d"), f"d/train.arrow: .*{said}")
@@ -824,7 +825,7 @@ def test_a_long_text_that_is_there_often_takes_its_room_once(tmp_path, kind, sha
     assert (tmp_path / "rows.parquet").stat().st_size < 50_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     read_datasets(tmp_path / "rows.parquet")
-    read_ = forms.ROW_READERS[".parquet"](tmp_path / "rows.parquet")["x"]  # bytes are left out of data sets
+    read_ = formats.ROW_READERS[".parquet"](tmp_path / "rows.parquet")["x"]  # bytes are left out of data sets
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 200_000  # KiB
     found = {
         "column": lambda: read_,
@@ -1768,7 +1769,7 @@ def read_or_refuse(path: Path) -> None:
     """Whatever the file holds: it is read, or a UserError of one line names it."""
     try:
         datasets = read_datasets(path)
-        checks.check_trainable(datasets, str(path))
+        schema.check_trainable(datasets, str(path))
     except UserError as error:
         assert path.name in str(error)
         assert not PYTHON.search(str(error).replace(str(path), "")), error

@@ -16,8 +16,8 @@ from transformers import PreTrainedTokenizerFast
 from src.config.arguments import FineTuneArguments
 from src.config.constants import IGNORE_INDEX
 from src.config.errors import UserError
-from src.data import batches
-from src.data.batches import (
+from src.tokens import batches
+from src.tokens.batches import (
     Batch,
     Ragged,
     Tokenization,

@@ -19,7 +19,7 @@ from src.config.constants import IGNORE_INDEX
 from src.distillation.capture import run
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
-from src.models.packed import packed, product
+from src.models.packed_linear import packed, product
 
 CPU = torch.device("cpu")
 SMALL, SMALLER = Shape(16, 32, 1, heads=2), Shape(8, 16, 1, heads=2)

@@ -8,14 +8,14 @@ from tiny_runs import kd_flags, rows
 import kd_main
 from src.config.errors import UserError
 from src.config.experiments import LossEntry
-from src.data.batches import Batch
+from src.decoding.generate import decoding_of, write_tokens
 from src.distillation.capture import run
 from src.distillation.objectives import Window, distillation_loss
 from src.models import compiled
 from src.models.compiled import as_it_is, compile_layers
-from src.models.decoding import decoding_of, write_tokens
 from src.models.families import family_of
 from src.models.loading import load_model
+from src.tokens.batches import Batch
 
 NLL = LossEntry(name="nll", forward_weight=1.0)
 

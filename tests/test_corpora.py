@@ -6,7 +6,7 @@ import pytest
 
 from src.config.constants import CORPORA
 from src.config.errors import UserError
-from src.data import corpora, forms
+from src.data import corpora, formats
 from src.data.corpora import Request, load_corpus
 from src.data.splits import Sizes
 
@@ -235,5 +235,5 @@ def test_offline_hub_load_fails_in_seconds(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="hf:nobody/nothing: not loaded from the hub") as caught:
-        forms.load_hub("nobody/nothing", splits=["train"])
+        formats.load_hub("nobody/nothing", splits=["train"])
     assert "\n" not in str(caught.value)

@@ -13,11 +13,11 @@ pytest.importorskip("ctranslate2", reason="an optional engine")
 
 import gen_main
 from src.config.errors import UserError
-from src.data.batches import Tokenization, TokenizedDatasets
-from src.models import ctranslate
-from src.models.ctranslate import CTranslate2Engine
-from src.models.decoding import behind_eos, decoding_of, to_texts, write_tokens
+from src.decoding import ctranslate2_engine
+from src.decoding.ctranslate2_engine import CTranslate2Engine
+from src.decoding.generate import behind_eos, decoding_of, to_texts, write_tokens
 from src.models.loading import fit_to_tokenizer, load_model, load_tokenizer
+from src.tokens.batches import Tokenization, TokenizedDatasets
 
 TEXTS = ["the red cat sees", "a dog", "the old house near the bird likes"]
 
@@ -105,8 +105,8 @@ def test_a_wrong_conversion_is_noticed(tiny_models, monkeypatch):
     other = copy.deepcopy(model)
     with torch.no_grad():
         other.decoder.block[0].layer[0].SelfAttention.o.weight.mul_(3)
-    folder = ctranslate.converted(other, tokenizer)
-    monkeypatch.setattr(ctranslate, "converted", lambda *_: folder)
+    folder = ctranslate2_engine.converted(other, tokenizer)
+    monkeypatch.setattr(ctranslate2_engine, "converted", lambda *_: folder)
     with pytest.raises(UserError, match="^--generation_engine ctranslate2: the converted model is not the model"):
         CTranslate2Engine(model, tokenizer, "no")
 
@@ -181,7 +181,7 @@ def test_auto_samples_with_the_model_and_goes_on_without_a_conversion(
     def refuse(*_):
         raise UserError("cannot be converted")
 
-    monkeypatch.setattr(ctranslate, "converted", refuse)
+    monkeypatch.setattr(ctranslate2_engine, "converted", refuse)
     sampled = {"generation_engine": "auto", "generation_type": "sampling"}
     gen(tiny_models, tiny_dataset_path, tmp_path / "a", **sampled)
     assert "hf is used" not in capsys.readouterr().out

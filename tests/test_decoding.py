@@ -9,12 +9,12 @@ from transformers import GenerationConfig
 
 from src.config.constants import GENERATION_TYPES
 from src.config.errors import NotFiniteError
-from src.data.batches import Batch, Ragged, pad_sequences
-from src.models.decoding import Decoding, decoding_of, finish_reasons, to_texts, write_tokens
-from src.models.diverse_beams import diverse_beam_search
+from src.decoding.diverse_beams import diverse_beam_search
+from src.decoding.generate import Decoding, decoding_of, finish_reasons, to_texts, write_tokens
 from src.models.families import Sizes
 from src.models.loading import safe_generation_config
 from src.models.students import build_from_scratch
+from src.tokens.batches import Batch, Ragged, pad_sequences
 
 PAD, EOS = 0, 1
 INPUTS = ([3, 4, 5], [6, 7], [8, 9, 10, 11, 2], [4])

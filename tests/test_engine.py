@@ -15,13 +15,13 @@ import kd_dataset_with_logits_main
 import kd_main
 from src.config.cli import run_script
 from src.config.errors import UserError
-from src.data.batches import Tokenization, TokenizedDatasets, TokenizedSplit, chunks, epoch_order
 from src.data.files import read_datasets
 from src.distillation.student_targets import student_writes
 from src.distillation.teachers import LiveTeacher
 from src.evaluation.evaluate import Evaluation, Evaluator
 from src.models import forward
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
+from src.tokens.batches import Tokenization, TokenizedDatasets, TokenizedSplit, chunks, epoch_order
 from src.training import engine
 from src.training.engine import Trainer
 

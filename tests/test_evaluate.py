@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 
-from src.data.batches import Tokenization, TokenizedDatasets, TokenizedSplit
+from src.decoding.generate import decoding_of, to_texts, write_tokens
 from src.evaluation.evaluate import Evaluator
-from src.models.decoding import decoding_of, to_texts, write_tokens
 from src.models.loading import load_model
+from src.tokens.batches import Tokenization, TokenizedDatasets, TokenizedSplit
 
 KINDS = ("t5", "gpt2")
 METRICS = ("rouge", "chrf")

@@ -17,18 +17,18 @@ import kd_main
 from src.config.constants import IGNORE_INDEX
 from src.config.errors import UserError
 from src.config.experiments import LossEntry
-from src.data.batches import Batch, Tokenization
+from src.decoding.generate import decoding_of, write_tokens
 from src.distillation.capture import HeadStates, States, run
 from src.distillation.losses import kl_rows
 from src.distillation.objectives import Window, distillation_loss, term_names
 from src.distillation.relations import regrouped
 from src.distillation.student_targets import student_writes
 from src.models import loading
-from src.models.decoding import decoding_of, write_tokens
 from src.models.families import FAMILIES, attention_projections, family_of, layer_counts
 from src.models.forward import read_positions, target_labels, target_logits, teacher_forcing_inputs
 from src.models.loading import fit_to_tokenizer, is_encoder_decoder, load_config, load_model
 from src.models.students import train_tokenizer, write_model_folder
+from src.tokens.batches import Batch, Tokenization
 
 VARIANTS = {  # what checkpoints of a family have and the default config has not; some instead of the default
     "t5 1.1 and flan": ("t5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),

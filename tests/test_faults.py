@@ -20,9 +20,9 @@ import pytest
 from src.config.cli import run_script
 from src.config.signals import Stopped, signals_wait, sigterm_as_exception
 from src.data import files
-from src.data.batches import Tokenization, TokenizedDatasets
-from src.data.disk import atomic_write, recover, whole_folder
 from src.models import loading
+from src.storage.atomic import atomic_write, recover, whole_folder
+from src.tokens.batches import Tokenization, TokenizedDatasets
 from src.training.checkpoints import RunState
 from tests.faults import (
     Case,

@@ -19,9 +19,10 @@ import pyarrow.parquet
 import pytest
 
 from src.config.errors import UserError
-from src.data import checks, disk, files, forms, json_files
+from src.data import files, formats, schema
 from src.data.json_values import json_form
-from src.data.stored import NestedColumn
+from src.data.soft_targets import NestedColumn
+from src.storage import atomic, json_files
 
 ROWS = {"text": ["a b", 'quote " and, comma', "line\nbreak", "é – 漢 \u2028 🙂"], "target": ["1", "02", "", "d"]}
 DATASETS = {"train": ROWS, "dev": {"text": ["x"], "target": ["y"]}, "unlabeled": {"text": ["u"]}}
@@ -213,7 +214,7 @@ def test_texts_and_targets_must_be_texts(tmp_path):
     datasets = files.read_datasets(tmp_path)
     assert datasets["unlabeled"]["target"] == [None, None]
     with pytest.raises(UserError, match="column 'target', row 0: expected text, found date"):
-        checks.check_datasets(datasets, "data")
+        schema.check_datasets(datasets, "data")
 
 
 def test_times_that_python_has_no_form_for_are_refused(tmp_path):
@@ -254,7 +255,7 @@ def test_bad_files_are_one_line_that_names_the_place(tmp_path, name, library, mo
     content, message = BAD_FILES[name]
     path = write(tmp_path / name, content)
     with pytest.raises(UserError, match=message) as caught:
-        checks.check_trainable(files.read_datasets(path), path)
+        schema.check_trainable(files.read_datasets(path), path)
     assert str(caught.value).startswith(path)
     assert "\n" not in str(caught.value)
 
@@ -294,7 +295,7 @@ def hub(monkeypatch):
             raise result
         return library.DatasetDict({split: library.Dataset.from_dict(rows) for split, rows in result.items()})
 
-    monkeypatch.setattr(forms, "_check_hub_answers", lambda name: None)
+    monkeypatch.setattr(formats, "_check_hub_answers", lambda name: None)
     monkeypatch.setattr(library, "load_dataset", load_dataset)
     return loaders, calls
 
@@ -310,7 +311,7 @@ def test_hub_name_and_configuration(hub):
 def test_local_folder_laid_out_like_a_repository(hub, tmp_path, monkeypatch):
     loaders, _ = hub
     loaders[str(tmp_path)] = {"train": ROWS}
-    monkeypatch.setattr(forms, "_check_hub_answers", lambda name: pytest.fail("no network is needed"))
+    monkeypatch.setattr(formats, "_check_hub_answers", lambda name: pytest.fail("no network is needed"))
     assert files.read_datasets(f"hf:{tmp_path}") == {"train": ROWS}
 
 
@@ -318,13 +319,13 @@ def test_script_repository_is_read_from_its_parquet_revision(hub):
     loaders, calls = hub
     loaders["GEM/ART"] = RuntimeError("Dataset scripts are no longer supported,\nbut found ART.py")
     loaders["parquet"] = {"train": ROWS}
-    assert forms.load_hub("GEM/ART", splits=["train"]) == {"train": ROWS}
+    assert formats.load_hub("GEM/ART", splits=["train"]) == {"train": ROWS}
     assert calls[1][2] == {"data_files": {"train": "hf://datasets/GEM/ART@~parquet/*/train/*.parquet"}}
     loaders["parquet"] = FileNotFoundError("no such revision")
     with pytest.raises(
         UserError, match="no longer supported, but found ART.py; its parquet revision: no such"
     ) as error:
-        forms.load_hub("GEM/ART", splits=["train"])
+        formats.load_hub("GEM/ART", splits=["train"])
     assert "\n" not in str(error.value)
 
 
@@ -340,7 +341,7 @@ def test_unreachable_hub_is_said_at_once(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(UserError, match=r"hf:a/b: the hub does not answer \(no route\); .*HF_HUB_OFFLINE=1"):
         files.read_datasets("hf:a/b")
-    assert asked == [forms.HUB_TIMEOUT]
+    assert asked == [formats.HUB_TIMEOUT]
 
 
 def test_a_top_level_datasets_folder_does_not_shadow_the_library(tmp_path):
@@ -356,9 +357,9 @@ def test_a_top_level_datasets_folder_does_not_shadow_the_library(tmp_path):
 
 
 def test_good_datasets_pass():
-    checks.check_trainable(DATASETS, "d.json")
-    checks.check_trainable({"train_0": ROWS, "train_1": ROWS}, "d.json")
-    checks.check_datasets({"dev": {"text": ["a"]}}, "d.json", need_target=False)
+    schema.check_trainable(DATASETS, "d.json")
+    schema.check_trainable({"train_0": ROWS, "train_1": ROWS}, "d.json")
+    schema.check_datasets({"dev": {"text": ["a"]}}, "d.json", need_target=False)
 
 
 @pytest.mark.parametrize(
@@ -379,22 +380,22 @@ def test_good_datasets_pass():
 )
 def test_bad_datasets(datasets, message):
     with pytest.raises(UserError, match=message) as caught:
-        checks.check_trainable(datasets, "d.json")
+        schema.check_trainable(datasets, "d.json")
     assert str(caught.value).startswith("d.json: ")
 
 
 def test_unlabeled_may_hold_a_placeholder_for_target():
-    checks.check_trainable({"train": ROWS, "unlabeled": {"text": ["a"], "target": [None]}}, "d.json")
+    schema.check_trainable({"train": ROWS, "unlabeled": {"text": ["a"], "target": [None]}}, "d.json")
 
 
 def test_training_splits_are_in_the_order_of_rotation(caplog):
-    assert checks.training_splits({"dev": ROWS, "train": ROWS}) == ["train"]
-    assert checks.training_splits({"dev": ROWS}) == []
+    assert schema.training_splits({"dev": ROWS, "train": ROWS}) == ["train"]
+    assert schema.training_splits({"dev": ROWS}) == []
     assert not caplog.records
     rotation = {f"train_{i}": ROWS for i in range(11)}
-    assert checks.training_splits(dict(sorted(rotation.items()))) == list(rotation)
+    assert schema.training_splits(dict(sorted(rotation.items()))) == list(rotation)
     assert not caplog.records
-    assert checks.training_splits({"train": ROWS, **rotation, "train_x": ROWS}) == list(rotation)
+    assert schema.training_splits({"train": ROWS, **rotation, "train_x": ROWS}) == list(rotation)
     assert [record.getMessage() for record in caplog.records] == [
         "split 'train' is ignored: train_0 … train_10 are trained on"
     ]
@@ -415,7 +416,7 @@ def test_generations_need_generated_alone(tmp_path):
 def test_atomic_write_leaves_the_old_file_and_nothing_else_on_failure(tmp_path):
     path = tmp_path / "d.json"
     path.write_text("old")
-    with pytest.raises(KeyboardInterrupt), disk.atomic_write(path) as file:
+    with pytest.raises(KeyboardInterrupt), atomic.atomic_write(path) as file:
         file.write("half")
         assert path.read_text() == "old"
         raise KeyboardInterrupt
@@ -546,10 +547,10 @@ def test_an_optional_key_that_some_rows_lack_is_null_there(tmp_path):
     datasets = files.read_datasets(tmp_path)
     assert datasets["train"] == {"text": ["a", "b"], "target": ["1", "2"], "id": [None, 7]}
     assert datasets["unlabeled"] == {"text": ["a", "b"], "target": [None, None]}
-    checks.check_datasets(datasets, "here")
+    schema.check_datasets(datasets, "here")
     write(tmp_path / "dev.jsonl", '{"text": "a", "target": "1"}\n{"text": "b"}\n')
     with pytest.raises(UserError, match="split 'dev', column 'target', row 1: expected text, found null"):
-        checks.check_datasets(files.read_datasets(tmp_path), "here")
+        schema.check_datasets(files.read_datasets(tmp_path), "here")
 
 
 def test_tsv(tmp_path):

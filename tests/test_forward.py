@@ -12,14 +12,14 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from src.config.constants import IGNORE_INDEX
-from src.data.batches import Batch, Ragged, pad_sequences
 from src.distillation.losses import nll_rows
-from src.distillation.vocabulary import RowTerm, weighed_sum
-from src.models import forward, scores
+from src.distillation.vocabulary_loss import RowTerm, weighed_sum
+from src.models import forward, lazy_logits
 from src.models.families import Sizes
 from src.models.forward import target_labels, target_logits, target_scores, teacher_forced, unwrapped
 from src.models.loading import load_model
 from src.models.students import build_from_scratch
+from src.tokens.batches import Batch, Ragged, pad_sequences
 
 EOS = 1
 CONTEXTS = ([5, 6, 7, 8, 9], [10, 11], [12])
@@ -209,8 +209,8 @@ class LargestOfVocabulary(TorchDispatchMode):
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_nothing_of_all_positions_times_vocabulary_is_made(family, monkeypatch):
     """Neither forward nor backward: 49 of 4 × 40 target positions are valid, and 10 of them are computed at once."""
-    monkeypatch.setattr(scores, "CPU_CHUNK", 10 * 101)
-    monkeypatch.setattr(scores, "LEAST_ROWS", 1)
+    monkeypatch.setattr(lazy_logits, "CPU_CHUNK", 10 * 101)
+    monkeypatch.setattr(lazy_logits, "LEAST_ROWS", 1)
     sizes = Sizes(vocab_size=101, pad_token_id=0, eos_token_id=EOS, d_model=8, d_ff=16, dropout=0.0)
     model = build_from_scratch(family, sizes, seed=0)
     batch = batch_for(model, (CONTEXTS[0], *CONTEXTS), ([*range(20, 59), EOS], *TARGETS))

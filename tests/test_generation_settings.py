@@ -14,10 +14,10 @@ import ft_main
 import gen_main
 from src.config.cli import run_script
 from src.config.errors import UserError
-from src.models.decoding import decoding_of, write_tokens
+from src.decoding.generate import decoding_of, write_tokens
+from src.decoding.sampling import why_not
 from src.models.generation_settings import settings_of
 from src.models.loading import load_model
-from src.models.sampling import why_not
 
 OWN = {"no_repeat_ngram_size": 2, "min_length": 6, "length_penalty": 0.3, "early_stopping": True}
 PROCESSED = [

@@ -22,9 +22,9 @@ import ft_main
 import gen_main
 import kd_main
 from src.config.errors import UserError
-from src.data.batches import Tokenization
 from src.models.languages import languages_of
 from src.models.loading import fit_to_tokenizer, load_model, load_tokenizer
+from src.tokens.batches import Tokenization
 
 PAIRS = [("the cat sees", "der hund sieht"), ("a dog", "ein hund"), ("the cat", "die katze"), ("a cat sees", "sieht")]
 LETTERS = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]

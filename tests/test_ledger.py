@@ -9,13 +9,13 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.config.errors import UserError
 from src.config.experiments import LossEntry
-from src.data.batches import Batch
 from src.distillation import losses
 from src.distillation.capture import run
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
 from src.models.loading import load_model
-from src.training.ledger import Ledger
+from src.tokens.batches import Batch
+from src.training.metric_buffer import Ledger
 
 CPU = torch.device("cpu")
 ALL = LossEntry(name="all", forward_weight=0.2, logits_weight=0.5, hidden_weight=0.2, attention_relation_weight=0.1)

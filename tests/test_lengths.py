@@ -12,8 +12,8 @@ from transformers import ByT5Tokenizer
 
 import ft_main
 import gen_main
-from src.data.batches import Tokenization, TokenizedDatasets
-from src.data.lengths import Cuts, Lengths, of_inputs, of_nothing, of_targets, percent
+from src.tokens.batches import Tokenization, TokenizedDatasets
+from src.tokens.truncation import Cuts, Lengths, of_inputs, of_nothing, of_targets, percent
 
 
 def tokens(*lengths: int, limit: int) -> Lengths:
@@ -186,7 +186,7 @@ def test_every_kind_is_said_once_for_the_first_split_where_it_occurs(tiny_tokeni
 
 def test_the_thread_itself_says_nothing(tiny_tokenizers, monkeypatch):
     threads = []
-    monkeypatch.setattr("src.data.batches.say", lambda line: threads.append(threading.current_thread()))
+    monkeypatch.setattr("src.tokens.batches.say", lambda line: threads.append(threading.current_thread()))
     made = Tokenization(tiny_tokenizers["t5"], True, 8, 4)
     data = TokenizedDatasets({"train": {"text": [LONG], "target": [LONG]}}, made)
     data.tokenize_ahead("train")

@@ -13,7 +13,6 @@ from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
 from src.config.arguments import FineTuneArguments
 from src.config.errors import UserError
-from src.data.batches import Batch
 from src.models.forward import teacher_forcing_inputs
 from src.models.loading import (
     check_lengths,
@@ -27,6 +26,7 @@ from src.models.loading import (
     read_state_dict,
 )
 from src.models.students import train_tokenizer, write_model_folder
+from src.tokens.batches import Batch
 
 TIED = {  # every name under which a family's one embedding matrix may be kept
     "t5": ("shared.weight", "lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),

@@ -8,7 +8,7 @@ import pytest
 from src.config.arguments import EXPERIMENTS, REPOSITORY
 from src.config.errors import UserError
 from src.config.experiments import Schedule, load_experiment
-from src.distillation.loss_scheduler import Stage, after_epoch, after_evaluation
+from src.distillation.loss_schedule import Stage, after_epoch, after_evaluation
 
 EPOCH, BETTER, NO_BETTER = "e", "+", "-"  # what happens: the end of an epoch, or an evaluation on dev
 TRIGGERS = ("change_every_n_epochs", "change_every_n_evaluation_steps", "change_no_improvements_for")

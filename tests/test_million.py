@@ -12,8 +12,8 @@ import pyarrow.parquet
 import pytest
 
 import prepare_datasets_main
-from src.data.checks import check_trainable
 from src.data.files import read_datasets
+from src.data.schema import check_trainable
 from tests.tiny_runs import argv, read
 
 N = 1_000_000

@@ -11,7 +11,6 @@ from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation
 from src.config.constants import IGNORE_INDEX
 from src.config.errors import UserError
 from src.config.experiments import Experiment, LayerMap, LossEntry, Schedule
-from src.data.batches import Batch
 from src.distillation.capture import HeadStates, States, check_comparable, run
 from src.distillation.losses import kl_rows
 from src.distillation.objectives import (
@@ -25,12 +24,13 @@ from src.distillation.objectives import (
     term_names,
 )
 from src.distillation.teachers import LiveTeacher
-from src.distillation.vocabulary import RowTerm
+from src.distillation.vocabulary_loss import RowTerm
 from src.models.families import Sizes, family_to_build
 from src.models.forward import target_labels, target_logits
+from src.models.lazy_logits import Scores
 from src.models.loading import load_model
-from src.models.scores import Scores
 from src.models.students import build_from_scratch
+from src.tokens.batches import Batch
 
 FORWARD = LossEntry(name="forward", forward_weight=1.0)
 LOGITS = LossEntry(name="logits", logits_weight=1.0)

@@ -8,11 +8,11 @@ from conftest import FAMILY_NAMES
 from test_decoding import INPUTS, babbler, batch_of
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 
-from src.models import packed as packed_module
-from src.models import scores
-from src.models.decoding import Decoding, write_tokens
-from src.models.packed import packed, packed_head, product
-from src.models.scores import OutputProjection, Scores
+from src.decoding.generate import Decoding, write_tokens
+from src.models import lazy_logits
+from src.models import packed_linear as packed_module
+from src.models.lazy_logits import OutputProjection, Scores
+from src.models.packed_linear import packed, packed_head, product
 
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 needs_layout = pytest.mark.skipif(not IS_X86, reason="has another library for products")
@@ -97,12 +97,12 @@ def test_writing_is_the_same_with_and_without(family, decoding, monkeypatch):
         made.append(weight.shape)
         return stock(weight)
 
-    for module in (packed_module, scores):
+    for module in (packed_module, lazy_logits):
         monkeypatch.setattr(module, "packed", counted)
     batch = batch_of(model, INPUTS)
     written = write_tokens(model, batch, decoding)
     assert made == [(model.config.vocab_size, model.get_output_embeddings().in_features)]
-    for module in (packed_module, scores):
+    for module in (packed_module, lazy_logits):
         monkeypatch.setattr(module, "packed", lambda weight: None)
     assert torch.equal(write_tokens(model, batch, decoding), written)
 

@@ -21,15 +21,11 @@ from src.config.cli import parse, run_script
 from src.config.console import progress_bar
 from src.config.errors import UserError
 from src.config.experiments import LossEntry
-from src.data.batches import Tokenization, TokenizedDatasets
-from src.data.disk import check_writable
-from src.data.lengths import Cuts, Lengths
+from src.devices import memory as machine
 from src.evaluation.evaluate import Evaluator
 from src.models.loading import is_encoder_decoder, load_config, load_tokenizer
-from src.training import checkpoints, machine, rehearsal
-from src.training.checkpoints import RunState
-from src.training.engine import Phase, Trainer
-from src.training.preflight import (
+from src.preflight import measure
+from src.preflight.estimates import (
     Kind,
     Looked,
     Memory,
@@ -57,7 +53,13 @@ from src.training.preflight import (
     work_in_epoch,
     work_of_phases,
 )
-from src.training.tracking import LOCK, RunFolder, data_fingerprint, open_run
+from src.runs.folder import LOCK, RunFolder, data_fingerprint, open_run
+from src.storage.atomic import check_writable
+from src.tokens.batches import Tokenization, TokenizedDatasets
+from src.tokens.truncation import Cuts, Lengths
+from src.training import checkpoints
+from src.training.checkpoints import RunState
+from src.training.engine import Phase, Trainer
 
 DRY = ["--dry_run", "True"]
 
@@ -339,9 +341,9 @@ def test_kinds_of_updates():
 )
 def test_quick_steps_are_made_more_often(monkeypatch, seconds, made):
     steps = []
-    monkeypatch.setattr(rehearsal, "_seconds", lambda step, device: step() or seconds)
+    monkeypatch.setattr(measure, "_seconds", lambda step, device: step() or seconds)
     with progress_bar(2, "steps", "steps") as bar:
-        times = rehearsal._time_typical(steps.append, [8, 9, 16, 8, 3, 4], torch.device("cpu"), bar)
+        times = measure._time_typical(steps.append, [8, 9, 16, 8, 3, 4], torch.device("cpu"), bar)
         assert bar.n == 2
     assert steps == made
     assert times == dict.fromkeys(made[1:], seconds)
@@ -363,7 +365,7 @@ def test_the_kinds_that_a_phase_has():
         LossEntry(name="b", logits_weight=1.0, generate_labels_weight=0.25),
         LossEntry(name="c", logits_weight=1.0, generate_labels_weight=1.0),
     )
-    kinds = rehearsal._variants(Phase("distil", ("train",), 1, losses=losses))
+    kinds = measure._variants(Phase("distil", ("train",), 1, losses=losses))
     assert [(kind.what, round(kind.share * 12)) for kind, _ in kinds] == [
         ("a", 4), ("b", 3), ("b on labels of the student", 1), ("c on labels of the student", 4)
     ]  # fmt: skip
@@ -671,8 +673,8 @@ def test_patience_and_warm_up(command, tmp_path, capsys):
 
 
 def test_of_long_splits_some_rows_are_looked_at(command, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr("src.training.rehearsal.ROWS", 4)
-    monkeypatch.setattr("src.training.dry_run.ROWS", 4)
+    monkeypatch.setattr("src.preflight.measure.ROWS", 4)
+    monkeypatch.setattr("src.preflight.report.ROWS", 4)
     data = dry_run("ft", command("ft", "t5"), tmp_path, capsys)["data"]
     (line,) = (line for line in data if line.startswith("train_0 "))
     assert line.endswith("(of 4 rows)")  # 0, 3, 6, 9

@@ -21,9 +21,10 @@ import prepare_datasets_main
 from src.config.arguments import DistillArguments
 from src.config.cli import parse
 from src.config.errors import UserError
+from src.devices import memory
 from src.evaluation import evaluate
 from src.models import loading
-from src.training import machine, session
+from src.training import session
 
 K = 3
 WORDS = (("red", "blue", "old", "new", "the", "a"), ("cat", "dog", "bird", "house"), ("sees", "likes", "finds", "near"))
@@ -376,7 +377,7 @@ def test_float16(fresh_accelerator, dropout_models, rotation_path, tmp_path, mon
 @pytest.mark.parametrize("slowness", [0.5, 14.6])
 def test_slow_bfloat16_is_told(fresh_accelerator, monkeypatch, capsys, flags, named, slowness):
     seconds = {torch.bfloat16: slowness, torch.float32: 1.0}
-    monkeypatch.setattr(machine, "_seconds_of_product", lambda device, dtype: seconds[dtype])
+    monkeypatch.setattr(memory, "_seconds_of_product", lambda device, dtype: seconds[dtype])
     command = {"experiment_config_key": "logits_kd", "dataset_path": "d.json", "output_dir": "out", **flags}
     device = session.make_accelerator(parse(DistillArguments, argv(command))).device.type
     told = f"warning: {named}: on this {device} a product takes 15 times as long as in float32\n"
@@ -384,7 +385,7 @@ def test_slow_bfloat16_is_told(fresh_accelerator, monkeypatch, capsys, flags, na
 
 
 def test_products_take_time():
-    assert 0 < machine._seconds_of_product(torch.device("cpu"), torch.bfloat16) < 10
+    assert 0 < memory._seconds_of_product(torch.device("cpu"), torch.bfloat16) < 10
 
 
 # ------------------------------------------------------------------------------------------------------ degenerate data

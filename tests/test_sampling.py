@@ -13,14 +13,15 @@ from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
 from transformers.generation import LogitsProcessorList, TopKLogitsWarper, TopPLogitsWarper
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
-from src.models import nucleus as nucleus_module
-from src.models import sampling, scores
-from src.models.caches import AttentionByInput, attend, growing_cache
-from src.models.decoding import Decoding, decoding_of, write_tokens
+from src.decoding import nucleus as nucleus_module
+from src.decoding import sampling
+from src.decoding.generate import Decoding, decoding_of, write_tokens
+from src.decoding.kv_cache import AttentionByInput, attend, growing_cache
+from src.decoding.nucleus import BLOCK, Nucleus, draw
+from src.decoding.sampling import sample, warn_of_generate, why_not
+from src.models import lazy_logits
 from src.models.families import Sizes
 from src.models.loading import safe_generation_config
-from src.models.nucleus import BLOCK, Nucleus, draw
-from src.models.sampling import sample, warn_of_generate, why_not
 from src.models.students import build_from_scratch
 
 ALWAYS, NEVER = 1e-6, 2.0  # values of WORTH_LEAVING
@@ -179,7 +180,7 @@ def test_only_rows_that_go_on_reach_the_vocabulary(family, monkeypatch):
     model.lm_head.register_forward_hook(lambda _, args, output: by_model.append(output.shape[:2]))
     stock = sampling._next_tokens
     monkeypatch.setattr(
-        sampling, "_next_tokens", lambda scores, *rest: rows.append(len(scores)) or stock(scores, *rest)
+        sampling, "_next_tokens", lambda lazy_logits, *rest: rows.append(len(lazy_logits)) or stock(lazy_logits, *rest)
     )
     targets = greedy(model, INPUTS, k=2)
     lengths = [len(target) for target in targets]
@@ -196,9 +197,9 @@ def test_a_few_rows_of_the_vocabulary_at_once(family, chunk, monkeypatch):
     expected = greedy(model, INPUTS, k=2)
     vocabulary, sizes, stock = model.config.vocab_size, [], sampling.draw
     if chunk == "CPU_CHUNK":
-        monkeypatch.setattr(scores, "packed", lambda weight: None)
-    monkeypatch.setattr(scores, chunk, 3 * vocabulary)
-    monkeypatch.setattr(scores, "LEAST_ROWS", 1)
+        monkeypatch.setattr(lazy_logits, "packed", lambda weight: None)
+    monkeypatch.setattr(lazy_logits, chunk, 3 * vocabulary)
+    monkeypatch.setattr(lazy_logits, "LEAST_ROWS", 1)
     assert greedy(model, INPUTS, k=2) == expected
     monkeypatch.setattr(sampling, "draw", lambda logits, nucleus: sizes.append(len(logits)) or stock(logits, nucleus))
     sample(model, batch_of(model, INPUTS), Nucleus(0.95), max_new_tokens=3, targets_per_input=5)
@@ -718,7 +719,7 @@ def test_a_model_that_keeps_no_cache_is_left_to_generate():
 
 @pytest.mark.parametrize(("kind", "num_beams"), product(("beam_search", "sampling_beam_search"), (2,)))
 def test_beams_are_not_for_the_loop(monkeypatch, kind, num_beams):
-    monkeypatch.setattr("src.models.decoding.sample", None)
+    monkeypatch.setattr("src.decoding.generate.sample", None)
     model = babbler("t5", seed=0)
     decoding = decoding_of(kind, num_beams=num_beams, targets_per_input=2, max_new_tokens=4)
     assert len(write_tokens(model, batch_of(model, INPUTS), decoding)) == 2 * len(INPUTS)

@@ -16,7 +16,7 @@ import kd_dataset_with_logits_main
 import kd_main
 from src.evaluation import evaluate
 from src.evaluation.evaluate import Evaluator
-from src.evaluation.sanity import of_copying, of_likelihood, of_loops, of_skipped, of_teacher, of_zeros, repeats_itself
+from src.evaluation.health import of_copying, of_likelihood, of_loops, of_skipped, of_teacher, of_zeros, repeats_itself
 from src.models.loading import load_model, load_tokenizer
 from src.models.students import write_model_folder
 from src.training import session

@@ -14,12 +14,12 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 
 import gen_main
 import simulate_api_main
-from src.data.batches import Batch, Tokenization, TokenizedDatasets
-from src.data.token_bytes import TokenBytes, n_whole
 from src.models.forward import target_labels, target_logits
 from src.models.loading import load_model, load_tokenizer
 from src.models.students import build_from_scratch, train_tokenizer, write_model_folder
 from src.simulate_api import Completion, name_of, spell, top_logprobs
+from src.tokens.batches import Batch, Tokenization, TokenizedDatasets
+from src.tokens.token_bytes import TokenBytes, n_whole
 from src.training.interrupts import Interrupted, StopRequests
 from src.training.writing import Writer
 

@@ -18,14 +18,14 @@ import kd_main
 from src.config.constants import IGNORE_INDEX
 from src.config.errors import UserError
 from src.config.experiments import LossEntry
-from src.data.batches import Tokenization, TokenizedDatasets, TopK
 from src.data.files import read_datasets
-from src.data.stored import NestedColumn, StoredRows, pad_stored
+from src.data.soft_targets import NestedColumn, StoredRows, pad_stored
 from src.distillation.capture import run
 from src.distillation.losses import kl_rows, stored_kl_rows
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher, StoredTeacher
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
+from src.tokens.batches import Tokenization, TokenizedDatasets, TopK
 from src.training import session
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-5}
@@ -361,7 +361,7 @@ def test_a_split_without_log_probabilities_is_refused(tiny_models, tmp_path, rot
 
 
 def test_the_batch_moves_with_its_teacher():
-    from src.data.batches import Batch
+    from src.tokens.batches import Batch
 
     ids = torch.ones(1, 1, dtype=torch.long)
     teacher = TopK(torch.ones(1, 1, 2, dtype=torch.long), torch.zeros(1, 1, 2))

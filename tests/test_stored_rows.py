@@ -10,15 +10,15 @@ from tiny_runs import snapshot
 from tiny_students import FAMILY, model_folder, tokenization
 
 from prepare_datasets_main import main
+from src.api.alignment import Alignment
 from src.config.cli import run_script
 from src.config.errors import UserError
 from src.data import files
-from src.data.align_tokens import Alignment
-from src.data.batches import TokenizedDatasets
-from src.data.checks import check_trainable
 from src.data.files import open_dataset, read_datasets
+from src.data.schema import check_trainable
 from src.models.loading import load_tokenizer
 from src.prepare_datasets import stored_table
+from src.tokens.batches import TokenizedDatasets
 
 KINDS = ("unigram", "bytes", "wordpiece")
 

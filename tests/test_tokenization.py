@@ -13,8 +13,8 @@ from transformers import NllbTokenizer
 
 import ft_main
 from src.config.errors import UserError
-from src.data.batches import Tokenization, TokenizedDatasets
 from src.models.languages import choose_languages
+from src.tokens.batches import Tokenization, TokenizedDatasets
 
 NAMED = "a </s> b <pad> c<unk>"
 

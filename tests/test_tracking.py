@@ -16,9 +16,9 @@ import ft_main
 from src.config.arguments import FineTuneArguments, GenerateArguments
 from src.config.cli import run_script
 from src.config.errors import UserError
-from src.data.soft_lock import NO_LOCKS, SoftLock
-from src.training import tracking
-from src.training.tracking import FINISHED, LOCK, NEW, SOFT_LOCK, UNFINISHED, RunFolder, data_fingerprint, open_run
+from src.runs import folder
+from src.runs.folder import FINISHED, LOCK, NEW, SOFT_LOCK, UNFINISHED, RunFolder, data_fingerprint, open_run
+from src.storage.soft_lock import NO_LOCKS, SoftLock
 
 DATA = {"dataset_path": "abc"}
 ROOT = Path(__file__).parents[1]
@@ -242,11 +242,11 @@ def test_run_json(config):
 
 
 def test_no_commit_outside_a_checkout(monkeypatch, tmp_path):
-    monkeypatch.setattr(tracking, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(folder, "REPOSITORY", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert tracking._commit() is None
+    assert folder._commit() is None
     monkeypatch.setenv("PATH", str(tmp_path))  # no git at all
-    assert tracking._commit() is None
+    assert folder._commit() is None
 
 
 # ---------------------------------------------------------------------------------------------------- rows and lines
@@ -337,7 +337,7 @@ def test_dropping_generations_is_all_or_nothing(config, monkeypatch):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Path, "replace", killed)
-    monkeypatch.setattr(tracking, "append_json_line", killed)
+    monkeypatch.setattr(folder, "append_json_line", killed)
     with pytest.raises(KeyboardInterrupt):
         run.keep_generations(3)
     assert (run.path / "eval_generations.jsonl").read_bytes() == before
@@ -484,7 +484,7 @@ def test_a_run_that_another_one_has_overtaken_without_locks(config, no_locks):
 def test_the_soft_lock_of_a_killed_process_is_taken_over(config, no_locks, is_waited_for):
     run = begun(config)
     code = REFUSES.format(no_locks) + (
-        "import sys\nfrom pathlib import Path\nfrom src.data.soft_lock import SoftLock\n"
+        "import sys\nfrom pathlib import Path\nfrom src.storage.soft_lock import SoftLock\n"
         "lock = SoftLock(Path(sys.argv[1]))\nlock.acquire()\nprint('held', flush=True)\nsys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(run.path / SOFT_LOCK)]

@@ -9,9 +9,9 @@ from transformers import GPT2LMHeadModel
 
 from src.config.arguments import FineTuneArguments
 from src.config.errors import UserError
-from src.models.decoding import decoding_of
+from src.decoding.generate import decoding_of
+from src.decoding.trial import try_out
 from src.models.loading import check_lengths, check_model_files, load_config, load_model
-from src.models.trial import try_out
 
 POSITIONS = 64  # of a tiny model, where it has a table or says how far it was trained
 

@@ -5,11 +5,11 @@ import math
 import pytest
 import torch
 
-from src.data.batches import TopK
 from src.distillation.losses import kl_rows, nll_and_kl_, nll_rows, stored_kl_rows, to_weights_
-from src.distillation.vocabulary import RowTerm, weighed_sum
-from src.models import scores
-from src.models.scores import OutputProjection, Scores
+from src.distillation.vocabulary_loss import RowTerm, weighed_sum
+from src.models import lazy_logits
+from src.models.lazy_logits import OutputProjection, Scores
+from src.tokens.batches import TopK
 
 N, V, D, K = 23, 41, 6, 5
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}
@@ -81,8 +81,8 @@ def plain_sum(student: Scores, teacher, terms) -> tuple[torch.Tensor, torch.Tens
 
 @pytest.fixture(params=[1, 4, 1000], ids=lambda rows: f"{rows} rows at once")
 def chunk(request, monkeypatch):
-    monkeypatch.setattr(scores, "CPU_CHUNK", request.param * V)
-    monkeypatch.setattr(scores, "LEAST_ROWS", 1)
+    monkeypatch.setattr(lazy_logits, "CPU_CHUNK", request.param * V)
+    monkeypatch.setattr(lazy_logits, "LEAST_ROWS", 1)
 
 
 @pytest.mark.parametrize("kind", PROJECTIONS)

@@ -7,8 +7,8 @@ from conftest import tiny_sizes
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from src.data.batches import Tokenization
 from src.models.students import build_from_scratch, write_model_folder
+from src.tokens.batches import Tokenization
 
 UNCUT = 2**30
 FAMILY = {"unigram": "t5", "bytes": "gpt2", "wordpiece": "t5"}

@@ -26,7 +26,7 @@ PRODUCT_FLOPS = {
         lambda grad, query, key, value, *_, **__: sdpa_backward_flop_count(grad, query, key, value)
     ),
     torch.ops.aten.addmm_: lambda _, left, right, *__, **___: mm_flop(left, right),
-    torch.ops.mkldnn._linear_pointwise: (  # src/models/packed.py; shapes (…, D) and (V, D)
+    torch.ops.mkldnn._linear_pointwise: (  # src/models/packed_linear.py; shapes (…, D) and (V, D)
         lambda rows, weight, *_, **__: 2 * math.prod(rows) * weight[0]
     ),
 }

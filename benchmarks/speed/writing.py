@@ -13,7 +13,7 @@ from torch import Tensor
 
 from benchmarks.speed.models import EOS, FIRST_WORD, PAD, Pairs, batch_of, trained_like
 from benchmarks.speed.rows import Writing
-from src.models.decoding import TOP_P, decoding_of, write_tokens
+from src.decoding.generate import TOP_P, decoding_of, write_tokens
 from src.models.lean import made_lean
 from src.models.students import quiet
 

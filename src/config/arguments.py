@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 from src.config.constants import BLEU_TOKENIZERS, CORPORA, CTRANSLATE2_TYPES, GENERATION_TYPES, LOWER_IS_BETTER, METRICS
 from src.config.errors import UserError
-from src.config.values import check_value, shown
+from src.config.parsing import check_value, shown
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 DEBUG_ROWS = 128

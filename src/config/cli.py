@@ -9,8 +9,8 @@ from typing import Any, NoReturn, TypeVar
 
 from src.config.arguments import GROUPS, REQUIRED, Arguments
 from src.config.errors import UserError
+from src.config.parsing import base_type, check_value, convert, is_list, nearest
 from src.config.signals import sigterm_as_exception
-from src.config.values import base_type, check_value, convert, is_list, nearest
 
 Parsed = TypeVar("Parsed", bound=Arguments)
 
@@ -113,7 +113,7 @@ def _refuse(word: str, names: Sequence[str] | dict[str, Any]) -> NoReturn:
 
 
 def _config_flags(path: Path, by_name: dict[str, Field[Any]]) -> dict[str, Any]:
-    from src.config.strict_yaml import read_mapping  # here, because PyYAML would triple the time of --help
+    from src.config.yaml_files import read_mapping  # here, because PyYAML would triple the time of --help
 
     flags = {}
     for name, written in read_mapping(path).items():

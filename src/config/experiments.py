@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 
 from src.config.console import say
 from src.config.errors import UserError
-from src.config.values import check_value, convert, nearest
+from src.config.parsing import check_value, convert, nearest
 
 DEFAULT_PATIENCE_EPOCHS = 16  # of a schedule that follows --n_patience_epochs when that flag is not given
 PATIENCE, EPOCHS_PER_LOSS = "n_patience_epochs", "epochs_per_loss"  # numbers of a schedule that the run decides
@@ -150,7 +150,7 @@ def load_experiments(path: Path) -> dict[str, Experiment]:
 
     Raises UserError for the first mistake: a misspelt key, an unknown reference, a wrong type or value.
     """
-    from src.config.strict_yaml import read_mapping  # here, because PyYAML would slow every script's --help
+    from src.config.yaml_files import read_mapping  # here, because PyYAML would slow every script's --help
 
     raw = read_mapping(path)
     kinds = {key: _kind(entry, f"{path.name}: {key}") for key, entry in raw.items()}

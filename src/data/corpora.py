@@ -12,10 +12,10 @@ from pathlib import Path
 
 from src.config.constants import DEV, TARGET, TEST, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
-from src.data.checks import Columns, Datasets, check_shape, check_strings, check_trainable
 from src.data.demo_corpus import demo_rows
 from src.data.files import read_datasets, rename_splits
-from src.data.forms import load_hub
+from src.data.formats import load_hub
+from src.data.schema import Columns, Datasets, check_shape, check_strings, check_trainable
 from src.data.splits import Sizes, draw_shares, keep_rows, n_rows, n_words, sample_rows, take_rows
 
 logger = logging.getLogger(__name__)

@@ -15,11 +15,11 @@ from typing import Any, Protocol
 
 from src.config.constants import DEV, GENERATED, TEXT, TRAIN
 from src.config.errors import UserError
-from src.data.checks import Datasets, check_shape, check_strings
-from src.data.disk import atomic_write, whole_folder
-from src.data.forms import HUB_PREFIX, ROW_READERS, load_hub, read_folder
-from src.data.json_files import opened, read_json
+from src.data.formats import HUB_PREFIX, ROW_READERS, load_hub, read_folder
 from src.data.json_values import with_json_values
+from src.data.schema import Datasets, check_shape, check_strings
+from src.storage.atomic import atomic_write, whole_folder
+from src.storage.json_files import opened, read_json
 
 SPLIT_ALIASES = {"validation": DEV, "valid": DEV, "val": DEV}
 ARROW = ".arrow"

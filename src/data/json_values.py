@@ -14,8 +14,8 @@ from uuid import UUID
 import numpy as np
 
 from src.config.constants import GENERATED, TARGET, TEXT, UNLABELED
-from src.data.checks import Datasets
-from src.data.stored import NestedColumn
+from src.data.schema import Datasets
+from src.data.soft_targets import NestedColumn
 
 logger = logging.getLogger(__name__)
 

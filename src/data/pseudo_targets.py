@@ -16,7 +16,7 @@ from math import ceil
 
 from src.config.constants import FINISH_REASON, GENERATED, INPUT_HASH, LENGTH, TARGET, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
-from src.data.checks import Columns, Datasets, is_training_split
+from src.data.schema import Columns, Datasets, is_training_split
 from src.data.splits import n_rows, take_rows
 
 logger = logging.getLogger(__name__)

@@ -17,8 +17,8 @@ import numpy as np
 
 from src.config.constants import DEV, DEV_PPL, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
-from src.data.checks import Columns, Datasets, is_training_split
 from src.data.references import Target, references_of
+from src.data.schema import Columns, Datasets, is_training_split
 
 logger = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 
-from src.models.scores import at_least_float32
+from src.models.lazy_logits import at_least_float32
 
 READS_ARE_FREE = ("cpu",)  # devices whose results the host need not wait for
 NEGLIGIBLE, NEGLIGIBLE_LOG = 1e-6, -13.815511  # a probability that float32 cannot tell from 0 beside 1, and its log

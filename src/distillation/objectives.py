@@ -12,12 +12,12 @@ from torch import Tensor
 
 from src.config.constants import IGNORE_INDEX
 from src.config.experiments import LossEntry
-from src.data.batches import Batch, TopK
 from src.distillation.capture import States, attention_kinds, hidden_stacks
 from src.distillation.losses import kl_rows, nll_rows, stored_kl_rows
 from src.distillation.relations import regrouped, related_positions, relation_kl, relation_rmse
-from src.distillation.vocabulary import RowTerm, weighed_sum
+from src.distillation.vocabulary_loss import RowTerm, weighed_sum
 from src.models.forward import target_labels
+from src.tokens.batches import Batch, TopK
 
 NO_SCALES: Mapping[str, float] = MappingProxyType({})
 

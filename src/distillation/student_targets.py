@@ -10,8 +10,8 @@ from transformers import PreTrainedModel
 
 from src.config.constants import IGNORE_INDEX
 from src.config.experiments import LossEntry
-from src.data.batches import Batch
-from src.models.decoding import behind_eos, decoding_of, write_tokens
+from src.decoding.generate import behind_eos, decoding_of, write_tokens
+from src.tokens.batches import Batch
 
 
 def student_writes(share: float, *, seed: int, epoch: int, step: int) -> bool:

@@ -7,9 +7,9 @@ import torch
 from transformers import PreTrainedModel
 
 from src.config.experiments import LossEntry
-from src.data.batches import Batch, TopK
 from src.distillation.capture import Layers, States, run
 from src.distillation.objectives import Taught
+from src.tokens.batches import Batch, TopK
 
 
 class Teacher(Protocol):

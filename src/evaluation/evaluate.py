@@ -15,8 +15,8 @@ from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation
 from transformers import PreTrainedTokenizerBase
 
 from src.config.console import progress_bar
-from src.data.batches import Tokenization, TokenizedSplit, chunks, longest_first
 from src.data.references import Target
+from src.decoding.generate import Decoding, to_texts, write_tokens
 from src.evaluation.metrics import (
     LIKELIHOOD_SCORES,
     Options,
@@ -24,8 +24,8 @@ from src.evaluation.metrics import (
     score_columns,
     score_texts,
 )
-from src.models.decoding import Decoding, to_texts, write_tokens
 from src.models.forward import target_labels, teacher_forced, unwrapped
+from src.tokens.batches import Tokenization, TokenizedSplit, chunks, longest_first
 
 COMPARED_ROWS = 256  # that another model writes for, to be compared with
 

@@ -15,8 +15,7 @@ from safetensors.torch import load_file
 
 from src.config.arguments import SharedArguments
 from src.config.errors import UserError
-from src.config.values import shown
-from src.data.json_files import check_characters
+from src.config.parsing import shown
 from src.models.families import beyond_positions, has_position_table
 from src.models.generation_settings import BEAM_SETTINGS, DEFAULT_BEAMS, check_settings, settings_of, wrong_setting
 from src.models.languages import target_token
@@ -25,6 +24,7 @@ from src.models.one_line import in_one_line
 from src.models.students import prune, pruned_config, quiet, saved_as_usual
 from src.models.tokenizer_file import PROBE, as_its_file_says
 from src.models.trial import check_states
+from src.storage.json_files import check_characters
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -4,10 +4,10 @@ from pathlib import Path
 
 from src.config.console import say
 from src.config.errors import UserError
-from src.config.values import shown
-from src.data.batches import spelled
-from src.data.json_files import read_json
+from src.config.parsing import shown
 from src.models.loading import parse_model_name
+from src.storage.json_files import read_json
+from src.tokens.batches import spelled
 
 PROMPT_FILE = "task_prompt.json"
 KEY = "task_prompt"

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import torch
 
 from src.config.errors import UserError
-from src.data.disk import whole_folder
 from src.models.families import PER_LAYER_KEYS, Sizes, family_of, family_to_build, layer_counts, set_layer_counts
+from src.storage.atomic import whole_folder
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

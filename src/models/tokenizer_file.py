@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from src.config.errors import UserError
-from src.config.values import shown
+from src.config.parsing import shown
 from src.models.languages import languages_of
 from src.models.students import quiet
 

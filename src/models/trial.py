@@ -1,28 +1,20 @@
-"""What a model is tried for when it is loaded, so that one that cannot do it is refused before anything runs.
+"""Whether a model that was loaded computes what a writer of text must.
 
-Many models compute logits and still are no writers of text: they read what follows, mistake padding for text, have no
-positions for the lengths asked for, or cannot be searched by beams.
+Many models compute logits and still are none: they read what follows, or mistake padding for text.
 
 Shapes: V vocabulary.
 """
 
-import warnings
-from dataclasses import replace
 from itertools import islice
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from src.config.arguments import SharedArguments
-from src.config.console import say
 from src.config.errors import UserError
-from src.data.batches import Batch, pad_sequences
-from src.models.decoding import Decoding, decoding_of, write_tokens
-from src.models.families import beyond_positions, knows_layers
+from src.models.families import knows_layers
 from src.models.forward import teacher_forced
-from src.models.one_line import in_one_line
-from src.models.students import quiet
+from src.tokens.batches import Batch, pad_sequences
 
 SAME, ALIKE = 1e-4, 1e-2  # of the largest logit, in float32; with padding other kernels sum in another order
 N_NEW = 3  # tokens that are written to see whether a model can
@@ -34,7 +26,7 @@ def check_states(model: PreTrainedModel, place: str) -> None:
 
     What else it raises comes of sizes in a config that no layer can have: some are looked at by nobody before.
     """
-    tokens = _plain_tokens(model, 4)
+    tokens = plain_tokens(model, 4)
     if knows_layers(model.config):  # types of families.py are known to read and write, and need not be compared
         _alone(model, tokens)
         return
@@ -45,7 +37,7 @@ def check_states(model: PreTrainedModel, place: str) -> None:
 
 def _misreads(model: PreTrainedModel, tokens: list[int]) -> str | None:
     """What is wrong with the logits behind the first two of four tokens; None also in formats that round much."""
-    alone, in_batch = _alone(model, tokens), teacher_forced(model, _batch(model, tokens)).scores.logits[2]
+    alone, in_batch = _alone(model, tokens), teacher_forced(model, two_rows(model, tokens)).scores.logits[2]
     if model.dtype != torch.float32:
         return None
     if not _agree(alone, _alone(model, [*tokens[:2], *tokens[:2]]), SAME):
@@ -58,7 +50,7 @@ def _misreads(model: PreTrainedModel, tokens: list[int]) -> str | None:
     return None
 
 
-def _plain_tokens(model: PreTrainedModel, n: int) -> list[int]:
+def plain_tokens(model: PreTrainedModel, n: int) -> list[int]:
     """Some tokens from the middle of the vocabulary, none of them special."""
     ids, size = model.generation_config, model.config.get_text_config().vocab_size
     ends = ids.eos_token_id if isinstance(ids.eos_token_id, list) else [ids.eos_token_id]
@@ -68,7 +60,7 @@ def _plain_tokens(model: PreTrainedModel, n: int) -> list[int]:
 
 
 def _alone(model: PreTrainedModel, tokens: list[int]) -> Tensor:
-    """(V,) logits for the first label of the second row of `_batch`, as the model computes them by itself."""
+    """(V,) logits for the first label of the second row of `two_rows`, as the model computes them by itself."""
     first, second, *rest = tokens
     if not model.config.is_encoder_decoder:
         return model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, 1]
@@ -76,7 +68,7 @@ def _alone(model: PreTrainedModel, tokens: list[int]) -> Tensor:
     return model(input_ids=torch.tensor([[first, second]]), decoder_input_ids=written, use_cache=False).logits[0, 0]
 
 
-def _batch(model: PreTrainedModel, tokens: list[int]) -> Batch:
+def two_rows(model: PreTrainedModel, tokens: list[int]) -> Batch:
     """Two rows as batches have them: the second reads two tokens beside padding, and has the others as labels."""
     first, second, *rest = tokens
     pad, left = model.generation_config.pad_token_id or 0, not model.config.is_encoder_decoder
@@ -88,45 +80,3 @@ def _batch(model: PreTrainedModel, tokens: list[int]) -> Batch:
 def _agree(ours: Tensor, theirs: Tensor, tolerance: float) -> bool:
     """Whether logits are alike; those that are no numbers are found elsewhere."""
     return not bool((ours - theirs).abs().max() > tolerance * ours.abs().max())
-
-
-def try_out(model: PreTrainedModel, name: str, flags: SharedArguments, decoding: Decoding | None = None) -> None:
-    """Raise UserError for a model, as it was loaded, that cannot read or write what the flags ask for.
-
-    decoding: None for that of an evaluation.
-    """
-    _try_lengths(model, name, flags)
-    if not knows_layers(model.config):
-        evaluating = decoding_of("beam_search", num_beams=flags.num_beams, targets_per_input=1, max_new_tokens=N_NEW)
-        _try_writing(model, name, decoding or evaluating)
-
-
-@torch.no_grad()
-def _try_lengths(model: PreTrainedModel, name: str, flags: SharedArguments) -> None:
-    """Beyond the positions that a config states a table ends, while other models were only not trained so far."""
-    beyond = beyond_positions(model.config, flags)
-    if not beyond:
-        return
-    what, length, limit = beyond[0]
-    n_labels = flags.max_labels_length + (not model.config.is_encoder_decoder)  # of which the last is not read
-    [token] = _plain_tokens(model, 1)
-    read, labels = (torch.full((1, n), token) for n in (flags.max_input_length, n_labels))
-    with in_one_line(what, f"{length} tokens, but {name} has positions for {limit}"):
-        teacher_forced(model, Batch(read, torch.ones_like(read), labels, (0,)))
-    say(f"warning: {what}: {length} tokens, but {name} was made for {limit} and may do badly beyond")
-
-
-def _try_writing(model: PreTrainedModel, name: str, decoding: Decoding) -> None:
-    """A pass as in training, and a few tokens by the loop that evaluates or generates."""
-    batch, is_training = _batch(model, _plain_tokens(model, 4)), model.training
-    kind = f"model type '{model.config.model_type}'"
-    with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"), quiet():
-        with in_one_line(name, f"{kind} cannot be trained here"):
-            teacher_forced(model.train(), batch)
-        with in_one_line(name, f"{kind} cannot write {_means(decoding)}"):
-            write_tokens(model.eval(), batch, replace(decoding, max_new_tokens=N_NEW))
-    model.train(is_training)
-
-
-def _means(decoding: Decoding) -> str:
-    return f"by {decoding.num_beams} beams" if decoding.num_beams > 1 else "token by token"

@@ -16,13 +16,13 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.errors import UserError
-from src.data.disk import whole_folder, writing_to
-from src.data.json_files import read_json, write_json
-from src.distillation.loss_scheduler import Stage
+from src.distillation.loss_schedule import Stage
 from src.models.forward import unwrapped
 from src.models.loading import in_one_line, load_saved, read_tensors
 from src.models.prompts import KEY, PROMPT_FILE
 from src.models.students import quiet
+from src.storage.atomic import whole_folder, writing_to
+from src.storage.json_files import read_json, write_json
 
 OPTIMIZER, STATE = "optimizer.pt", "run_state.json"
 NAME = re.compile(r"\w[-\w]*")  # of a checkpoint's folder: it leads nowhere else

@@ -22,21 +22,21 @@ from src.config.console import progress_bar, say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST, TEXT
 from src.config.errors import NotFiniteError, UserError
 from src.config.experiments import LossEntry, Schedule
-from src.data.batches import Batch, TokenizedDatasets, TokenizedSplit, chunks, epoch_order
 from src.distillation.capture import Layers, run
-from src.distillation.loss_scheduler import Stage, after_epoch, after_evaluation
+from src.distillation.loss_schedule import Stage, after_epoch, after_evaluation
 from src.distillation.objectives import Window, distillation_loss, term_names
 from src.distillation.student_targets import relabelled, student_writes
 from src.distillation.teachers import Teacher
-from src.evaluation import sanity
+from src.evaluation import health
 from src.evaluation.evaluate import Evaluation, Evaluator
 from src.evaluation.metrics import LIKELIHOOD_SCORES
 from src.models.forward import unwrapped
+from src.runs.folder import LOSSES, SCORES, RunFolder
+from src.tokens.batches import Batch, TokenizedDatasets, TokenizedSplit, chunks, epoch_order
 from src.training import checkpoints, rhythm
 from src.training.checkpoints import LAST, Best, RunState, StateFolder, Training
 from src.training.interrupts import Interrupted, StopRequests
-from src.training.ledger import GRADIENT_NORM, LOSS, SKIPPED, Ledger
-from src.training.tracking import LOSSES, SCORES, RunFolder
+from src.training.metric_buffer import GRADIENT_NORM, LOSS, SKIPPED, Ledger
 
 FORWARD = LossEntry(name="forward", forward_weight=1.0)  # plain fine-tuning: NLL of the labels
 NEVER_CHANGES = Schedule(name="no_scheduling")
@@ -411,17 +411,17 @@ class Trainer:
         """Say what looks wrong: that nothing is learnt, at the first evaluation; what is written, in the closing test;
         and texts that repeat themselves already when they do so on dev."""
         if is_final or self.state.n_rows == 1:
-            self._warn_of(split, sanity.of_likelihood(result.scores["nll"], len(self.training.tokenizer)))
+            self._warn_of(split, health.of_likelihood(result.scores["nll"], len(self.training.tokenizer)))
         if self.state.n_rows == 1:
-            self._warn_of(split, sanity.of_zeros(result.scores, result.predictions))
+            self._warn_of(split, health.of_zeros(result.scores, result.predictions))
         if is_final:
             columns = self.data.datasets[split]
-            self._warn_of(split, sanity.of_loops(result.predictions))
+            self._warn_of(split, health.of_loops(result.predictions))
             self._warn_of(
-                split, sanity.of_copying(result.predictions, columns[TEXT], columns[TARGET], self.evaluator.options)
+                split, health.of_copying(result.predictions, columns[TEXT], columns[TARGET], self.evaluator.options)
             )
         elif split == DEV:
-            self._warn_of(split, sanity.of_loops(result.predictions), once="loops")
+            self._warn_of(split, health.of_loops(result.predictions), once="loops")
 
     def _below_teacher(self, phase: Phase, dev: Evaluation) -> str | None:
         """A line on a student that is far below its live teacher after the first epoch, on the first rows of dev.
@@ -436,7 +436,7 @@ class Trainer:
             scores = self.evaluator.compare(
                 dev.predictions, teacher, self._split(DEV), self.data.datasets[DEV][TARGET], score
             )
-        return sanity.of_teacher(*scores, score, higher_is_better=self.config.higher_is_better)
+        return health.of_teacher(*scores, score, higher_is_better=self.config.higher_is_better)
 
     def _warn_of(self, subject: str, line: str | None, *, once: str | None = None) -> None:
         """Say a line, if there is one; what has the name `once` is said once per run."""
@@ -472,7 +472,7 @@ class Trainer:
         updates, skipped = state.losses.pop(UPDATES, 0), state.losses.get(SKIPPED, 0)
         counts = {GRADIENT_NORM: updates - skipped}  # the gradients of skipped updates have none
         means = {name: total / (counts.get(name, updates) or 1) for name, total in state.losses.items()}
-        self._warn_of(self.config.mixed_precision, sanity.of_skipped(skipped, updates, state.updates), once=SKIPPED)
+        self._warn_of(self.config.mixed_precision, health.of_skipped(skipped, updates, state.updates), once=SKIPPED)
         rate = self.training.scheduler.get_last_lr()[0]
         learnt = phase.losses[state.stage.index].name
         place = {"phase": state.phase, "learnt": learnt, "epoch": state.epoch, "step": state.steps_done - 1}

@@ -8,8 +8,8 @@ from src.config.console import say
 from src.config.constants import DEV, FT
 from src.config.errors import UserError
 from src.config.experiments import Experiment, load_experiment
-from src.config.values import shown
-from src.data.checks import Datasets
+from src.config.parsing import shown
+from src.data.schema import Datasets
 from src.distillation.teachers import Teacher
 from src.models.languages import known_languages
 from src.models.loading import tokenizer_settings

@@ -16,8 +16,8 @@ from src.config.arguments import SharedArguments, TrainingArguments
 from src.config.console import say
 from src.config.constants import DEV, FT, TARGET, TEST
 from src.config.errors import UserError
-from src.data.batches import Tokenization, TokenizedDatasets
-from src.data.checks import (
+from src.data.references import count_references, row_for_each_reference
+from src.data.schema import (
     Datasets,
     check_datasets,
     check_trainable,
@@ -25,14 +25,14 @@ from src.data.checks import (
     some_texts,
     training_splits,
 )
-from src.data.references import count_references, row_for_each_reference
 from src.data.splits import n_rows
-from src.data.unknown import check_characters_known
+from src.decoding.generate import decoding_of
+from src.decoding.trial import try_out
+from src.devices import memory
 from src.distillation.capture import keep_all_layers
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics, score_definitions
 from src.models.compiled import check_can_compile, compile_layers
-from src.models.decoding import decoding_of
 from src.models.generation_settings import apply_settings
 from src.models.languages import choose_languages
 from src.models.loading import (
@@ -44,12 +44,13 @@ from src.models.loading import (
     load_model,
     load_tokenizer,
 )
-from src.models.trial import try_out
-from src.training import checkpoints, dry_run, machine, rhythm
+from src.runs.folder import FINISHED, UNFINISHED, RunFolder, data_fingerprint, open_run
+from src.tokens.batches import Tokenization, TokenizedDatasets
+from src.tokens.unknown import check_characters_known
+from src.training import checkpoints, rhythm
 from src.training.checkpoints import Training
 from src.training.engine import FINAL, Phase, Trainer
 from src.training.interrupts import StopRequests
-from src.training.tracking import FINISHED, UNFINISHED, RunFolder, data_fingerprint, open_run
 
 MODEL_FOLDER = "model"
 SLOW = 1.5  # times as long as in float32, before it is worth a word
@@ -86,31 +87,23 @@ class Prepared:
     warmup: int
 
 
+def open_training_run(config: TrainingArguments, datasets: Datasets, task: Task) -> RunFolder:
+    """The output folder of a run with these flags and data. Raises UserError for one that holds something else."""
+    return open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets), **task.inputs})
+
+
 def train(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str, float]:
     """Train the task's model through its phases, test its best checkpoint, and return the test's scores.
 
-    All that can be wrong is found before weights are read, and before anything is written. A dry run ends there, with
-    a report; it has no scores.
+    All that can be wrong is found before weights are read, and before anything is written.
     """
-    run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets), **task.inputs})
-    if config.dry_run:
-        _dry_run(config, datasets, task, run)
-        return {}
+    run = open_training_run(config, datasets, task)
     with run.held():
         if run.status != FINISHED:
-            return _train(_prepare(config, datasets, task, run), datasets)
+            return _train(prepare_training(config, datasets, task, run), datasets)
         _tidy(run, keep=config.keep_checkpoint_after_test)
         _print_scores(run)
         return run.scores
-
-
-def _dry_run(config: TrainingArguments, datasets: Datasets, task: Task, run: RunFolder) -> None:
-    run.check_free()
-    dry_run.announce(config)
-    if run.status == FINISHED:
-        dry_run.report_finished(run)
-    else:
-        dry_run.report_training(_prepare(config, datasets, task, run))
 
 
 def _train(prepared: Prepared, datasets: Datasets) -> dict[str, float]:
@@ -121,7 +114,8 @@ def _train(prepared: Prepared, datasets: Datasets) -> dict[str, float]:
         return _finish(trainer, datasets)
 
 
-def _prepare(config: TrainingArguments, datasets: Datasets, task: Task, run: RunFolder) -> Prepared:
+def prepare_training(config: TrainingArguments, datasets: Datasets, task: Task, run: RunFolder) -> Prepared:
+    """Check flags, data and models, and load them: what is left to do is to train, or to report what it would take."""
     splits = _check(config, datasets)
     task.check()
     if config.compile:
@@ -234,7 +228,7 @@ def make_accelerator(config: SharedArguments) -> Accelerator:
     if config.mixed_precision != "no" and not accelerator.native_amp:  # accelerate says nothing of it
         say(f"--mixed_precision {config.mixed_precision}: not on a {accelerator.device.type}; float32 is used")
     flags = [f"--{name} bf16" for name in ("mixed_precision", "teacher_dtype") if getattr(config, name, "") == "bf16"]
-    slowness = machine.bfloat16_slowness(accelerator.device) if flags else 0.0
+    slowness = memory.bfloat16_slowness(accelerator.device) if flags else 0.0
     if slowness > SLOW:
         device = accelerator.device.type
         say(f"warning: {' '.join(flags)}: on this {device} a product takes {slowness:.0f} times as long as in float32")

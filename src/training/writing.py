@@ -17,12 +17,10 @@ from src.config.arguments import WritingArguments
 from src.config.console import progress_bar, say
 from src.config.constants import TEXT
 from src.config.errors import NotFiniteError, UserError
-from src.config.values import nearest
-from src.data.batches import Batch, Tokenization, TokenizedDatasets, chunks, longest_first
-from src.data.checks import Datasets, check_datasets, some_texts
-from src.data.json_files import append_json_line, read_json_lines
-from src.data.unknown import check_characters_known
-from src.models.decoding import Decoding, write_tokens
+from src.config.parsing import nearest
+from src.data.schema import Datasets, check_datasets, some_texts
+from src.decoding.generate import Decoding, write_tokens
+from src.decoding.trial import try_out
 from src.models.generation_settings import apply_settings
 from src.models.languages import choose_languages
 from src.models.loading import (
@@ -35,11 +33,12 @@ from src.models.loading import (
     load_tokenizer,
 )
 from src.models.prompts import warn_of_another_prompt
-from src.models.trial import try_out
-from src.training import dry_run
+from src.runs.folder import FINISHED, PARTIAL, UNFINISHED, RunFolder, data_fingerprint, open_run
+from src.storage.json_files import append_json_line, read_json_lines
+from src.tokens.batches import Batch, Tokenization, TokenizedDatasets, chunks, longest_first
+from src.tokens.unknown import check_characters_known
 from src.training.interrupts import Interrupted, StopRequests
 from src.training.session import make_accelerator
-from src.training.tracking import FINISHED, PARTIAL, UNFINISHED, RunFolder, data_fingerprint, open_run
 
 WriteBatch = Callable[[Batch, int], list]
 
@@ -164,36 +163,37 @@ class Job:
     make: Callable[[Writing, Path], str]
 
 
+def open_writing_run(config: WritingArguments, datasets: Datasets) -> RunFolder:
+    """The output folder of a run with these flags and data. Raises UserError for one that holds something else."""
+    return open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets)})
+
+
+def is_written(run: RunFolder, job: Job) -> bool:
+    """Whether a former run has written the job's file to its end."""
+    return run.status == FINISHED and (run.path / job.file).is_file()
+
+
 def write_file(config: WritingArguments, datasets: Datasets, job: Job) -> Path:
     """The run around a file that a model's writing goes to: checked first, made once, its path returned.
 
-    A finished run is not repeated; a dry run ends with a report. Raises UserError for what is wrong with flags, data
-    or model.
+    A finished run is not repeated. Raises UserError for what is wrong with flags, data or model.
     """
     chosen = chosen_splits(config, datasets, left_out=job.left_out)
-    run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets)})
+    run = open_writing_run(config, datasets)
     path = run.path / job.file
-    is_there = run.status == FINISHED and path.is_file()
-    if config.dry_run:
-        run.check_free()
-        dry_run.announce(config)
-        if is_there:
-            dry_run.report_finished(run)
-        else:
-            dry_run.report_writing(_prepare(config, job, run, chosen))
-        return path
     with run.held():
-        if is_there:
+        if is_written(run, job):
             line = "written already"
         else:
-            line = job.make(_prepare(config, job, run, chosen), path)
+            line = job.make(prepare_writing(config, job, run, chosen), path)
             run.finish({})
         run.tidy()
     say(f"{line}: {path}")
     return path
 
 
-def _prepare(config: WritingArguments, job: Job, run: RunFolder, chosen: Datasets) -> Writing:
+def prepare_writing(config: WritingArguments, job: Job, run: RunFolder, chosen: Datasets) -> Writing:
+    """Check the model and load it, for the splits that were chosen."""
     check_model_files(config.model_name, state_dict_path=config.checkpoint_path)
     check_lengths(config.model_name, config)
     return Writing(config, run, chosen, job.k_of(chosen), *job.load(chosen))

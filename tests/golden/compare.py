@@ -16,11 +16,11 @@ import torch
 from transformers import PreTrainedModel
 
 from src.config.experiments import KEYS, LAYERS, LOSS, LayerMap, LossEntry
-from src.data.batches import Batch
 from src.distillation.capture import run
 from src.distillation.objectives import Targets, Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
 from src.models.loading import load_model
+from src.tokens.batches import Batch
 
 VALUE_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE, GRADIENT_SHARE = 1e-6, 1e-3  # absolute, and relative to the recorded norm

@@ -7,7 +7,7 @@ from types import MappingProxyType
 from typing import Any
 
 from src.config.errors import UserError
-from src.config.values import nearest
+from src.config.parsing import nearest
 from src.data.references import Target, references_of
 from src.evaluation.metrics import bertscore, bleu, chrf, gleu, meteor, rouge, wer
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from src.config.console import progress_bar
 from src.config.errors import UserError, one_line
-from src.data.disk import append_bytes, atomic_write
+from src.storage.atomic import append_bytes, atomic_write
 
 try:
     import orjson

@@ -7,10 +7,10 @@ from math import ceil
 from src.config.console import say
 from src.config.constants import TARGET, TEXT
 from src.config.errors import UserError
-from src.config.values import shown
-from src.data.batches import Tokenization
-from src.data.checks import Datasets, training_splits
+from src.config.parsing import shown
 from src.data.references import first_references
+from src.data.schema import Datasets, training_splits
+from src.tokens.batches import Tokenization
 
 ROWS = 1_000  # of a split that are looked at, evenly spread over it
 FEW = 0.01  # of them that may be changed without a word

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from src.models.packed import packed, product
+from src.models.packed_linear import packed, product
 
 TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.01}  # of the largest logit; 1e-4 in float32
 CPU_CHUNK, ACCELERATOR_CHUNK = 2**23, 2**27  # logits at once: 33 MB, near the caches of a CPU; 537 MB

@@ -8,9 +8,9 @@ import numpy as np
 
 from src.config.arguments import TrainingArguments
 from src.config.constants import DEV, TEST
-from src.data.batches import TokenizedDatasets
-from src.data.lengths import Cuts, Lengths, percent
 from src.data.references import Target, first_references, references_of
+from src.tokens.batches import TokenizedDatasets
+from src.tokens.truncation import Cuts, Lengths, percent
 from src.training import rhythm
 from src.training.checkpoints import RunState
 from src.training.engine import Phase

@@ -15,7 +15,7 @@ from typing import IO
 
 from src.config.errors import UserError, one_line
 from src.config.signals import signals_wait
-from src.data.soft_lock import NO_LOCKS
+from src.storage.soft_lock import NO_LOCKS
 
 try:
     import fcntl

@@ -20,12 +20,12 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.console import say
 from src.config.errors import UserError
-from src.data.batches import Batch, pad_sequences
-from src.data.disk import whole_folder
-from src.data.json_files import read_json
-from src.models.decoding import Decoding
-from src.models.sampling import unknown_fields
+from src.decoding.generate import Decoding
+from src.decoding.sampling import unknown_fields
 from src.models.students import write_model_folder
+from src.storage.atomic import whole_folder
+from src.storage.json_files import read_json
+from src.tokens.batches import Batch, pad_sequences
 
 if TYPE_CHECKING:
     import ctranslate2

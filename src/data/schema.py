@@ -6,9 +6,9 @@ from typing import Any
 
 from src.config.constants import TARGET, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
-from src.config.values import shown
+from src.config.parsing import shown
 from src.data.references import has_several, references_of
-from src.data.stored import NestedColumn
+from src.data.soft_targets import NestedColumn
 
 logger = logging.getLogger(__name__)
 

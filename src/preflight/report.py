@@ -1,7 +1,6 @@
 """The report of a dry run: what a run that is ready to begin would do, on what, and what it would take."""
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from accelerate import Accelerator
@@ -11,13 +10,11 @@ from src.config.arguments import SharedArguments, TrainingArguments
 from src.config.console import say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST
 from src.config.errors import UserError
-from src.data.batches import TokenizedDatasets
+from src.devices import memory as machine
 from src.distillation.teachers import LiveTeacher, StoredTeacher
 from src.models.families import family_of, layer_counts
 from src.models.forward import unwrapped
-from src.training import machine, rhythm
-from src.training.engine import Phase, Trainer
-from src.training.preflight import (
+from src.preflight.estimates import (
     Looked,
     Memory,
     Part,
@@ -38,18 +35,15 @@ from src.training.preflight import (
     time_lines,
     work_of_phases,
 )
-from src.training.rehearsal import ROWS, Trained, needs_of_training, try_training, try_writing
-from src.training.tracking import UNFINISHED, RunFolder
-
-if TYPE_CHECKING:
-    from src.training.session import Prepared
-    from src.training.writing import Writing
+from src.preflight.measure import ROWS, Trained, needs_of_training, try_training, try_writing
+from src.runs.folder import UNFINISHED, RunFolder
+from src.tokens.batches import TokenizedDatasets
+from src.training import rhythm
+from src.training.engine import Phase, Trainer
+from src.training.session import Prepared
+from src.training.writing import Writing
 
 NOT_TIMED = ["not known: there is not enough memory for a step"]
-
-
-def announce(config: SharedArguments) -> None:
-    say(f"dry run of {config.script}: checks, loads and times a few steps; nothing is written")
 
 
 def report_finished(run: RunFolder) -> None:
@@ -58,7 +52,7 @@ def report_finished(run: RunFolder) -> None:
     _print([("run", [f"{run.path}: finished already, nothing is left to do", *([scores] if scores else [])])])
 
 
-def report_training(prepared: "Prepared") -> None:
+def report_training(prepared: Prepared) -> None:
     """Try out a run that is ready to train, and print what it would do and take."""
     trainer, state = prepared.trainer, prepared.trainer.state
     left = prepared.phases[state.phase :]
@@ -81,7 +75,7 @@ def report_training(prepared: "Prepared") -> None:
     _print(sections)
 
 
-def report_writing(writing: "Writing") -> None:
+def report_writing(writing: Writing) -> None:
     """Try out a run that is ready to write, and print what it would do and take."""
     config, writer, data = writing.config, writing.writer, writing.tokenized()
     n_targets = writing.n_targets
@@ -125,7 +119,7 @@ def _beginning(run: RunFolder, of_unfinished: str) -> str:
     return f"{run.path}: a new run" + ("" if run.path.is_dir() else ", in a folder that will be made")
 
 
-def _models(prepared: "Prepared") -> list[str]:
+def _models(prepared: Prepared) -> list[str]:
     trainer, phases = prepared.trainer, prepared.phases
     teacher = next((phase.teacher for phase in phases if any(entry.needs_teacher for entry in phase.losses)), None)
     ours = f"{prepared.name}: {_described(unwrapped(trainer.training.model))}"
@@ -184,7 +178,7 @@ def _data(data: TokenizedDatasets, rotations: Sequence[tuple[str, ...]], config:
     return [*lines, legend, *(["empty: targets of which nothing but EOS is left"] if empty else [])]
 
 
-def _work(prepared: "Prepared", works: Sequence[Work]) -> list[str]:
+def _work(prepared: Prepared, works: Sequence[Work]) -> list[str]:
     trainer, state = prepared.trainer, prepared.trainer.state
     left = prepared.phases[state.phase :]
     lines = []
@@ -250,7 +244,7 @@ def _time_of_training(trainer: Trainer, phases: Sequence[Phase], works: Sequence
     return [*time_lines(parts), f"not counted: {', '.join(left_out)}", *compiled]
 
 
-def _batches(writing: "Writing") -> str:
+def _batches(writing: Writing) -> str:
     size = writing.config.batch_size
     n = sum(rhythm.steps_in_epoch(len(columns["text"]), size) for columns in writing.datasets.values())
     return f"{plural(n, 'batch', 'batches')} of up to {plural(size, 'input')}"

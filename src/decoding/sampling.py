@@ -27,12 +27,12 @@ from transformers.generation import (
 )
 from transformers.modeling_outputs import BaseModelOutput
 
-from src.data.batches import Batch
-from src.models.caches import AttentionByInput, attends_fully, attention_by_input, growing_cache
+from src.decoding.kv_cache import AttentionByInput, attends_fully, attention_by_input, growing_cache
+from src.decoding.nucleus import Nucleus, draw
 from src.models.families import head_shape, knows_layers, layer_counts
 from src.models.generation_settings import NEUTRAL, settings_of
-from src.models.nucleus import Nucleus, draw
-from src.models.scores import OutputProjection, Scores, Seen, agree, output_projection
+from src.models.lazy_logits import OutputProjection, Scores, Seen, agree, output_projection
+from src.tokens.batches import Batch
 
 WORTH_LEAVING = 1 / 8  # share of ended rows at which the others are copied; 0.03 to 0.3 are about as fast
 

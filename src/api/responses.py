@@ -17,11 +17,11 @@ from typing import Any
 from src.config.console import progress_bar
 from src.config.constants import DEV, DEV_PPL, FINISH_REASON, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
-from src.data.checks import Columns, Datasets, kind
 from src.data.files import SPLIT_ALIASES, read_datasets
-from src.data.json_files import iterate_json_lines
 from src.data.references import Target
-from src.data.token_bytes import BYTE_TOKEN, REPLACEMENT, byte_of_character
+from src.data.schema import Columns, Datasets, kind
+from src.storage.json_files import iterate_json_lines
+from src.tokens.token_bytes import BYTE_TOKEN, REPLACEMENT, byte_of_character
 
 PREDICTION, TOKENS, LOGPROBS = "prediction", "tokens", "logprobs"
 RESPONSE, SPLIT = "response", "split"  # of a line of JSON Lines

@@ -23,12 +23,12 @@ from filelock import FileLock, Timeout
 from src.config.arguments import REPOSITORY, SharedArguments
 from src.config.console import say
 from src.config.errors import UserError
-from src.data.checks import Datasets
-from src.data.disk import append_bytes, atomic_write, check_output_folder, check_writable, is_locked
 from src.data.files import fingerprint, fingerprint_datasets
-from src.data.json_files import append_json_line, read_json, read_json_lines, write_json
 from src.data.references import Target
-from src.data.soft_lock import NO_LOCKS, SoftLock
+from src.data.schema import Datasets
+from src.storage.atomic import append_bytes, atomic_write, check_output_folder, check_writable, is_locked
+from src.storage.json_files import append_json_line, read_json, read_json_lines, write_json
+from src.storage.soft_lock import NO_LOCKS, SoftLock
 
 RUN, SCORES, LOSSES = "run.json", "eval_scores.csv", "train_losses.csv"
 GENERATIONS, GENERATION_LINES = "eval_generations.json", "eval_generations.jsonl"

@@ -19,9 +19,9 @@ from typing import Any
 from src.config.constants import TRAIN
 from src.config.errors import UserError, one_line
 from src.data import unpacked
-from src.data.checks import Columns, Datasets, kind
-from src.data.json_files import COMPRESSED, opened_text, parse_json, read_bytes, read_json
-from src.data.stored import NestedColumn
+from src.data.schema import Columns, Datasets, kind
+from src.data.soft_targets import NestedColumn
+from src.storage.json_files import COMPRESSED, opened_text, parse_json, read_bytes, read_json
 
 HUB_PREFIX = "hf:"
 HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer

@@ -24,12 +24,12 @@ from src.config.arguments import SharedArguments
 from src.config.console import progress_bar, say
 from src.config.constants import FINISH_REASON, IGNORE_INDEX, LENGTH, TARGET, TEXT
 from src.config.errors import UserError
-from src.config.values import shown
-from src.data.checks import Columns, Datasets, is_training_split
-from src.data.lengths import Cuts, Lengths, of_inputs, of_nothing, of_special_tokens, of_targets
-from src.data.literal import LiteralReader
+from src.config.parsing import shown
 from src.data.references import first_references
-from src.data.stored import LOGITS, TOKENS, StoredRow, StoredRows, pad_stored
+from src.data.schema import Columns, Datasets, is_training_split
+from src.data.soft_targets import LOGITS, TOKENS, StoredRow, StoredRows, pad_stored
+from src.tokens.literal import LiteralReader
+from src.tokens.truncation import Cuts, Lengths, of_inputs, of_nothing, of_special_tokens, of_targets
 
 if TYPE_CHECKING:
     from tokenizers import Encoding

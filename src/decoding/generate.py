@@ -15,12 +15,12 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from src.config.constants import LENGTH, STOP
 from src.config.errors import NotFiniteError
-from src.data.batches import Batch
+from src.decoding.diverse_beams import diverse_beam_search
+from src.decoding.nucleus import Nucleus
+from src.decoding.sampling import sample, warn_of_generate, why_not
 from src.models.compiled import as_it_is
-from src.models.diverse_beams import diverse_beam_search
-from src.models.nucleus import Nucleus
-from src.models.packed import packed_head
-from src.models.sampling import sample, warn_of_generate, why_not
+from src.models.packed_linear import packed_head
+from src.tokens.batches import Batch
 
 TOP_P = 0.95
 SAMPLING_TEMPERATURES = {"sampling": 1.0, "sampling_low": 0.75, "sampling_high": 1.5}

@@ -10,16 +10,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from src.api.alignment import Aligner
+from src.api.responses import ApiFile, ApiRow, Completion
 from src.config.constants import DEV, DEV_PPL, FT, GENERATED, TARGET, TEST, TEXT, TRAIN
 from src.config.errors import UserError
-from src.data.align_tokens import Aligner
-from src.data.api_logprobs import ApiFile, ApiRow, Completion
-from src.data.batches import Tokenization
-from src.data.checks import Datasets, is_training_split
 from src.data.pseudo_targets import Merge, concatenate, group_by_input, rotate, targets_per_input
 from src.data.references import references_of
+from src.data.schema import Datasets, is_training_split
+from src.data.soft_targets import LOGITS, TOKENS
 from src.data.splits import debug_rows
-from src.data.stored import LOGITS, TOKENS
+from src.tokens.batches import Tokenization
 
 logger = logging.getLogger(__name__)
 

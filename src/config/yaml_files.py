@@ -1,7 +1,7 @@
 """YAML files that people write, read without surprises: no tags, no repeated keys, and every scalar as its text.
 
 YAML 1.1 would make False of `mixed_precision: no` and a text of `learning_rate: 5e-05`; here the reader that knows the
-wanted type converts the text (src.config.values), so a file and the command line mean the same by the same word.
+wanted type converts the text (src.config.parsing), so a file and the command line mean the same by the same word.
 """
 
 from pathlib import Path

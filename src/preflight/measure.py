@@ -13,11 +13,11 @@ import torch
 
 from src.config.arguments import TrainingArguments
 from src.config.console import progress_bar
-from src.data.batches import TokenizedDatasets, TokenizedSplit, chunks, epoch_order, longest_first
+from src.devices import memory as machine
 from src.distillation.teachers import LiveTeacher
-from src.training import machine
+from src.preflight.estimates import Kind, Memory, Needs, memory_at_peak, nearest_to_mean
+from src.tokens.batches import TokenizedDatasets, TokenizedSplit, chunks, epoch_order, longest_first
 from src.training.engine import Phase, Trainer
-from src.training.preflight import Kind, Memory, Needs, memory_at_peak, nearest_to_mean
 
 if TYPE_CHECKING:
     from src.training.writing import Writing

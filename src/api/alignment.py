@@ -12,8 +12,7 @@ from itertools import accumulate
 from math import exp
 from typing import TYPE_CHECKING
 
-from src.config.errors import UserError
-from src.data.api_logprobs import (
+from src.api.responses import (
     Completion,
     Span,
     TeacherBytes,
@@ -23,7 +22,8 @@ from src.data.api_logprobs import (
     placed_text,
     read_tokens,
 )
-from src.data.token_bytes import ANCHOR, BYTE_TOKEN, TokenBytes
+from src.config.errors import UserError
+from src.tokens.token_bytes import ANCHOR, BYTE_TOKEN, TokenBytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase

@@ -1,0 +1,44 @@
+"""A stage's run, or with --dry_run True the report of what it would do and take."""
+
+from pathlib import Path
+
+from src.config.arguments import SharedArguments, TrainingArguments, WritingArguments
+from src.config.console import say
+from src.data.schema import Datasets
+from src.preflight.report import report_finished, report_training, report_writing
+from src.runs.folder import FINISHED
+from src.training.session import Task, open_training_run, prepare_training, train
+from src.training.writing import Job, chosen_splits, is_written, open_writing_run, prepare_writing, write_file
+
+
+def train_or_report(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str, float]:
+    """The test's scores of `train`; none after a report. Raises what `train` raises before it writes anything."""
+    if not config.dry_run:
+        return train(config, datasets, task)
+    run = open_training_run(config, datasets, task)
+    run.check_free()
+    _announce(config)
+    if run.status == FINISHED:
+        report_finished(run)
+    else:
+        report_training(prepare_training(config, datasets, task, run))
+    return {}
+
+
+def write_or_report(config: WritingArguments, datasets: Datasets, job: Job) -> Path:
+    """The path of the file that `write_file` writes. Raises what it raises before it writes anything."""
+    if not config.dry_run:
+        return write_file(config, datasets, job)
+    chosen = chosen_splits(config, datasets, left_out=job.left_out)
+    run = open_writing_run(config, datasets)
+    run.check_free()
+    _announce(config)
+    if is_written(run, job):
+        report_finished(run)
+    else:
+        report_writing(prepare_writing(config, job, run, chosen))
+    return run.path / job.file
+
+
+def _announce(config: SharedArguments) -> None:
+    say(f"dry run of {config.script}: checks, loads and times a few steps; nothing is written")
