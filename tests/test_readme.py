@@ -1,6 +1,7 @@
-"""The README: its commands parse, its flag tables are those of the arguments, its file map names real files."""
+"""README, CONTRIBUTING and docs: commands parse, pages that are generated are current, links and files are there."""
 
 import re
+import runpy
 import shlex
 from dataclasses import fields
 
@@ -15,9 +16,18 @@ from src.distillation.objectives import distillation_loss
 from src.distillation.student_targets import student_writes
 from src.training import engine
 
-README = (REPOSITORY / "README.md").read_text(encoding="utf-8")
-COMMANDS = re.findall(r"^ *python (\w+_main\.py) (.+)$", README, flags=re.MULTILINE)
-FLAG_LINES = re.findall(r"^\| `--(\w+)` \| (\S.*?) \| (.+) \|$", README, flags=re.MULTILINE)
+PAGES = {
+    str(path.relative_to(REPOSITORY)): path.read_text(encoding="utf-8")
+    for path in sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("benchmarks/*.md")])
+}
+README, OBJECTIVES, CONTRIBUTING = (PAGES[name] for name in ("README.md", "docs/objectives.md", "CONTRIBUTING.md"))
+COMMANDS = [
+    command
+    for name, page in PAGES.items()
+    if name == "README.md" or name.startswith("docs/")
+    for command in re.findall(r"^ *python (\w+_main\.py) (.+)$", page, flags=re.MULTILINE)
+]
+FLAG_LINES = re.findall(r"^\| `--(\w+)` \| (\S.*?) \| (.+) \|$", PAGES["docs/flags.md"], flags=re.MULTILINE)
 
 
 def test_there_are_commands_of_every_stage_of_the_road():
@@ -36,9 +46,9 @@ def test_every_command_parses(script, flags):
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
 def test_the_variant_of_the_readme(tiny_models, rotation_path, tmp_path, monkeypatch, family):
     """Half NLL, half logits at temperature 2, labels by the student on 30 % of the steps."""
-    (example,) = re.findall(r"```yaml\n(my_kd:.*?)```", README, flags=re.DOTALL)
+    (example,) = re.findall(r"```yaml\n(my_kd:.*?)```", OBJECTIVES, flags=re.DOTALL)
     (tmp_path / "my_kd.yaml").write_text(example, encoding="utf-8")
-    named = re.search(r"`kd_main.py (--experiment_config_path my_kd.yaml --experiment_config_key my_kd)", README)
+    named = re.search(r"`kd_main.py (--experiment_config_path my_kd.yaml --experiment_config_key my_kd)", OBJECTIVES)
     assert named
     monkeypatch.chdir(tmp_path)
     steps, losses = [], []
@@ -87,9 +97,27 @@ def test_no_table_names_a_flag_that_is_gone():
 
 
 def test_the_file_map_names_what_is_there():
-    map_ = README.split("## File map", 1)[1].split("```")[1]
+    map_ = CONTRIBUTING.split("## File map", 1)[1].split("```")[1]
     named = re.findall(r"\b[\w/]+\.(?:py|sh|md)\b", map_)
     assert len(named) >= 15
     for name in named:
-        places = [REPOSITORY, REPOSITORY / "src", REPOSITORY / "benchmarks", REPOSITORY / "tests"]
+        places = [REPOSITORY, REPOSITORY / "src", REPOSITORY / "benchmarks", REPOSITORY / "tests", REPOSITORY / "docs"]
         assert any((place / name).exists() for place in places), name
+
+
+@pytest.mark.parametrize(("script", "page"), [("make_flags", "flags.md"), ("make_pipeline", "pipeline.svg")])
+def test_pages_that_are_made_are_current(script, page):
+    made = runpy.run_path(str(REPOSITORY / "docs" / f"{script}.py"))
+    text = (made.get("page") or made["drawing"])()
+    assert (REPOSITORY / "docs" / page).read_text(encoding="utf-8") == text, f"run python docs/{script}.py"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page):
+    folder = (REPOSITORY / page).parent
+    for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", PAGES[page]):
+        assert "://" in target or (folder / target).exists(), target
+
+
+def test_the_readme_is_short():
+    assert len(README.splitlines()) < 200

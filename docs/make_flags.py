@@ -1,0 +1,60 @@
+"""Write docs/flags.md: every flag of every script, from the dataclasses of src/config/arguments.py."""
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+
+FOLDER = Path(__file__).resolve().parent
+sys.path.insert(0, str(FOLDER.parent))
+
+from src.config import arguments  # noqa: E402  (found by the line above)
+
+HEAD = """# Every flag
+
+Generated from `src/config/arguments.py` by `python docs/make_flags.py`; `--help` on every script says the same.
+
+Booleans are written `True` or `False`; lists are separated by blanks. `--config FILE.yaml`, on every script, holds
+flags by the same names, and the command line wins.
+"""
+TITLES = {  # in the order of the page; a class not named here says its script
+    arguments.PrepareArguments: None,
+    arguments.CreateStudentArguments: None,
+    arguments.SharedArguments: "Scripts that train or write",
+    arguments.TrainingArguments: "Scripts that train",
+    arguments.FineTuneArguments: None,
+    arguments.WritingArguments: "Scripts that write",
+    arguments.GenerateArguments: None,
+    arguments.SimulateApiArguments: None,
+    arguments.DistillStoredArguments: "Scripts that distill",
+    arguments.DistillArguments: None,
+}
+
+
+def page() -> str:
+    """The whole page."""
+    return "\n".join([HEAD, *(_section(kind, title) for kind, title in TITLES.items())])
+
+
+def _section(kind: type[arguments.Arguments], title: str | None) -> str:
+    """The flags that a class of arguments adds to, or changes of, those it inherits."""
+    scripts = sorted({each.script for each in TITLES if issubclass(each, kind) and hasattr(each, "script")})
+    named = ", ".join(f"`{script}`" for script in scripts)
+    heading = named if title is None else f"{title}: {named}"
+    rows = [_row(each) for each in fields(kind) if each.name in vars(kind).get("__annotations__", {})]
+    return "\n".join([f"## {heading}\n", "| flag | default | meaning |", "|---|---|---|", *rows, ""])
+
+
+def _row(flag) -> str:
+    default = "required" if flag.default is arguments.REQUIRED else f"`{_shown(flag.default)}`"
+    choices = flag.metadata["limits"]["choices"]
+    named = ", ".join(f"`{choice}`" if choice else '`""`' for choice in choices or ())
+    one_of = f" One of: {named}." if named else ""
+    return f"| `--{flag.name}` | {default} | {flag.metadata['sentence']}{one_of} |"
+
+
+def _shown(value: object) -> str:
+    return f'"{value}"' if isinstance(value, str) else str(value)
+
+
+if __name__ == "__main__":
+    (FOLDER / "flags.md").write_text(page(), encoding="utf-8")
