@@ -1,8 +1,5 @@
 """Stage: distil a live teacher into a student, one training split per epoch."""
 
-import json
-from dataclasses import asdict
-
 import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
@@ -51,7 +48,7 @@ def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experimen
         phases,
         state_dict_path=config.student_state_dict_path,
         check=lambda: _check(config, datasets, experiment),
-        inputs={"experiment_config_key": json.loads(json.dumps(asdict(experiment)))},
+        inputs={"experiment_config_key": experiment.as_json()},
     )
     return train_or_report(config, datasets, task)
 

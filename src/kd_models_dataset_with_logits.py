@@ -1,8 +1,5 @@
 """Stage: distil a teacher of whom log-probabilities are stored with the data (an API's, for example)."""
 
-import json
-from dataclasses import asdict
-
 from src.config.arguments import DistillStoredArguments
 from src.config.errors import UserError
 from src.config.experiments import Experiment, LossEntry
@@ -32,7 +29,7 @@ def train_kd(config: DistillStoredArguments, datasets: Datasets, experiment: Exp
         lambda _accelerator, _tokenizer, splits: distillation_phases(config, experiment, splits, StoredTeacher()),
         state_dict_path=config.student_state_dict_path,
         check=check,
-        inputs={"experiment_config_key": json.loads(json.dumps(asdict(experiment)))},
+        inputs={"experiment_config_key": experiment.as_json()},
     )
     return train_or_report(config, datasets, task)
 

@@ -18,6 +18,7 @@ from accelerate.state import AcceleratorState
 from hypothesis import settings
 
 from src.config import arguments
+from src.config.divergences import DIVERGENCES, divergence, expectation
 from src.models.families import Sizes
 from src.models.loading import load_tokenizer
 from src.models.students import build_from_scratch, train_tokenizer, write_model_folder
@@ -157,3 +158,15 @@ def fresh_accelerator():
     AcceleratorState._reset_state(reset_partial_state=True)
     yield
     AcceleratorState._reset_state(reset_partial_state=True)
+
+
+@pytest.fixture
+def new_divergence():
+    """`reverse_kl`, as somebody would add it, and gone afterwards."""
+
+    @divergence("reverse_kl", words="reverse KL", paper="Gu et al., 2024, arXiv 2306.08543")
+    def reverse_kl(student, teacher):
+        return expectation(student, student - teacher)
+
+    yield reverse_kl
+    del DIVERGENCES["reverse_kl"]

@@ -19,7 +19,7 @@ from src.config.errors import UserError
 from src.config.experiments import LossEntry
 from src.decoding.generate import decoding_of, write_tokens
 from src.distillation.capture import HeadStates, States, run
-from src.distillation.losses import kl_rows
+from src.distillation.losses import divergence_rows
 from src.distillation.objectives import Window, distillation_loss, term_names
 from src.distillation.relations import regrouped
 from src.distillation.student_targets import student_writes
@@ -572,11 +572,11 @@ def test_padded_vocabularies_are_compared_over_the_shared_tokens():
     uniform = torch.zeros(1, 3)
     more = torch.tensor([[5.0, -1.0]])
     expected = torch.tensor([3.0]).log() - 1.5 * torch.tensor([2.0]).log()  # log 3 − entropy
-    torch.testing.assert_close(kl_rows(uniform, shared), expected)
-    torch.testing.assert_close(kl_rows(torch.cat([uniform, more], dim=1), shared), expected)
-    torch.testing.assert_close(kl_rows(uniform, torch.cat([shared, more], dim=1)), expected)
+    torch.testing.assert_close(divergence_rows(uniform, shared), expected)
+    torch.testing.assert_close(divergence_rows(torch.cat([uniform, more], dim=1), shared), expected)
+    torch.testing.assert_close(divergence_rows(uniform, torch.cat([shared, more], dim=1)), expected)
     student = torch.cat([uniform, more], dim=1).requires_grad_()
-    kl_rows(student, shared).sum().backward()
+    divergence_rows(student, shared).sum().backward()
     torch.testing.assert_close(student.grad, torch.tensor([[1 / 3 - 1 / 2, 1 / 3 - 1 / 4, 1 / 3 - 1 / 4, 0, 0]]))
 
 

@@ -9,22 +9,20 @@ from test_forward import CONTEXTS, TARGETS, batch_for
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 
 from src.config.constants import IGNORE_INDEX
+from src.config.divergences import DIVERGENCES
 from src.config.errors import UserError
 from src.config.experiments import Experiment, LayerMap, LossEntry, Schedule
 from src.distillation.capture import HeadStates, States, check_comparable, run
-from src.distillation.losses import kl_rows
+from src.distillation.losses import divergence_rows
 from src.distillation.objectives import (
     OBJECTIVES,
-    ROW_OBJECTIVES,
     Targets,
     Window,
     distillation_loss,
     objective,
-    row_objective,
     term_names,
 )
 from src.distillation.teachers import LiveTeacher
-from src.distillation.vocabulary_loss import RowTerm
 from src.models.families import Sizes, family_to_build
 from src.models.forward import target_labels, target_logits
 from src.models.lazy_logits import Scores
@@ -76,7 +74,7 @@ def two_states(n_rows: int, vocabulary: int = 7) -> tuple[States, States]:
 def test_kl_is_the_mean_over_a_targets_tokens_and_then_over_targets():
     batch = batch_with(labels_of(LENGTHS))
     student, teacher = two_states(sum(LENGTHS))
-    rows = kl_rows(student.scores.logits, teacher.scores.logits).detach().split(LENGTHS)
+    rows = divergence_rows(student.scores.logits, teacher.scores.logits).detach().split(LENGTHS)
     expected = sum(row.mean() for row in rows) / 3
     loss, _ = distillation_loss(student, teacher, batch, LOGITS, window_of(batch))
     torch.testing.assert_close(loss.detach(), expected)
@@ -347,22 +345,17 @@ def test_a_new_objective_is_one_function(monkeypatch):
     torch.testing.assert_close(loss, student.scores.logits.sum() * (1 + 3 * 5) / 2)
 
 
-def test_a_new_objective_over_the_vocabulary_is_one_function(monkeypatch):
+def test_a_new_divergence_is_one_function(new_divergence):
     """Reverse KL (Gu et al., 2024), in no fused form, beside the NLL."""
-    monkeypatch.setitem(ROW_OBJECTIVES, "logits", None)  # put back afterwards
-
-    @row_objective("logits")
-    def reverse_kl(targets, entry, window):
-        return RowTerm(lambda student, teacher, _: kl_rows(teacher, student), torch.ones_like(targets.labels).double())
-
     batch = batch_with(labels_of(LENGTHS))
     student, teacher = two_states(sum(LENGTHS))
-    loss, terms = distillation_loss(student, teacher, batch, BOTH, window_of(batch), {"logits": 3.0})
-    labels = target_labels(batch)
-    expected_kl = kl_rows(teacher.scores.logits, student.scores.logits).sum()
-    expected_nll = F.cross_entropy(student.scores.logits, labels)
-    torch.testing.assert_close(terms, {"forward": expected_nll.detach(), "logits": expected_kl.detach()})
-    expected = BOTH.forward_weight * expected_nll + BOTH.logits_weight * 3 * expected_kl
+    entry = LossEntry(name="mine", forward_weight=0.5, divergences=(("reverse_kl", 2.0),))
+    loss, terms = distillation_loss(student, teacher, batch, entry, window_of(batch), {"reverse_kl": 3.0})
+    rows = divergence_rows(teacher.scores.logits, student.scores.logits)
+    expected_kl = sum(part.mean() for part in rows.split(LENGTHS)) / len(LENGTHS)
+    expected_nll = F.cross_entropy(student.scores.logits, target_labels(batch))
+    torch.testing.assert_close(terms, {"forward": expected_nll.detach(), "reverse_kl": expected_kl.detach()})
+    expected = 0.5 * expected_nll + 2 * 3 * expected_kl
     torch.testing.assert_close(loss, expected)
     torch.testing.assert_close(*(torch.autograd.grad(each, student.scores.rows)[0] for each in (loss, expected)))
 
@@ -474,7 +467,7 @@ def test_a_layer_that_a_model_lacks_is_refused_by_name(entry, family, layers, sa
 )
 def test_what_can_be_compared_is_not_refused(entry, family, layers):
     compare(entry, family, LayerMap(**layers))
-    assert set(entry.weights) <= set(OBJECTIVES) | set(ROW_OBJECTIVES)
+    assert set(entry.weights) <= {"forward", *OBJECTIVES, *DIVERGENCES}
 
 
 def test_heads_that_cannot_be_regrouped_are_refused():

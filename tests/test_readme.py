@@ -12,6 +12,7 @@ from tiny_runs import kd_flags
 import kd_main
 from src.config.arguments import REPOSITORY, REQUIRED
 from src.config.cli import explicit_flags, parse
+from src.config.divergences import DIVERGENCES
 from src.distillation.objectives import distillation_loss
 from src.distillation.student_targets import student_writes
 from src.training import engine
@@ -117,6 +118,12 @@ def test_links_lead_somewhere(page):
     folder = (REPOSITORY / page).parent
     for target in re.findall(r"\]\(([^)#\s]+)(?:#[^)]*)?\)", PAGES[page]):
         assert "://" in target or (folder / target).exists(), target
+
+
+@pytest.mark.parametrize("name", DIVERGENCES)
+def test_every_divergence_stands_in_the_docs_with_its_paper(name):
+    row = next(line for line in OBJECTIVES.splitlines() if line.startswith(f"| `{name}_weight` |"))
+    assert DIVERGENCES[name].paper in row
 
 
 def test_the_readme_is_short():

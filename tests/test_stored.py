@@ -21,7 +21,7 @@ from src.config.experiments import LossEntry
 from src.data.files import read_datasets
 from src.data.soft_targets import NestedColumn, StoredRows, pad_stored
 from src.distillation.capture import run
-from src.distillation.losses import kl_rows, stored_kl_rows
+from src.distillation.losses import divergence_rows, stored_divergence_rows
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher, StoredTeacher
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
@@ -48,8 +48,8 @@ def logits(n: int = 5, v: int = 11, seed: int = 0) -> tuple[torch.Tensor, torch.
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5, -0.8])
 def test_all_tokens_stored_is_the_plain_kl(temperature):
     student, teacher = logits()
-    ours = stored_kl_rows(student, *everything(teacher), temperature=temperature)
-    plain = kl_rows(student, teacher, temperature)
+    ours = stored_divergence_rows(student, *everything(teacher), temperature=temperature)
+    plain = divergence_rows(student, teacher, temperature)
     torch.testing.assert_close(ours, plain, **CLOSE)
     first, second = (torch.autograd.grad(rows.sum(), student)[0] for rows in (ours, plain))
     torch.testing.assert_close(first, second, **CLOSE)
@@ -58,8 +58,8 @@ def test_all_tokens_stored_is_the_plain_kl(temperature):
 @pytest.mark.parametrize("missing", ["zero", "bucket"])
 def test_nothing_is_missing_of_all_tokens(missing):
     student, teacher = logits()
-    ours = stored_kl_rows(student, *everything(teacher), missing_mass=missing)
-    torch.testing.assert_close(ours, kl_rows(student, teacher), atol=1e-5, rtol=1e-4)
+    ours = stored_divergence_rows(student, *everything(teacher), missing_mass=missing)
+    torch.testing.assert_close(ours, divergence_rows(student, teacher), atol=1e-5, rtol=1e-4)
 
 
 def top(teacher: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -85,7 +85,7 @@ def dense_reference(student: torch.Tensor, ids: torch.Tensor, logs: torch.Tensor
 def test_missing_mass_is_that_of_a_dense_reference(missing, k):
     student, teacher = logits(n=7)
     ids, logs = top(teacher, k)
-    ours = stored_kl_rows(student, ids, logs, missing_mass=missing)
+    ours = stored_divergence_rows(student, ids, logs, missing_mass=missing)
     expected = dense_reference(student, ids, logs, missing)
     torch.testing.assert_close(ours.double(), expected, atol=1e-5, rtol=1e-4)
     first, second = (torch.autograd.grad(rows.sum(), student)[0] for rows in (ours, expected))
@@ -97,10 +97,10 @@ def test_missing_mass_is_that_of_a_dense_reference(missing, k):
 def test_an_absent_entry_changes_nothing(missing):
     student, teacher = logits()
     ids, logs = top(teacher, 3)
-    expected = stored_kl_rows(student, ids, logs, missing_mass=missing)
+    expected = stored_divergence_rows(student, ids, logs, missing_mass=missing)
     padded_ids = torch.cat([ids, torch.zeros(5, 2, dtype=torch.long)], 1)
     padded = torch.cat([logs, torch.full((5, 2), -torch.inf)], 1)
-    ours = stored_kl_rows(student, padded_ids, padded, missing_mass=missing)
+    ours = stored_divergence_rows(student, padded_ids, padded, missing_mass=missing)
     torch.testing.assert_close(ours, expected)
     assert torch.autograd.grad(ours.sum(), student)[0].isfinite().all()
 
@@ -109,13 +109,13 @@ def test_an_absent_entry_changes_nothing(missing):
 def test_a_hard_label_is_the_nll(missing):
     student, _ = logits()
     labels = torch.tensor([3, 0, 10, 5, 5])
-    ours = stored_kl_rows(student, labels[:, None], torch.zeros(5, 1), missing_mass=missing)
+    ours = stored_divergence_rows(student, labels[:, None], torch.zeros(5, 1), missing_mass=missing)
     torch.testing.assert_close(ours, F.cross_entropy(student, labels, reduction="none"), atol=1e-4, rtol=1e-4)
 
 
 def test_a_student_that_has_nothing_left_for_the_bucket_is_finite():
     student = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
-    rows = stored_kl_rows(student, torch.tensor([[0]]), torch.tensor([[-0.5]]), missing_mass="bucket")
+    rows = stored_divergence_rows(student, torch.tensor([[0]]), torch.tensor([[-0.5]]), missing_mass="bucket")
     assert rows.isfinite().all() and rows > 0
     assert torch.autograd.grad(rows.sum(), student)[0].isfinite().all()
 
@@ -136,7 +136,7 @@ def test_no_tensor_of_the_teacher_has_the_size_of_the_vocabulary(monkeypatch):
     for missing in ("drop", "zero", "bucket"):
         sizes.clear()
         with Watch():
-            stored_kl_rows(student, ids, logs, missing_mass=missing)
+            stored_divergence_rows(student, ids, logs, missing_mass=missing)
         assert set(sizes) <= {"log_softmax", "float"}
 
 
@@ -238,6 +238,41 @@ def store(teacher: str, datasets: dict, k: int | None, max_labels_length: int = 
 def stored_flags(model: str, data: Path, out: Path, **flags) -> list[str]:
     named = {"student_name": model, "dataset_path": data, "output_dir": out, "experiment_config_key": "logits_kd"}
     return argv({**TINY, **named, **flags})
+
+
+REVERSE = """
+mine: {name: mine, layer: last, scheduling: none, losses: [both]}
+both: {forward_weight: 0.5, reverse_kl_weight: 2}
+last: {student_dec_sa_layer: -1}
+none: {keep_last: True}
+"""
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_a_new_divergence_goes_the_whole_road(new_divergence, tiny_models, rotation_path, tmp_path, family, capsys):
+    """One function; its YAML key, its column and its line in --list_experiments follow, live and stored alike."""
+    data, experiments = tmp_path / "stored.json", tmp_path / "mine.yaml"
+    data.write_text(
+        json.dumps(store(tiny_models[family]["teacher"], json.loads(Path(rotation_path).read_text()), None))
+    )
+    experiments.write_text(REVERSE)
+    named = {"experiment_config_path": experiments, "experiment_config_key": "mine"}
+    with pytest.raises(SystemExit):
+        kd_main.main(["--list_experiments", "True", "--experiment_config_path", str(experiments)])
+    assert capsys.readouterr().out.splitlines()[-1] == "mine  0.5 NLL + 2 reverse KL"
+    flags = {"epochs": 2, "optimizer_eps": 1e-4, **named}
+    kd_main.main(kd_flags(tiny_models[family], rotation_path, tmp_path / "live", **flags))
+    kd_dataset_with_logits_main.main(stored_flags(tiny_models[family]["student"], data, tmp_path / "kd", **flags))
+    live, ours = (rows(tmp_path / out, "train_losses.csv") for out in ("live", "kd"))
+    assert live and len(live) == len(ours)
+    for first, second in zip(live, ours, strict=True):
+        assert float(first["reverse_kl"]) > 0
+        assert float(second["reverse_kl"]) == pytest.approx(float(first["reverse_kl"]), rel=1e-3)
+        total = 0.5 * float(first["forward"]) + 2 * float(first["reverse_kl"])
+        assert float(first["loss"]) == pytest.approx(total, rel=1e-4)
+    experiments.write_text(REVERSE.replace("reverse_kl_weight", "revers_kl_weight"))
+    with pytest.raises(UserError, match="unknown key 'revers_kl_weight'; nearest: 'reverse_kl_weight'"):
+        kd_main.main(kd_flags(tiny_models[family], rotation_path, tmp_path / "no", **named))
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])

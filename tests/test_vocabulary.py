@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from src.distillation.losses import kl_rows, nll_and_kl_, nll_rows, stored_kl_rows, to_weights_
+from src.distillation.losses import divergence_rows, nll_and_kl_, nll_rows, stored_divergence_rows, to_weights_
 from src.distillation.vocabulary_loss import RowTerm, weighed_sum
 from src.models import lazy_logits
 from src.models.lazy_logits import OutputProjection, Scores
@@ -26,11 +26,11 @@ NLL = RowTerm(lambda student, _, labels: nll_rows(student, labels), random(N, se
 def kl(temperature: float = 1.0) -> RowTerm:
     fused = "kl" if temperature > 0 else None
     per_row = random(N, seed=2).abs()
-    return RowTerm(lambda s, t, _: kl_rows(s, t, temperature), per_row, 1.3, fused, temperature)
+    return RowTerm(lambda s, t, _: divergence_rows(s, t, temperature), per_row, 1.3, fused, temperature)
 
 
 def stored(**how) -> RowTerm:
-    return RowTerm(lambda s, t, _: stored_kl_rows(s, t.ids, t.logs, **how), random(N, seed=2).abs(), 1.3)
+    return RowTerm(lambda s, t, _: stored_divergence_rows(s, t.ids, t.logs, **how), random(N, seed=2).abs(), 1.3)
 
 
 LIVE = Scores(random(N, 4, seed=5), OutputProjection(random(V, 4, seed=6), random(V, seed=7)))
@@ -147,7 +147,7 @@ def test_logits_of_minus_infinity():
     student, teacher = random(3, V, seed=1), random(3, V, seed=2)
     teacher[0, 5] = student[1, 6] = teacher[1, 6] = student[2, 7] = -torch.inf
     weights = {"kl": torch.ones(3, dtype=torch.float64)}
-    expected = kl_rows(student, teacher)
+    expected = divergence_rows(student, teacher)
     losses, gradient = nll_and_kl_(student.clone(), teacher.clone(), LABELS[:3], weights)
     torch.testing.assert_close(losses["kl"], expected)
     assert torch.isfinite(expected).tolist() == [True, True, False]
@@ -278,7 +278,7 @@ def test_stored_tokens_stay_sparse():
 
     def loss(student, teacher, labels):
         seen.append(tuple(teacher.ids.shape))
-        return stored_kl_rows(student, teacher.ids, teacher.logs)
+        return stored_divergence_rows(student, teacher.ids, teacher.logs)
 
     weighed_sum(student_of("plain")[0], STORED, LABELS, [RowTerm(loss, torch.ones(N).double())])
     assert seen == [(N, K)]

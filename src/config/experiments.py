@@ -3,12 +3,14 @@
 An entry is an experiment, a loss, a layer map or a schedule; its keys say which. Experiments name the other entries.
 """
 
+import json
 from collections.abc import Callable, Collection, Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
 from src.config.console import say
+from src.config.divergences import DIVERGENCES
 from src.config.errors import UserError
 from src.config.parsing import check_value, convert, nearest
 
@@ -18,7 +20,7 @@ PATIENCE, EPOCHS_PER_LOSS = "n_patience_epochs", "epochs_per_loss"  # numbers of
 
 @dataclass(frozen=True, kw_only=True)
 class LossEntry:
-    """What one loss weighs: SPEC §4's terms, and on which share of the steps the student writes the labels itself.
+    """What one loss weighs, and on which share of the steps the student generates the labels itself.
 
     generate_...: how it samples them; top_k 0: from any number of tokens.
     """
@@ -37,13 +39,14 @@ class LossEntry:
     generate_top_p: float = 0.95
     generate_top_k: int = 0
     missing_mass: str = "drop"
+    divergences: tuple[tuple[str, float], ...] = ()  # names and weights of those in DIVERGENCES that have no field here
 
     @property
     def weights(self) -> dict[str, float]:
-        """The terms that count, by name: a subset of forward, logits, hidden and attention_relation."""
-        terms = ("forward", "logits", "hidden", "attention_relation")
-        weights = {term: getattr(self, f"{term}_weight") for term in terms}
-        return {term: weight for term, weight in weights.items() if weight}
+        """The objectives that count, by name: forward, divergences, hidden and attention_relation."""
+        names = ("forward", *DIVERGENCES, "hidden", "attention_relation")
+        weights = {name: getattr(self, f"{name}_weight", 0.0) for name in names} | dict(self.divergences)
+        return {name: weight for name, weight in weights.items() if weight}
 
     @property
     def compares_layers(self) -> bool:
@@ -119,20 +122,24 @@ class Experiment:
         """Whether any of the losses compares the student with a teacher."""
         return any(loss.needs_teacher for loss in self.losses)
 
+    def as_json(self) -> dict[str, Any]:
+        """The experiment as run.json has it: what is no divergence of a loss is not named."""
+        written = json.loads(json.dumps(asdict(self)))
+        for loss in written["losses"]:
+            if not loss["divergences"]:
+                del loss["divergences"]
+        return written
+
 
 MISSING_MASS = ("drop", "zero", "bucket")  # of a stored teacher: what the tokens that are not stored count for
 LOSS, LAYERS, SCHEDULE, EXPERIMENT = "loss", "layer map", "schedule", "experiment"
 ENTRY_CLASSES: Mapping[str, type[Any]] = {LOSS: LossEntry, LAYERS: LayerMap, SCHEDULE: Schedule}
 EXPERIMENT_KEYS = ("name", "layer", "scheduling", "losses")
 KEYS: Mapping[str, tuple[str, ...]] = {
-    kind: tuple(each.name for each in fields(entry_class) if each.name != "name")
+    kind: tuple(each.name for each in fields(entry_class) if each.name not in ("name", "divergences"))
     for kind, entry_class in ENTRY_CLASSES.items()
 } | {EXPERIMENT: EXPERIMENT_KEYS}
 LIMITS: Mapping[str, Mapping[str, Any]] = {
-    "forward_weight": {"minimum": 0},
-    "logits_weight": {"minimum": 0},
-    "hidden_weight": {"minimum": 0},
-    "attention_relation_weight": {"minimum": 0},
     "generate_labels_weight": {"minimum": 0, "maximum": 1},
     "generate_temperature": {"above": 0},
     "generate_top_p": {"above": 0, "maximum": 1},
@@ -143,6 +150,16 @@ LIMITS: Mapping[str, Mapping[str, Any]] = {
     "change_every_n_evaluation_steps": {"minimum": 1},
     "change_no_improvements_for": {"minimum": 1},
 }
+
+
+def keys_of(kind: str) -> tuple[str, ...]:
+    """The keys that an entry of this kind may hold; a loss, a weight for each divergence."""
+    own = KEYS[kind]
+    return own if kind != LOSS else (*own, *(key for key in map(_weight, DIVERGENCES) if key not in own))
+
+
+def _weight(name: str) -> str:
+    return f"{name}_weight"
 
 
 def load_experiments(path: Path) -> dict[str, Experiment]:
@@ -207,16 +224,13 @@ def describe(experiment: Experiment) -> str:
 
 
 def _describe_loss(loss: LossEntry) -> str:
-    names = {
-        "forward": "NLL",
-        "logits": "logits KL",
-        "hidden": "hidden relations",
-        "attention_relation": "attention relations",
-    }
+    support = ""
     if loss.temperature < 0:
-        names["logits"] += f" to the top-{-loss.temperature:g} nucleus"
+        support = f" to the top-{-loss.temperature:g} nucleus"
     elif loss.temperature != 1:
-        names["logits"] += f" at T {loss.temperature:g}"
+        support = f" at T {loss.temperature:g}"
+    names = {name: f"{each.words}{support}" for name, each in DIVERGENCES.items()}
+    names |= {"forward": "NLL", "hidden": "hidden relations", "attention_relation": "attention relations"}
     for term in ("hidden", "attention_relation"):
         names[term] += f" ({'KL' if loss.kl_loss else 'RMSE'})"
     said = " + ".join(
@@ -249,23 +263,30 @@ def _kind(entry: Any, where: str) -> str:
     """Which kind of entry this is: the one that knows most of its keys; a key that it does not know is refused."""
     if not isinstance(entry, dict) or not entry:
         raise UserError(f"{where}: must hold the keys of an experiment, a loss, a layer map or a schedule")
-    every_key = [key for keys in KEYS.values() for key in keys]
+    every_key = [key for kind in KEYS for key in keys_of(kind)]
     meant = [nearest(key, every_key) for key in entry]
 
     def familiar(kind: str) -> tuple[int, int]:
-        return sum(key in KEYS[kind] for key in entry), sum(key in KEYS[kind] for key in meant)
+        return sum(key in keys_of(kind) for key in entry), sum(key in keys_of(kind) for key in meant)
 
     kind = max(KEYS, key=familiar)
     for key in entry:
-        if key not in KEYS[kind]:
-            _refuse_unknown("key", key, KEYS[kind], where)
+        if key not in keys_of(kind):
+            _refuse_unknown("key", key, keys_of(kind), where)
     return kind
 
 
 def _loss(key: str, raw: dict[str, Any], where: str) -> LossEntry:
-    loss = LossEntry(name=key, **_values(LossEntry, raw, where))
+    own = {name: written for name, written in raw.items() if name in KEYS[LOSS]}
+    divergences = tuple(
+        (name, _value(_weight(name), raw[_weight(name)], float, f"{where}.{_weight(name)}"))
+        for name in DIVERGENCES
+        if _weight(name) in raw.keys() - own.keys()
+    )
+    loss = LossEntry(name=key, divergences=divergences, **_values(LossEntry, own, where))
     if not loss.weights:
-        raise UserError(f"{where}: all weights are 0; give at least one of {', '.join(KEYS[LOSS][:4])}")
+        weights = [name for name in keys_of(LOSS) if name.endswith("_weight") and not name.startswith("generate")]
+        raise UserError(f"{where}: all weights are 0; give at least one of {', '.join(weights)}")
     if loss.temperature == 0:
         raise UserError(f"{where}.temperature: must not be 0; -p (p from 0 to 1) cuts to the top-p nucleus")
     if loss.missing_mass != "drop" and loss.temperature != 1:
@@ -337,5 +358,5 @@ def _value(name: str, written: Any, annotation: Any, where: str) -> Any:
             return written
         annotation = int | None
     value = convert(written, annotation, where)
-    check_value(value, LIMITS.get(name, {}), where)
+    check_value(value, LIMITS.get(name, {"minimum": 0} if name.endswith("_weight") else {}), where)
     return value

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 
+from src.config.divergences import Compute, forward_kl
 from src.models.lazy_logits import at_least_float32
 
 READS_ARE_FREE = ("cpu",)  # devices whose results the host need not wait for
@@ -21,29 +22,37 @@ def nll_rows(logits: Tensor, labels: Tensor) -> Tensor:
     return F.cross_entropy(at_least_float32(logits), labels, reduction="none")
 
 
-def kl_rows(student: Tensor, teacher: Tensor, temperature: float = 1.0) -> Tensor:
-    """(N,) KL(teacher ‖ student) of logits (N, V) each, at temperature T and times T² (Hinton et al., 2015).
+def divergence_rows(
+    student: Tensor, teacher: Tensor, temperature: float = 1.0, *, compute: Compute = forward_kl
+) -> Tensor:
+    """(N,) a divergence of logits (N, V) each, at temperature T and times T² (Hinton et al., 2015).
 
     A negative temperature −p compares with the teacher's top-p nucleus instead, at temperature 1 and without a factor.
-    Padded vocabularies may differ in size: both sides are renormalised over the shared first entries.
+    Padded vocabularies may differ in size: both sides are renormalized over the shared first entries.
     """
     shared = min(student.shape[-1], teacher.shape[-1])
     student, teacher = at_least_float32(student[:, :shared]), at_least_float32(teacher[:, :shared])
     if temperature < 0:
-        return _kl_of_logs(F.log_softmax(student, -1), F.log_softmax(nucleus(teacher, -temperature), -1))
+        return compute(F.log_softmax(student, -1), F.log_softmax(nucleus(teacher, -temperature), -1))
     student, teacher = student / temperature, teacher / temperature
-    return _kl_of_logs(F.log_softmax(student, -1), F.log_softmax(teacher, -1)) * temperature**2
+    return compute(F.log_softmax(student, -1), F.log_softmax(teacher, -1)) * temperature**2
 
 
-def stored_kl_rows(
-    student: Tensor, ids: Tensor, logs: Tensor, *, temperature: float = 1.0, missing_mass: str = "drop"
+def stored_divergence_rows(
+    student: Tensor,
+    ids: Tensor,
+    logs: Tensor,
+    *,
+    temperature: float = 1.0,
+    missing_mass: str = "drop",
+    compute: Compute = forward_kl,
 ) -> Tensor:
-    """(N,) KL(teacher ‖ student) of student logits (N, V) and a teacher of whom few tokens are stored.
+    """(N,) a divergence of student logits (N, V) and a teacher of whom few tokens are stored.
 
     ids, logs: (N, K) token ids and raw log-probabilities; −inf marks an entry that is none. What the teacher gave to
-    other tokens is renormalised away (`drop`, the published suite's way), left out of the sum (`zero`), or compared as
+    other tokens is renormalized away (`drop`, the published suite's way), left out of the sum (`zero`), or compared as
     one event that stands for all other tokens (`bucket`). No tensor of the teacher has the vocabulary's size.
-    `temperature` as in `kl_rows`; other than 1 it has a meaning for `drop` alone.
+    `temperature` as in `divergence_rows`; other than 1 it has a meaning for `drop` alone.
     """
     student, logs = at_least_float32(student), at_least_float32(logs)
     factor = 1.0
@@ -54,12 +63,11 @@ def stored_kl_rows(
         student, logs, factor = student / temperature, logs / temperature, temperature**2
     if missing_mass == "drop":
         logs = F.log_softmax(logs, dim=-1)
-    of_student = F.log_softmax(student, dim=-1).gather(-1, ids)
+    of_student = F.log_softmax(student, dim=-1).gather(-1, ids).masked_fill(torch.isneginf(logs), -torch.inf)
     if missing_mass == "bucket":
-        stored_only = of_student.masked_fill(torch.isneginf(logs), -torch.inf)
-        of_student = torch.cat([of_student, _log_of_rest(stored_only, floor=NEGLIGIBLE_LOG)], dim=-1)
+        of_student = torch.cat([of_student, _log_of_rest(of_student, floor=NEGLIGIBLE_LOG)], dim=-1)
         logs = torch.cat([logs, _log_of_rest(logs, floor=-torch.inf)], dim=-1)
-    return _kl_of_logs(of_student, logs) * factor
+    return compute(of_student, logs) * factor
 
 
 def _log_of_rest(logs: Tensor, *, floor: float) -> Tensor:
@@ -79,12 +87,6 @@ def nucleus(logits: Tensor, top_p: float) -> Tensor:
     return logits.masked_fill(outside, -torch.inf)
 
 
-def _kl_of_logs(student_logs: Tensor, teacher_logs: Tensor) -> Tensor:
-    # A term of zero teacher probability is zero, also where a logarithm is −inf on either side.
-    teacher = teacher_logs.exp()
-    return (teacher * (teacher_logs - student_logs).masked_fill(teacher == 0, 0.0)).sum(-1)
-
-
 def nll_and_kl_(
     student: Tensor,
     teacher: Tensor | None,
@@ -95,7 +97,7 @@ def nll_and_kl_(
     scratch: Tensor | None = None,
     with_gradient: bool = True,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """What `nll_rows` and `kl_rows` give, and the gradient of their weighed sum, in one pass over the vocabulary.
+    """NLL and KL of each row, and the gradient of their weighted sum, in one pass over the vocabulary.
 
     student, teacher: logits (N, V), OVERWRITTEN, as is scratch (N, V), memory that need not be made anew. weights: (N,)
     by "nll" and "kl", whichever are wanted. The gradient (N, V), in the memory of one of the three, is that of

@@ -11,9 +11,10 @@ import torch
 from torch import Tensor
 
 from src.config.constants import IGNORE_INDEX
+from src.config.divergences import DIVERGENCES, Divergence, forward_kl
 from src.config.experiments import LossEntry
 from src.distillation.capture import States, attention_kinds, hidden_stacks
-from src.distillation.losses import kl_rows, nll_rows, stored_kl_rows
+from src.distillation.losses import divergence_rows, nll_rows, stored_divergence_rows
 from src.distillation.relations import regrouped, related_positions, relation_kl, relation_rmse
 from src.distillation.vocabulary_loss import RowTerm, weighed_sum
 from src.models.forward import target_labels
@@ -51,23 +52,9 @@ class Window:
 
 Terms = dict[str, Tensor]
 Taught = States | TopK  # of a live teacher, or what is stored of one at the valid target positions, (N, K)
-RowObjective = Callable[[Targets, LossEntry, Window], RowTerm]
 Objective = Callable[[States, Taught | None, Targets, LossEntry, Window], Terms]
-ROW_OBJECTIVES: dict[str, RowObjective] = {}  # by the YAML's name: `logits` is weighed by `logits_weight`
-OBJECTIVES: dict[str, Objective] = {}
-
-
-def row_objective(name: str) -> Callable[[RowObjective], RowObjective]:
-    """Register the objective of a weight that is a sum over positions of a loss of their rows of the vocabulary.
-
-    The function says the loss and what each position counts for; all of them share one pass over the vocabulary.
-    """
-
-    def register(describe: RowObjective) -> RowObjective:
-        ROW_OBJECTIVES[name] = describe
-        return describe
-
-    return register
+FORWARD = "forward"
+OBJECTIVES: dict[str, Objective] = {}  # by the YAML's name: `hidden` is weighed by `hidden_weight`
 
 
 def objective(name: str) -> Callable[[Objective], Objective]:
@@ -83,34 +70,45 @@ def objective(name: str) -> Callable[[Objective], Objective]:
     return register
 
 
-@row_objective("forward")
-def nll(targets: Targets, entry: LossEntry, window: Window) -> RowTerm:
-    """Negative log-likelihood of the labels, mean over the update's tokens (SPEC §4, forward)."""
+def row_term(name: str, targets: Targets, entry: LossEntry, window: Window) -> RowTerm | None:
+    """The objective of a weight that is a sum over positions of a loss of their rows of the vocabulary; None of others.
+
+    All of these share one pass over the vocabulary.
+    """
+    if name == FORWARD:
+        return nll(targets, window)
+    return divergence(DIVERGENCES[name], targets, entry, window) if name in DIVERGENCES else None
+
+
+def nll(targets: Targets, window: Window) -> RowTerm:
+    """Negative log-likelihood of the labels, mean over the update's tokens."""
     per_row = torch.ones_like(targets.labels, dtype=targets.dtype) / max(1, window.tokens)
     return RowTerm(lambda student, _, labels: nll_rows(student, labels), per_row, fused="nll")
 
 
-@row_objective("logits")
-def logits_kl(targets: Targets, entry: LossEntry, window: Window) -> RowTerm:
-    """KL(teacher ‖ student), mean over a target's tokens, then over the update's targets (SPEC §4, logits)."""
-    temperature = entry.temperature
+def divergence(chosen: Divergence, targets: Targets, entry: LossEntry, window: Window) -> RowTerm:
+    """A divergence of teacher and student, mean over a target's tokens, then over the update's targets."""
+    temperature, compute = entry.temperature, chosen.compute
 
     def rows(student: Tensor, teacher: Tensor | TopK | None, _labels: Tensor) -> Tensor:
         assert teacher is not None
         if isinstance(teacher, Tensor):
-            return kl_rows(student, teacher, temperature)
+            return divergence_rows(student, teacher, temperature, compute=compute)
         missing = entry.missing_mass
-        return stored_kl_rows(student, teacher.ids, teacher.logs, temperature=temperature, missing_mass=missing)
+        return stored_divergence_rows(
+            student, teacher.ids, teacher.logs, temperature=temperature, missing_mass=missing, compute=compute
+        )
 
     per_row = 1 / (targets.lengths[targets.target_of_position].to(targets.dtype) * window.targets)
-    return RowTerm(rows, per_row, fused="kl" if temperature > 0 else None, temperature=temperature)
+    fused = "kl" if compute is forward_kl and temperature > 0 else None
+    return RowTerm(rows, per_row, fused=fused, temperature=temperature)
 
 
 @objective("hidden")
 def hidden_relations(
     student: States, teacher: Taught | None, targets: Targets, entry: LossEntry, window: Window
 ) -> Terms:
-    """Relations between hidden states, of the encoder and (causal) of the decoder (SPEC §4, hidden)."""
+    """Relations between hidden states, of the encoder and (causal) of the decoder."""
     assert isinstance(teacher, States)
     compare = relation_kl if entry.kl_loss else relation_rmse
     terms = {}
@@ -126,7 +124,7 @@ def hidden_relations(
 def attention_relations(
     student: States, teacher: Taught | None, targets: Targets, entry: LossEntry, window: Window
 ) -> Terms:
-    """Relations among queries, among keys and among values of each attention (SPEC §4, attention_relation).
+    """Relations among queries, among keys and among values of each attention.
 
     The student's heads are regrouped to the teacher's number. Queries of the cross-attention are positions of the
     decoder, its keys and values positions of the encoder.
@@ -147,13 +145,8 @@ def term_names(entry: LossEntry, *, is_encoder_decoder: bool) -> tuple[str, ...]
     """The terms that an entry's loss has for a kind of model: columns of the log."""
     hidden = [f"hidden_{stack}" for stack in hidden_stacks(is_encoder_decoder=is_encoder_decoder)]
     kinds = attention_kinds(is_encoder_decoder=is_encoder_decoder)
-    names = {
-        "forward": ["forward"],
-        "logits": ["logits"],
-        "hidden": hidden,
-        "attention_relation": [f"{kind}_{part}" for kind in kinds for part in ("q", "k", "v")],
-    }
-    return tuple(term for weight in entry.weights for term in names[weight])
+    names = {"hidden": hidden, "attention_relation": [f"{kind}_{part}" for kind in kinds for part in ("q", "k", "v")]}
+    return tuple(term for weight in entry.weights for term in names.get(weight, [weight]))
 
 
 def distillation_loss(
@@ -174,7 +167,7 @@ def distillation_loss(
     targets = Targets.of(batch, exact)
     total, noted = _over_vocabulary(student, teacher, targets, entry, window, scales)
     for name, weight in entry.weights.items():
-        if name in ROW_OBJECTIVES:
+        if name not in OBJECTIVES:
             continue
         terms = OBJECTIVES[name](student, teacher, targets, entry, window)
         scaled = [value * scales.get(term, 1.0) for term, value in terms.items()]
@@ -193,9 +186,9 @@ def _over_vocabulary(
 ) -> tuple[Tensor, Terms]:
     """What the entry's row objectives add to the loss, and their terms, whose names are the objectives'."""
     terms = {
-        name: replace(ROW_OBJECTIVES[name](targets, entry, window), factor=weight * scales.get(name, 1.0))
+        name: replace(term, factor=weight * scales.get(name, 1.0))
         for name, weight in entry.weights.items()
-        if name in ROW_OBJECTIVES
+        if (term := row_term(name, targets, entry, window)) is not None
     }
     if not terms:
         return torch.zeros((), device=targets.labels.device), {}
