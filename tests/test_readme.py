@@ -19,7 +19,14 @@ from src.training import engine
 
 PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text(encoding="utf-8")
-    for path in sorted([*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/*.md"), *REPOSITORY.glob("benchmarks/*.md")])
+    for path in sorted(
+        [
+            *REPOSITORY.glob("*.md"),
+            *REPOSITORY.glob("docs/*.md"),
+            *(REPOSITORY / folder / "README.md" for folder in ("datasets", "outputs")),
+            *REPOSITORY.glob("benchmarks/*.md"),
+        ]
+    )
 }
 README, OBJECTIVES, CONTRIBUTING = (PAGES[name] for name in ("README.md", "docs/objectives.md", "CONTRIBUTING.md"))
 COMMANDS = [

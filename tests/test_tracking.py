@@ -6,6 +6,7 @@ import os
 import platform
 import subprocess
 import sys
+import tomllib
 from dataclasses import fields, replace
 from pathlib import Path
 
@@ -13,7 +14,8 @@ import pytest
 from tiny_runs import ft_flags, rows
 
 import ft_main
-from src.config.arguments import FineTuneArguments, GenerateArguments
+from src import __version__
+from src.config.arguments import REPOSITORY, FineTuneArguments, GenerateArguments
 from src.config.cli import run_script
 from src.config.errors import UserError
 from src.runs import folder
@@ -238,6 +240,8 @@ def test_run_json(config):
     assert described["flags"]["seed"] == 42
     assert set(described["flags"]) == {each.name for each in fields(FineTuneArguments)}
     assert {"python", "torch", "transformers"} <= set(described["versions"])
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert described["versions"][project["name"]] == project["version"] == __version__
     assert described["commit"] is None or len(described["commit"].rstrip("+")) >= 40
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
+from src import __version__
 from src.config.arguments import REPOSITORY, SharedArguments
 from src.config.console import say
 from src.config.errors import UserError
@@ -349,7 +350,7 @@ def _differences(found: dict[str, Any], run: RunFolder) -> Iterable[str]:
 
 
 def _versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    found = {"kd-for-text-generation": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:
             found[package] = version(package)
