@@ -64,6 +64,7 @@ def _check_free(config: CreateStudentArguments) -> None:
 
 def _keep_layers(config: CreateStudentArguments) -> "Student":
     """The layers of `from_model` that the flags or its `_prune` suffix name; everything else is copied."""
+    assert config.from_model is not None
     base, *named = parse_model_name(config.from_model)
     check_model_files(base)
     whole = load_config(base)
@@ -110,6 +111,7 @@ def _build_new(config: CreateStudentArguments) -> "Student":
     if config.tokenizer:
         tokenizer, source = load_tokenizer(config.tokenizer), f"the tokenizer of `{config.tokenizer}`"
     else:
+        assert config.dataset_path is not None
         texts = training_texts(config.dataset_path)
         with signals_kill():
             tokenizer = train_tokenizer(texts, config.vocab_size, family=family.name)

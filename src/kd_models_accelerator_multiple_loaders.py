@@ -61,8 +61,8 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
     for loss in experiment.losses:
         if loss.missing_mass != "drop":
             raise UserError(
-                f"experiment '{experiment.key}': '{loss.name}' has missing_mass, but a live teacher's "
-                "log-probabilities are all there; it is for kd_dataset_with_logits_main.py"
+                f"experiment '{experiment.key}': '{loss.name}' sets missing_mass, which applies only to stored "
+                "log-probabilities (kd_dataset_with_logits_main.py); remove it"
             )
     if config.compile and any(loss.compares_layers for loss in experiment.losses):
         raise UserError(f"--compile True: experiment '{experiment.key}' compares states in layers; leave it out")

@@ -419,7 +419,7 @@ EXPERIMENTS = [
     ("missing mass unknown", MINE + "a: {logits_weight: 1, missing_mass: keep}\n",
      "e.yaml: a.missing_mass: 'keep' is not"),
     ("missing mass of a live teacher", MINE + "a: {logits_weight: 1, missing_mass: zero}\n",
-     "'a' has missing_mass, but"),
+     "'a' sets missing_mass, which applies only to stored"),
     ("missing mass at a temperature", MINE + "a: {logits_weight: 1, missing_mass: zero, temperature: 2}\n",
      "e.yaml: a.missing_mass: 'zero' needs temperature 1"),
     ("layer in words", MINE + "a: {logits_weight: 1}\nk: {student_enc_sa_layer: last}\n",
@@ -1427,7 +1427,7 @@ def test_weights_of_another_shape_and_halves_of_a_model(place):
     for wrong in ("nan", "inf"):
         save_file({**weights, name: weights[name] * float(wrong)}, place.folder / f"{wrong}.safetensors")
     said_of = {"shape": f"'{name}' is (3,), the", "half": f"'{name}' is missing"}
-    for file, said in (said_of | dict.fromkeys(("nan", "inf"), f"'{name}' holds NaN or infinity")).items():
+    for file, said in (said_of | dict.fromkeys(("nan", "inf"), f"'{name}' contains NaN or infinity")).items():
         assert says(place.refuse("ft", checkpoint_path=f"@/{file}.safetensors"), f"{file}.safetensors: .*{said}")
 
 

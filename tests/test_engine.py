@@ -672,7 +672,7 @@ def test_a_checkpoint_without_its_best_starts_without(model, tmp_path, former, s
 def test_a_position_that_the_run_has_not(model, tmp_path, former):
     (best,) = former.glob("epoch1__step1*")
     data = write(tmp_path / "small.json", train=2, dev=2)
-    with pytest.raises(UserError, match="stands at epoch 1, step 2 of phase 0, which this run has not"):
+    with pytest.raises(UserError, match="at epoch 1, step 2 of phase 0, a position this run never reaches"):
         ft_main.main(ft_flags(model, data, tmp_path / "out", checkpoint_path=best))
     assert not (tmp_path / "out").exists()
 

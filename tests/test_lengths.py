@@ -62,8 +62,7 @@ def test_most_targets():
 def test_targets_that_are_nothing():
     cuts = Cuts(tokens(1, limit=9), tokens(*[1] * 1200, limit=2), n_empty=1100)
     assert of_nothing(cuts) == (
-        "1,100 of 1,200 targets have nothing but an end: they are blank, or --max_labels_length 2 leaves nothing of "
-        "them"
+        "1,100 of 1,200 targets are empty after truncation: the text is blank, or --max_labels_length 2 is too small"
     )
 
 
@@ -179,7 +178,7 @@ def test_every_kind_is_said_once_for_the_first_split_where_it_occurs(tiny_tokeni
     assert capsys.readouterr().out == ""
     data.split("train_2")
     (line,) = warnings_of(capsys.readouterr().out)
-    assert line.startswith("train_2: 2 of 4 targets have nothing but an end")
+    assert line.startswith("train_2: 2 of 4 targets are empty after truncation")
     data.split("train_3")
     assert capsys.readouterr().out == ""
 

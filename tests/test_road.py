@@ -263,7 +263,7 @@ def test_missing_mass_is_refused_of_a_live_teacher_before_weights_are_read(
         "no_layer: {student_dec_sa_layer: -1}\nno_schedule: {keep_last: True}\n"
     )
     flags = {"experiment_config_path": experiments, "experiment_config_key": "my_kd"}
-    with pytest.raises(UserError, match="^experiment 'my_kd': 'tail' has missing_mass, but a live teacher's"):
+    with pytest.raises(UserError, match="^experiment 'my_kd': 'tail' sets missing_mass, which applies only to stored"):
         kd_main.main(kd_flags(dropout_models["t5"], rotation_path, tmp_path / "out", **flags))
     assert not (tmp_path / "out").exists()
 

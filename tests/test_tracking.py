@@ -391,7 +391,7 @@ def test_a_run_that_another_one_has_overtaken(config, overwrite):
     late = open_run(replace(config, overwrite=overwrite), DATA)
     with open_run(config, DATA).held():
         open_run(config, DATA).finish({"sacrebleu": 1.0})
-    with pytest.raises(UserError, match="another run has been there since this one was started"), late.held():
+    with pytest.raises(UserError, match="another run changed this folder after this one started"), late.held():
         raise AssertionError("refused before anything is done")
 
 
@@ -479,7 +479,7 @@ def test_a_run_that_another_one_has_overtaken_without_locks(config, no_locks):
     begun(config)
     late = open_run(config, DATA)
     open_run(config, DATA).finish({"sacrebleu": 1.0})
-    with pytest.raises(UserError, match="another run has been there"), late.held():
+    with pytest.raises(UserError, match="another run changed this folder"), late.held():
         raise AssertionError("refused before anything is done")
     assert not (late.path / SOFT_LOCK).exists()
 

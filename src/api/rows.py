@@ -1,4 +1,4 @@
-"""A black-box teacher's file → the rows of a data set to distil from: who goes where, and as which tokens.
+"""Turn an API file into training rows: choose each completion's split, then align its tokens with the student's.
 
 The file is gone through twice, so that it never needs to be in memory: `plan_rows` finds out which completion goes to
 which `train_i`, `stored_rows` makes the rows.

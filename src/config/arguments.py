@@ -180,7 +180,7 @@ class TrainingArguments(SharedArguments):
     weight_decay: float = flag(1e-5, "Weight decay of AdamW.", TRAINING, minimum=0)
     clip_grad_norm: float | None = flag(
         None,
-        "Largest norm of an update's gradient, to which a larger one is scaled down; None: any.",
+        "Clip the gradient norm to this value; None: no clipping.",
         TRAINING,
         above=0,
     )

@@ -1,4 +1,4 @@
-"""What long work shows: one progress bar with a rate and the time left."""
+"""Progress bars and console messages."""
 
 import sys
 import threading

@@ -1,4 +1,4 @@
-"""The exceptions that mean: the user can mend this."""
+"""Errors the user can fix."""
 
 import re
 

@@ -101,7 +101,7 @@ def _scalar(word: str, kind: type, where: str) -> Any:
 def _text(word: str, where: str) -> str:
     """The word itself, if it can be written into a file and name one."""
     if "\0" in word:
-        raise UserError(f"{where}: {shown(word)} holds NUL (\\0), which no text and no path here may have")
+        raise UserError(f"{where}: {shown(word)} contains a NUL character; remove it")
     try:
         word.encode()
     except UnicodeEncodeError:

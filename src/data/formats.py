@@ -36,8 +36,9 @@ def load_hub(name: str, *, config: str | None = None, splits: Iterable[str] = ()
     `splits` names what to look for there. With HF_HUB_OFFLINE=1 only the library's cache is read.
     Raises UserError, within seconds if the hub cannot be reached.
     """
-    import datasets
     from huggingface_hub.errors import HfHubHTTPError
+
+    import datasets
 
     # HfHubHTTPError's bases: the HTTP client's own error (requests, httpx, httpx2, as the version has it) and OSError.
     failures = (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
@@ -235,8 +236,8 @@ def _check_expansion(needed: int, path: Path) -> None:
     size = path.stat().st_size
     if needed > LARGE and needed > MOST_EXPANSION * size:
         raise UserError(
-            f"{path}: {size:,} bytes that would take {needed:,} in memory: no data set is packed to less than "
-            f"1/{MOST_EXPANSION:,}"
+            f"{path}: {size:,} bytes would take {needed:,} in memory; a file that expands more than "
+            f"{MOST_EXPANSION:,} times is refused"
         )
 
 

@@ -3,7 +3,7 @@
 Shapes: B inputs, S source tokens, K targets per input, L new tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import MappingProxyType
@@ -107,7 +107,8 @@ def _written(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Tensor
             )
         warn_of_generate(reason)
     with packed_head(model):
-        written = model.generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **decoding.arguments)
+        generate: Any = model.generate
+        written = generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **decoding.arguments)
     start = 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
     return _padded_after_eos(written[:, start:], model.generation_config)
 
@@ -160,7 +161,7 @@ def finish_reasons(tokens: Tensor, ids: GenerationConfig, max_new_tokens: int) -
     return [STOP if ended else LENGTH for ended in is_end.any(dim=1).tolist()]
 
 
-def to_texts(tokenizer: PreTrainedTokenizerBase, tokens: Tensor | Sequence[Sequence[int]]) -> list[str]:
+def to_texts(tokenizer: PreTrainedTokenizerBase, tokens: Tensor | list[list[int]]) -> list[str]:
     """Token rows as texts without special tokens and without surrounding white space."""
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [text.strip() for text in texts]

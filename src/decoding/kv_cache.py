@@ -23,7 +23,7 @@ class GrowingLayer(DynamicLayer):
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
             self.lazy_initialization(key_states, value_states)
-            self._buffers = (key_states[:, :, :0], value_states[:, :, :0])
+            self._buffers: tuple[Tensor, ...] = (key_states[:, :, :0], value_states[:, :, :0])
         start = self.get_seq_length()
         end = start + key_states.shape[2]
         if end > self._buffers[0].shape[2]:
@@ -32,6 +32,7 @@ class GrowingLayer(DynamicLayer):
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:end] = states
         self._show(end)
+        assert self.keys is not None and self.values is not None
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
@@ -103,11 +104,12 @@ class AttentionByInput:
     def covers(self, cache: Cache) -> bool:
         """Whether this function has attended to the keys of every layer of `cache`, and without a bias on positions.
 
-        If not, the model's cross-attention is no matter of `sdpa`, or more than that.
+        False if cross-attention does not run through `sdpa`, or adds a position bias.
         """
         met, self._met = self._met, None
         assert met is not None
-        return bool(cache.layers) and all(layer.keys.data_ptr() in met for layer in cache.layers)
+        layers: list[Any] = list(cache.layers)
+        return bool(layers) and all(layer.keys.data_ptr() in met for layer in layers)
 
     def group(self, inputs: Tensor) -> None:
         """Say whose the rows are from now on: inputs (R,) are their numbers, ascending, none left out."""

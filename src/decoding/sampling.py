@@ -74,7 +74,7 @@ def why_not(model: PreTrainedModel) -> str | None:
         return f"the model type {model.config.model_type!r} is not known"
     if not attends_fully(model):
         return "its cache holds something else than all tokens' keys and values"
-    kind = type(model)
+    kind: Any = type(model)
     stock = (GenerationMixin.generate, GenerationMixin.prepare_inputs_for_generation)
     if (kind.generate, kind.prepare_inputs_for_generation) != stock:
         return f"{kind.__name__} prepares its inputs in its own way"
@@ -200,7 +200,7 @@ class _Processors:
     """
 
     penalty: RepetitionPenaltyLogitsProcessor | None
-    others: LogitsProcessorList
+    others: Any  # a LogitsProcessorList, whose types are too narrow
     read: Tensor
     without_padding: Tensor
 
@@ -212,7 +212,7 @@ class _Processors:
         penalty = settings.get("repetition_penalty")
         read = without_padding = batch.input_ids
         if model.config.is_encoder_decoder:
-            start = _start_token(model.generation_config)
+            start = _single_start(model.generation_config)
             read = without_padding = batch.input_ids.new_full((len(batch.input_ids), 1), start)
         else:
             without_padding = torch.where(batch.attention_mask.bool(), read, read[:, -1:])
@@ -231,6 +231,13 @@ class _Processors:
         if self.penalty is not None:
             logits = self.penalty(torch.cat([self.without_padding[inputs], written], dim=1), logits)
         return self.others(torch.cat([self.read[inputs], written], dim=1), logits)
+
+
+def _single_start(ids: GenerationConfig) -> int:
+    """The token that all targets start with; `why_not` has seen to it that there is one."""
+    token = _start_token(ids)
+    assert isinstance(token, int)
+    return token
 
 
 def _start_token(ids: GenerationConfig) -> int | list[int] | None:
@@ -375,12 +382,13 @@ class _EncoderDecoder(_Decoder):
         super().__init__(model, batch, k, attention)
         encoder = model.get_encoder()
         self._encoded = encoder(input_ids=batch.input_ids, attention_mask=self._mask, return_dict=True)[0]
-        self._own, self._cross = growing_cache(), DynamicCache()
+        self._own: Any = growing_cache()
+        self._cross: Any = DynamicCache()
         self._cache = EncoderDecoderCache(self._own, self._cross)
         self._by_input = False
 
-    def read(self) -> Tensor:
-        start = _start_token(self._model.generation_config)
+    def read(self) -> Scores:
+        start = _single_start(self._model.generation_config)
         self._attention.watch()
         scores = self._first(**self._inputs_of(self._mask.new_full((len(self._mask), 1), start)))
         self._by_input = self._attention.covers(self._cross)
@@ -420,11 +428,11 @@ class _DecoderOnly(_Decoder):
     def __init__(self, model: PreTrainedModel, batch: Batch, k: int, attention: AttentionByInput) -> None:
         super().__init__(model, batch, k, attention)
         self._prompts = batch.input_ids
-        self._cache = growing_cache()
+        self._cache: Any = growing_cache()
         self._takes_positions = "position_ids" in signature(type(model).forward).parameters
         self._positions = (self._mask.cumsum(dim=1) - 1).clamp_min(0)
 
-    def read(self) -> Tensor:
+    def read(self) -> Scores:
         scores = self._first(**self._inputs_of(self._prompts))
         self._cache.reorder_cache(self._inputs)
         self._mask = self._mask[self._inputs]

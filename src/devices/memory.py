@@ -1,4 +1,4 @@
-"""What this process takes of the machine, and what the machine has left for it: memory and disk, in bytes."""
+"""Memory and disk: what this process uses and what is free, in bytes."""
 
 import shutil
 import threading

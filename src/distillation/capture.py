@@ -1,4 +1,4 @@
-"""What a forward pass leaves for the objectives: scores, hidden states, and queries, keys and values by hooks.
+"""Run the model and capture logits, hidden states, queries, keys and values.
 
 Hooks sit on stock models while one pass runs. Shapes: N valid target positions, V vocabulary, B targets, L positions of
 a stack, D its width, W = heads × head size.

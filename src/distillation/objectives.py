@@ -37,9 +37,8 @@ class Targets:
 
     @classmethod
     def of(cls, batch: Batch, dtype: torch.dtype = torch.float32) -> "Targets":
-        assert batch.labels is not None, "only rows with targets are learned from"
-        target_of_position = batch.valid // max(1, batch.labels.shape[1])
-        return cls(target_labels(batch), target_of_position, (batch.labels != IGNORE_INDEX).sum(dim=1), dtype)
+        target_of_position = batch.valid // max(1, batch.known_labels.shape[1])
+        return cls(target_labels(batch), target_of_position, (batch.known_labels != IGNORE_INDEX).sum(dim=1), dtype)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Is something wrong that scores alone do not say? Each check returns a line for the user, or None if all is well."""
+"""Warnings about problems that scores hide, such as looping output. Each check returns a line, or None."""
 
 from collections.abc import Mapping, Sequence
 from math import log

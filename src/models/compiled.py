@@ -4,7 +4,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakSet
 
 import torch
@@ -38,7 +38,8 @@ def compile_layers(model: PreTrainedModel) -> PreTrainedModel:
     family = family_of(model.config)
     torch.compiler.config.recompile_limit = RECOMPILE_LIMIT
     for path in filter(None, (family.encoder_layers, family.decoder_layers)):
-        for layer in model.get_submodule(path):
+        layers: Any = model.get_submodule(path)
+        for layer in layers:
             layer.compile(dynamic=True, backend=BACKEND)
     _compiled.add(model)
     return model

@@ -6,7 +6,7 @@ Shapes: B batch, L sequence, H heads, W = H × head size.
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.config.arguments import SharedArguments
 from src.config.errors import UserError
@@ -74,7 +74,10 @@ def family_of(config: "PreTrainedConfig") -> Family:
         if config.model_type in family.model_types:
             return family
     known = " ".join(model_type for family in FAMILIES for model_type in family.model_types)
-    raise UserError(f"model type '{config.model_type}': the place of its layers is not known; known: {known}")
+    raise UserError(
+        f"model type '{config.model_type}': its layers cannot be located, so pruning and hidden or attention losses "
+        f"are unavailable; supported: {known}"
+    )
 
 
 def layer_counts(config: "PreTrainedConfig") -> dict[str, int]:
@@ -139,7 +142,8 @@ def attention_projections(model: "PreTrainedModel", kind: str, layer: int) -> di
     family, shape = family_of(model.config), head_shape(model.config, kind)
     layers = family.encoder_layers if kind.startswith("enc") else family.decoder_layers
     assert layers is not None
-    attention = model.get_submodule(layers)[layer].get_submodule(family.attention[kind])
+    stack: Any = model.get_submodule(layers)
+    attention = stack[layer].get_submodule(family.attention[kind])
     modules = [attention.get_submodule(name) for name in family.projections]
     if len(modules) == 1:
         joint = _of_head if family.fused_by_head else _of_block
@@ -213,7 +217,7 @@ def _t5_config(sizes: Sizes) -> "PreTrainedConfig":
     """T5 1.1's gated GELU with T5 1.0's tied and scaled output: the embedding is a large part of a small model."""
     from transformers import T5Config
 
-    return T5Config(
+    return T5Config(  # type: ignore[call-arg]
         vocab_size=sizes.vocab_size,
         d_model=sizes.d_model,
         d_kv=sizes.d_model // sizes.n_heads,

@@ -7,6 +7,7 @@ positions of the batch (row by row, left to right), V vocabulary, D width.
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, replace
+from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
@@ -143,7 +144,7 @@ def read_positions(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
     Encoder-decoder: inputs in the encoder, labels in the decoder. Decoder-only: one stack, the whole sequence that is
     read (the last label is not).
     """
-    valid = batch.labels != IGNORE_INDEX
+    valid = batch.known_labels != IGNORE_INDEX
     if unwrapped(model).config.is_encoder_decoder:
         return {"enc": batch.attention_mask.bool(), "dec": valid}
     followed = valid[:, 1:]  # a label is read if another one follows, in whatever batch its target is
@@ -152,7 +153,7 @@ def read_positions(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
 
 def target_labels(batch: Batch) -> Tensor:
     """(N,) the labels that are not padding, row by row."""
-    return batch.labels.flatten()[batch.valid]
+    return batch.known_labels.flatten()[batch.valid]
 
 
 def teacher_forcing_inputs(core: PreTrainedModel, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
@@ -161,11 +162,11 @@ def teacher_forcing_inputs(core: PreTrainedModel, batch: Batch) -> tuple[dict[st
         inputs = {
             "input_ids": batch.input_ids,
             "attention_mask": batch.attention_mask,
-            "decoder_input_ids": _shifted_labels(core, batch.labels),
+            "decoder_input_ids": _shifted_labels(core, batch.known_labels),
         }
         return inputs, batch.valid
     # The last context token predicts the first label; the last label predicts nothing and is not read.
-    written = batch.labels[:, :-1].clamp_min(0)
+    written = batch.known_labels[:, :-1].clamp_min(0)
     attention_mask = read_positions(core, batch)["dec"].long()
     inputs = {
         "input_ids": torch.cat([batch.input_ids, written], dim=1),
@@ -173,7 +174,7 @@ def teacher_forcing_inputs(core: PreTrainedModel, batch: Batch) -> tuple[dict[st
         "position_ids": (attention_mask.cumsum(dim=1) - 1).clamp_min(0),
     }
     n_before = batch.input_ids.shape[1] - 1
-    n_labels = batch.labels.shape[1]
+    n_labels = batch.known_labels.shape[1]
     return inputs, batch.valid + n_before * (batch.valid // n_labels + 1)
 
 
@@ -188,7 +189,8 @@ def _shifted_labels(core: PreTrainedModel, labels: Tensor) -> Tensor:
 
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
-    return model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    core: Any = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
+    return core
 
 
 @contextmanager
@@ -222,7 +224,7 @@ def _understands_projection(core: PreTrainedModel, batch: Batch) -> bool:
     """
     if core not in _is_understood:
         projection = output_projection(core)
-        devices = [batch.labels.device] if batch.labels.device.type == "cuda" else []
+        devices = [batch.known_labels.device] if batch.known_labels.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices):
             _is_understood[core] = projection is not None and _agrees(core, projection, batch)
     return _is_understood[core]
@@ -230,7 +232,7 @@ def _understands_projection(core: PreTrainedModel, batch: Batch) -> bool:
 
 def _agrees(core: PreTrainedModel, projection: OutputProjection, batch: Batch) -> bool:
     one = replace(batch, input_ids=batch.input_ids[:1], attention_mask=batch.attention_mask[:1])
-    one = replace(one, labels=batch.labels[:1].clamp_min(0))
+    one = replace(one, labels=batch.known_labels[:1].clamp_min(0))
     inputs, places = teacher_forcing_inputs(core, one)
     with _before_projection(core, places, n_passed=len(places)) as seen:
         expected = core(**inputs, use_cache=False).logits

@@ -125,8 +125,8 @@ def load_tokenizer(name: str, texts: Sequence[str] = ()) -> "PreTrainedTokenizer
     if longest is not None and not isinstance(longest, int | float):
         raise UserError(f"{base}: tokenizer cannot be read: tokenizer_config.json: model_max_length must be a number")
     with quiet(), _one_line(base, "tokenizer", "cannot be read"), _TokenizersErrors():
-        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        tokenizer = as_its_file_says(tokenizer, base, source, texts)
+        read: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
+        tokenizer = as_its_file_says(read, base, source, texts)
     unknown = tokenizer.unk_token
     if unknown is not None and unknown not in tokenizer.get_vocab():  # the library would look for it without end
         raise UserError(f"{base}: tokenizer cannot be used: its unk_token {unknown[:40]!r} is none of its tokens")
@@ -213,7 +213,7 @@ def _from_pretrained(
     """A model of a folder, a hub name or weights, and what did not fit; the library knows which names are tied, renamed
     or not needed."""
     with quiet(), _one_line(place, "weights", "cannot be read"):
-        return _model_class(config).from_pretrained(
+        loaded: Any = _model_class(config).from_pretrained(
             source,
             config=config,
             state_dict=weights,
@@ -221,6 +221,7 @@ def _from_pretrained(
             output_loading_info=True,
             ignore_mismatched_sizes=True,
         )
+    return loaded
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
@@ -404,6 +405,7 @@ def find_model(base: str) -> str:
     from huggingface_hub import HfApi, try_to_load_from_cache
     from huggingface_hub.errors import HfHubHTTPError
 
+    failures: Any = (*HfHubHTTPError.__bases__, OSError, ValueError)  # its bases: the HTTP client's error, and OSError
     what_to_do = "give a local folder made by save_pretrained or create_student_main.py, or a hub name with a network"
     folder = Path(base)
     if folder.is_dir():
@@ -417,7 +419,7 @@ def find_model(base: str) -> str:
         if isinstance(cached, str) and any((Path(cached).parent / file).is_file() for file in WEIGHT_FILES):
             return str(Path(cached).parent)
         HfApi().model_info(base, timeout=HUB_TIMEOUT)
-    except (*HfHubHTTPError.__bases__, OSError, ValueError) as error:  # its bases: the HTTP client's error, and OSError
+    except failures as error:
         raise UserError(f"{base}: no such folder, and the hub does not give it; {what_to_do}") from error
     return base
 
@@ -461,7 +463,7 @@ def _find_weights(path: Path) -> Path:
 def _check_finite(model: "PreTrainedModel", place: str) -> None:
     for name, weights in model.named_parameters():
         if not weights.isfinite().all():
-            raise UserError(f"{place}: '{name}' holds NaN or infinity; these are no weights of a trained model")
+            raise UserError(f"{place}: '{name}' contains NaN or infinity; the file is corrupt or training diverged")
 
 
 def _check_keys(place: str, report: dict) -> None:

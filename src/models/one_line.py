@@ -29,7 +29,7 @@ def in_one_line(place: str, problem: str) -> Iterator[None]:
 
 
 def _said(error: BaseException) -> str:
-    """What an error of a library tells the owner of a file; what it tells a programmer is said in other words."""
+    """Shorten a library's error to one line the user can act on."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if isinstance(error, EOFError) and not lines:
         return "it ends too early"

@@ -94,7 +94,7 @@ def prune(
         pruned = saved_as_usual(type(model).from_pretrained(None, config=config, state_dict=weights, dtype=model.dtype))
     pruned.generation_config = copy.deepcopy(model.generation_config)
     pruned.config._name_or_path = model.config._name_or_path
-    return pruned.to(model.device).train(model.training)
+    return pruned.to(model.device).train(model.training)  # type: ignore[arg-type]
 
 
 def saved_as_usual(model: "PreTrainedModel") -> "PreTrainedModel":
@@ -103,7 +103,7 @@ def saved_as_usual(model: "PreTrainedModel") -> "PreTrainedModel":
     The library saves a model under the names that it was read by; other tools know only those of files.
     """
     if not getattr(model, "_weight_conversions", True):
-        model._weight_conversions = None
+        model._weight_conversions = None  # type: ignore[assignment]
     return model
 
 
@@ -139,6 +139,7 @@ def build_from_scratch(family: str, sizes: Sizes, *, seed: int) -> "PreTrainedMo
     if rest or (head_size % 2 and described.has_rotary_positions):
         even = "an even " if described.has_rotary_positions else "a whole "
         raise UserError(f"--n_heads {sizes.n_heads}: --d_model {sizes.d_model} must give each head {even}number")
+    assert described.build_config is not None
     config = described.build_config(sizes)
     auto_class = AutoModelForSeq2SeqLM if described.is_encoder_decoder else AutoModelForCausalLM
     with torch.random.fork_rng(devices=[]):

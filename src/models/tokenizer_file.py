@@ -4,7 +4,7 @@ transformers 5 makes many anew by their class and so replaces normalizer, pre-to
 """
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from src.config.errors import UserError
 from src.config.parsing import shown
@@ -46,7 +46,7 @@ def as_its_file_says(
     if languages_of(tokenizer):  # which their class alone can set
         tokenizer._tokenizer = own
     else:
-        named = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
+        named: dict[str, Any] = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
         named = {role: token for role, token in named.items() if own.token_to_id(token) is not None}
         with quiet():
             tokenizer = PreTrainedTokenizerFast.from_pretrained(source, **named, trust_remote_code=False)

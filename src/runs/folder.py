@@ -99,7 +99,9 @@ class RunFolder:
             self.lock = soft
             soft.acquire()
         if _described(self.path) != self.former:
-            raise UserError(f"{self.path}: another run has been there since this one was started; start it again")
+            raise UserError(
+                f"{self.path}: another run changed this folder after this one started; run the command again"
+            )
 
     def _at_work(self) -> UserError:
         return UserError(f"{self.path}: another run is at work there; wait for its end, or take another --output_dir")

@@ -1,4 +1,4 @@
-"""Writes that are whole or not there at all: temporary names, locks, renames, and what killed writers left behind."""
+"""Atomic file and folder writes, and clean-up after a killed process."""
 
 from __future__ import annotations
 

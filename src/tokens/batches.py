@@ -118,20 +118,24 @@ class Batch:
     rows: tuple[int, ...]
     teacher: TopK | None = None
 
+    @property
+    def known_labels(self) -> Tensor:
+        """(B, T) the labels of rows with targets, which alone are learned from."""
+        assert self.labels is not None, "only rows with targets are learned from"
+        return self.labels
+
     @cached_property
     def valid(self) -> Tensor:
         """(N,) the places, among B · T, of the labels that are not padding, row by row.
 
         Looked for once, where the batch is made: on an accelerator every such search would wait for it.
         """
-        assert self.labels is not None, "only rows with targets are learned from"
-        return (self.labels.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+        return (self.known_labels.flatten() != IGNORE_INDEX).nonzero()[:, 0]
 
     @cached_property
     def lengths(self) -> "BatchLengths":
         """Known where the batch is made, as `valid`."""
-        assert self.labels is not None, "only rows with targets are learned from"
-        known = self.labels != IGNORE_INDEX
+        known = self.known_labels != IGNORE_INDEX
         last = (known * torch.arange(1, known.shape[1] + 1, device=known.device)).amax(dim=1)
         inputs, labels, n_known = torch.stack([self.attention_mask.sum(dim=1), last, known.sum(dim=1)]).cpu().numpy()
         shortest = int(inputs.argmin())
@@ -140,14 +144,14 @@ class Batch:
 
     def part(self, rows: np.ndarray) -> "Batch":
         """Some rows, without the padding that they have in common, and without what is stored of a teacher."""
-        assert self.labels is not None, "only rows with targets are learned from"
-        lengths, chosen = self.lengths, torch.from_numpy(rows).to(self.labels.device)
+        labels, lengths = self.known_labels, self.lengths
+        chosen = torch.from_numpy(rows).to(labels.device)
         n_inputs, n_labels = int(lengths.inputs[rows].max()), int(lengths.labels[rows].max())
         first = self.input_ids.shape[1] - n_inputs if lengths.is_left_padded else 0
         return Batch(
             self.input_ids[chosen, first : first + n_inputs],
             self.attention_mask[chosen, first : first + n_inputs],
-            self.labels[chosen, :n_labels],
+            labels[chosen, :n_labels],
             tuple(self.rows[row] for row in rows),
         )
 

@@ -74,12 +74,12 @@ def of_targets(cuts: Cuts) -> str | None:
 
 
 def of_nothing(cuts: Cuts) -> str | None:
-    """Targets that teach nothing but to stop at once."""
+    """Empty targets, which only teach the model to stop."""
     if cuts.targets is None or not cuts.n_empty:
         return None
     return (
-        f"{cuts.n_empty:,} of {cuts.targets.n:,} targets have nothing but an end: they are blank, or "
-        f"--max_labels_length {cuts.targets.limit} leaves nothing of them"
+        f"{cuts.n_empty:,} of {cuts.targets.n:,} targets are empty after truncation: the text is blank, "
+        f"or --max_labels_length {cuts.targets.limit} is too small"
     )
 
 

@@ -110,8 +110,8 @@ class Trainer:
         state = self.state
         if not self._has_position(phases):
             raise UserError(
-                f"{folder}: stands at epoch {state.epoch}, step {state.steps_done} of phase {state.phase}, which this "
-                f"run has not; to start from its weights alone give {folder / 'model.safetensors'}"
+                f"{folder}: this checkpoint is at epoch {state.epoch}, step {state.steps_done} of phase {state.phase}, "
+                f"a position this run never reaches. To use only its weights, pass {folder / 'model.safetensors'}"
             )
         if self.run.holds(folder):
             if state.best is not None and not (self.run.path / state.best.folder).is_dir():

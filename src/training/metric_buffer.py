@@ -1,4 +1,4 @@
-"""Losses of micro-batches on their way to the log: an accelerator is not waited for at every step."""
+"""Sum losses without waiting for the accelerator at every step."""
 
 from collections import deque
 from collections.abc import Callable, Mapping

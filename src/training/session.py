@@ -1,4 +1,4 @@
-"""From checked arguments to a trained student: what every script that trains does around its phases."""
+"""Set up and finish a training run."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing

@@ -111,8 +111,8 @@ class Writing:
         for number, line in enumerate(lines, start=1):
             if not isinstance(line, dict) or line.get("crc") != _checksum(line):
                 raise UserError(
-                    f"{self.run.path / PARTIAL}: line {number}: has changed since it was written; take it out, and its "
-                    "batch is written again"
+                    f"{self.run.path / PARTIAL}: line {number}: was changed after it was written. Delete this "
+                    "line; its batch will be generated again"
                 )
         return lines
 
