@@ -14,7 +14,7 @@ help: ## List these targets.
 
 setup: .venv/.ready ## Make .venv with the pinned requirements, and torch for a GPU if there is one.
 
-demo: setup ## Distil a tiny model from data to scores, offline, in minutes on a CPU.
+demo: setup ## Distill a tiny model from data to scores, offline, in minutes on a CPU.
 	$(python) benchmarks/demo.py
 
 bench: setup ## Measure speed and memory beside other tools into benchmarks/RESULTS.md; installs requirements-bench.txt.

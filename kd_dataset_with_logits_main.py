@@ -1,4 +1,4 @@
-"""Distil a teacher whose log-probabilities are stored. `--help` explains the flags."""
+"""Distill a teacher whose log-probabilities are stored. `--help` explains the flags."""
 
 import sys
 from collections.abc import Sequence

@@ -1,4 +1,4 @@
-"""Distil a live teacher into a student. `python kd_main.py --help` explains the flags."""
+"""Distill a live teacher into a student. `python kd_main.py --help` explains the flags."""
 
 import sys
 from collections.abc import Sequence

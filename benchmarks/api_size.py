@@ -84,7 +84,7 @@ def time_training(prepared: Path, student: Path) -> None:
     for name, changes in (("tiny", {}), ("5M", wide)):
         model = AutoModelForSeq2SeqLM.from_config(AutoConfig.from_pretrained(student, **changes))
         optimizer = torch.optim.AdamW(model.parameters(), fused=True)
-        waited, learnt = [], []
+        waited, learned = [], []
         for chosen in rows:
             began = time.perf_counter()
             batch = tokenization.collate(split, chosen)
@@ -93,14 +93,14 @@ def time_training(prepared: Path, student: Path) -> None:
             distillation_loss(states, taught, batch, entry, Window(len(chosen), 1))[0].backward()
             optimizer.step()
             waited.append(there - began)
-            learnt.append(time.perf_counter() - there)
+            learned.append(time.perf_counter() - there)
         n = sum(each.numel() for each in model.parameters())
         print(
             f"student of {n:,} parameters ({name}), {BATCH} targets a step: {1e3 * np.median(waited):.0f} ms for the "
-            f"data, {1e3 * np.median(learnt):.0f} ms for the step"
+            f"data, {1e3 * np.median(learned):.0f} ms for the step"
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    print(f"opened and tokenised train_0 of {len(split)} rows in {opened:.1f} s; peak memory {peak / 1e9:.2f} GB")
+    print(f"opened and tokenized train_0 of {len(split)} rows in {opened:.1f} s; peak memory {peak / 1e9:.2f} GB")
 
 
 def run(script: str, flags: str) -> None:

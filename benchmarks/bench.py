@@ -2,7 +2,7 @@
 
 Each row is one kind of work of one size (speed/rows.py), done by ours and by one or two others, each in a process of
 its own. They take turns; what is shown are medians. Tokens: valid target tokens of a training step, or each generated
-target's own tokens up to EOS. Peak memory: above the weights of the models (gradients, optimiser and activations). The
+target's own tokens up to EOS. Peak memory: above the weights of the models (gradients, optimizer and activations). The
 floor: the time that our matrix products would take at the rate of large ones, measured in the same turns; who needs
 fewer products for a token can be above it.
 """

@@ -1,4 +1,4 @@
-"""The study's largest data: pseudo-targets merged, read, tokenised, batched for a step; seconds and peak memory.
+"""The study's largest data: pseudo-targets merged, read, tokenized, batched for a step; seconds and peak memory.
 
     python benchmarks/data_size.py --output_dir outputs/data_size
 
@@ -68,7 +68,7 @@ def read(merged: Path, student: Path) -> None:
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     rows = sum(data.rows(name) for name in names)
     print("  ".join(f"{name} {seconds:.2f} s" for name, seconds in times.items()))
-    print(f"{rows:,} rows tokenised, peak {peak / 1e9:.2f} GB")
+    print(f"{rows:,} rows tokenized, peak {peak / 1e9:.2f} GB")
 
 
 def write(original: Path, generated: Path, flags: argparse.Namespace, words: list[str]) -> None:

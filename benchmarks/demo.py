@@ -87,7 +87,7 @@ def study(out: Path, seed: int) -> Iterator[list[Job]]:
     def train(name: str, script: str, flags: str) -> Job:
         return Job(name, script, f"{flags} {TRAIN} --seed {seed} --output_dir {out}/{name}", f"{name}/model")
 
-    def distil(name: str, data: str, flags: str) -> Job:
+    def distill(name: str, data: str, flags: str) -> Job:
         models = f"--student_name {out}/new_student --teacher_name {teacher} --dataset_path {data}"
         return train(name, "kd_main.py", f"--experiment_config_key logits_kd {models} {flags} {STUDENT_RATE}")
 
@@ -111,11 +111,11 @@ def study(out: Path, seed: int) -> Iterator[list[Job]]:
         Job(
             "sampling", "gen_main.py", f"{sampling} --seed {seed} --output_dir {out}/sampling", f"sampling/{GENERATED}"
         ),
-        distil("student_logits", small, "--epochs 40 --stop_training_after_n_epochs 30 --ft_steps_at_end 6"),
+        distill("student_logits", small, "--epochs 40 --stop_training_after_n_epochs 30 --ft_steps_at_end 6"),
         train("teacher_test", "ft_main.py", f"--do_train False --dataset_path {small} --model_name {teacher}"),
     ]
     yield [prepare("sampling", f"--original_dataset_path {small} --generation_dataset_path {out}/sampling/{GENERATED}")]
-    yield [distil("student_pseudo_targets", merged, "--epochs 9 --stop_training_after_n_epochs 7 --ft_steps_at_end 1")]
+    yield [distill("student_pseudo_targets", merged, "--epochs 9 --stop_training_after_n_epochs 7 --ft_steps_at_end 1")]
 
 
 def run(job: Job, out: Path, threads: int) -> None:

@@ -1,4 +1,4 @@
-"""Every experiment of the YAML, learnt on the demo corpus: one teacher, one student each, one table over seeds.
+"""Every experiment of the YAML, learned on the demo corpus: one teacher, one student each, one table over seeds.
 
 The teacher and its data are those of `make demo` with the same seed; its config gets a dropout of 0.1, which only
 noisy teachers use. All students start from one that has been

@@ -47,7 +47,7 @@ class Variation:
     """One thing that is changed in a distillation: flags of kd_main.py, flags of gen_main.py for pseudo-targets of its
     own (None: the published ones), or Python that is run before the script."""
 
-    distil: str = ""
+    distill: str = ""
     sample: str | None = None
     patch: str = ""
 
@@ -122,7 +122,7 @@ def variation(name: str, data: Path, out: Path, seed: int) -> Iterator[Job]:
         targets = f"--dataset_path {out}/{folder}_targets_merged.json"
     code = f"{chosen.patch}; import kd_main; kd_main.run_script(kd_main.main)"
     script = f"-c {shlex.quote(code)}" if chosen.patch else "kd_main.py"
-    flags = f"{DISTIL} {published_pair(data)} {targets} {chosen.distil} --seed {seed} --output_dir {out}/{folder}"
+    flags = f"{DISTIL} {published_pair(data)} {targets} {chosen.distill} --seed {seed} --output_dir {out}/{folder}"
     yield Job(folder, script, flags, f"{folder}/model")
 
 

@@ -1,4 +1,4 @@
-"""Stage: distil a live teacher into a student, one training split per epoch."""
+"""Stage: distill a live teacher into a student, one training split per epoch."""
 
 import torch
 from accelerate import Accelerator
@@ -30,7 +30,7 @@ from src.training.session import Task
 
 
 def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experiment) -> dict[str, float]:
-    """Distil `config.teacher_name` into `config.student_name`, then fine-tune on `ft` from the best checkpoint.
+    """Distill `config.teacher_name` into `config.student_name`, then fine-tune on `ft` from the best checkpoint.
 
     Returns the test scores of the best weights; writes into `config.output_dir` what SPEC §1 lists. Raises UserError
     for what is wrong with flags, data or the pairing of the models.

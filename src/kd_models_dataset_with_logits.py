@@ -1,4 +1,4 @@
-"""Stage: distil a teacher of whom log-probabilities are stored with the data (an API's, for example)."""
+"""Stage: distill a teacher of whom log-probabilities are stored with the data (an API's, for example)."""
 
 from src.config.arguments import DistillStoredArguments
 from src.config.errors import UserError
@@ -12,7 +12,7 @@ from src.training.session import Task
 
 
 def train_kd(config: DistillStoredArguments, datasets: Datasets, experiment: Experiment) -> dict[str, float]:
-    """Distil what is stored in the training splits into `config.student_name`, then fine-tune on `ft`.
+    """Distill what is stored in the training splits into `config.student_name`, then fine-tune on `ft`.
 
     Returns the test scores of the best weights; writes into `config.output_dir` what SPEC §1 lists. Raises UserError
     for what is wrong with flags and data, and for an experiment that needs more than stored log-probabilities.

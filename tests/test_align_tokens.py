@@ -178,7 +178,7 @@ def test_strings_that_are_one_token(kind):
     assert name(b"<unk>") is None
 
 
-def test_strings_are_normalised_as_the_student_does():
+def test_strings_are_normalized_as_the_student_does():
     assert StudentTokens(STUDENTS["wordpiece"]).id_of(b" CAT") == STUDENTS["wordpiece"].convert_tokens_to_ids("cat")
     ellipsis = StudentTokens(STUDENTS["unigram"]).id_of("…".encode())
     assert ellipsis == STUDENTS["unigram"].convert_tokens_to_ids("...")  # NFKC

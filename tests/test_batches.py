@@ -1,4 +1,4 @@
-"""Texts to tokens, tokens to batches: what is cut, what is masked, what is learnt, in which order."""
+"""Texts to tokens, tokens to batches: what is cut, what is masked, what is learned, in which order."""
 
 import copy
 import threading
@@ -234,7 +234,7 @@ def test_an_eos_that_the_text_itself_ends_with_stays(gpt2):
 
 
 def test_a_tokenizer_that_merges_words_changes_only_the_rows_where_it_does():
-    """What a target becomes must not depend on which other targets are tokenised with it."""
+    """What a target becomes must not depend on which other targets are tokenized with it."""
     vocabulary = {token: i for i, token in enumerate(["<pad>", "</s>", "x", " ", "c", "d", " d", "x ", "x c"])}
     merges = [(" ", "d"), ("x", " "), ("x ", "c")]
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
@@ -443,7 +443,7 @@ def counting(monkeypatch, name: str) -> list[str]:
     return seen
 
 
-def test_equal_texts_are_tokenised_once_over_all_splits_and_epochs(t5, monkeypatch):
+def test_equal_texts_are_tokenized_once_over_all_splits_and_epochs(t5, monkeypatch):
     texts, targets = counting(monkeypatch, "encode_inputs"), counting(monkeypatch, "encode_labels")
     data = TokenizedDatasets(
         {
@@ -463,7 +463,7 @@ def test_equal_texts_are_tokenised_once_over_all_splits_and_epochs(t5, monkeypat
     assert targets == ["1", "2", "3", "4", "5", "6"]
 
 
-def test_a_split_tokenised_ahead_is_the_same(t5, monkeypatch):
+def test_a_split_tokenized_ahead_is_the_same(t5, monkeypatch):
     """In another thread, with a tokenizer of its own, once; whichever split is asked for next waits for it."""
     words = ["cat", "dog", "bird", "house"]
     datasets = {

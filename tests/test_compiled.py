@@ -33,7 +33,7 @@ def batch_of(left: bool) -> Batch:
     return Batch(torch.full((2, 4), 9), mask, torch.tensor([[5, 6, 7], [8, 1, -100]]), (0, 1))
 
 
-def learnt(model, batch: Batch) -> dict[str, torch.Tensor]:
+def learned(model, batch: Batch) -> dict[str, torch.Tensor]:
     model.zero_grad()
     loss, _ = distillation_loss(run(model, batch, NLL, {}), None, batch, NLL, Window(2, 5))
     loss.backward()
@@ -45,7 +45,7 @@ def test_compiled_layers_teach_the_same_and_writing_leaves_them_out(family, tiny
     folder = tiny_models[family]["student"]
     plain, made = load_model(folder), compile_layers(load_model(folder))
     batch = batch_of(left=not plain.config.is_encoder_decoder)
-    torch.testing.assert_close(learnt(made, batch), learnt(plain, batch))
+    torch.testing.assert_close(learned(made, batch), learned(plain, batch))
     assert torch._dynamo.utils.counters["frames"]["ok"] > 0, "nothing was traced"
     how = decoding_of("beam_search", num_beams=1, targets_per_input=1, max_new_tokens=5)
     torch._dynamo.utils.counters.clear()
@@ -95,4 +95,4 @@ def test_compiled_for_real(family, tiny_models):
     plain, made = load_model(folder), compile_layers(load_model(folder))
     assert family_of(plain.config)
     batch = batch_of(left=not plain.config.is_encoder_decoder)
-    torch.testing.assert_close(learnt(made, batch), learnt(plain, batch), rtol=1e-4, atol=1e-6)
+    torch.testing.assert_close(learned(made, batch), learned(plain, batch), rtol=1e-4, atol=1e-6)

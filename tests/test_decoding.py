@@ -214,7 +214,7 @@ def test_sampling_follows_torchs_seed(family, generation_type):
 
 @pytest.mark.parametrize("generation_type", TEMPERATURES)
 def test_sampling_draws_from_the_nucleus_and_from_all_of_it(generation_type):
-    """4,000 first tokens against the softmax at the type's temperature, cut to its top 95 % and renormalised.
+    """4,000 first tokens against the softmax at the type's temperature, cut to its top 95 % and renormalized.
 
     96 tokens, nearly equally probable: a top-k of 50, transformers' former default, would cut half of the nucleus.
     """

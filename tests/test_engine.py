@@ -38,7 +38,7 @@ UNEQUAL = [
 
 @dataclass
 class Update:
-    """What an optimiser step found: gradients and weights (flat, all parameters), the rate, steps taken before."""
+    """What an optimizer step found: gradients and weights (flat, all parameters), the rate, steps taken before."""
 
     gradient: torch.Tensor
     weights: torch.Tensor
@@ -48,7 +48,7 @@ class Update:
 
 @pytest.fixture
 def updates():
-    """Every optimiser step of the test, in order."""
+    """Every optimizer step of the test, in order."""
     seen: list[Update] = []
 
     def note(optimizer, _args, _kwargs):
@@ -355,7 +355,7 @@ def test_patience_without_dev_means_nothing(model, tmp_path):
 
 
 def test_closing_fine_tuning_starts_from_the_best(dropout_models, tmp_path, scripted, updates):
-    """Weights, optimiser and scheduler of the best checkpoint, not of the last epoch."""
+    """Weights, optimizer and scheduler of the best checkpoint, not of the last epoch."""
     scripted(1.0, 7.0, 2.0, 3.0, 4.0)
     data = write(tmp_path / "d.json", train=4, ft=4, dev=2)
     flags = {"epochs": 8, "stop_training_after_n_epochs": 3, "ft_steps_at_end": 2, "save_checkpoint_every_n_steps": 1}
@@ -632,7 +632,7 @@ def test_without_weights_there_is_a_warm_up(model, tmp_path, updates):
     assert [update.rate for update in updates[:3]] == pytest.approx([0.0, 0.01 / 20, 0.02 / 20])
 
 
-def test_a_folder_with_an_optimiser_goes_on_in_another_folder(model, tmp_path, former, scripted):
+def test_a_folder_with_an_optimizer_goes_on_in_another_folder(model, tmp_path, former, scripted):
     """Interrupted in one folder, continued in another: the same end as without interruption."""
     scripted(3.0)
     (best,) = former.glob("epoch1__step1*")
@@ -686,7 +686,7 @@ def test_a_checkpoint_of_another_model(dropout_models, tmp_path, former):
 
 
 def test_only_test_with_a_checkpoint_folder(model, tmp_path, former):
-    """Without training its optimiser does not matter."""
+    """Without training its optimizer does not matter."""
     (last,) = former.glob("*__last")
     ft_main.main(ft_flags(model, tmp_path / "d.json", tmp_path / "out", checkpoint_path=last, do_train=False))
     assert places(tmp_path / "out") == [("test", -1, -1)]
@@ -697,9 +697,9 @@ def test_only_test_with_a_checkpoint_folder(model, tmp_path, former):
 # ------------------------------------------------------------------------------------------ schedules, scales, targets
 
 
-def learnt(out: Path) -> list[str]:
-    """What was learnt before each evaluation."""
-    return [row["learnt"] for row in rows(out, "train_losses.csv")]
+def learned(out: Path) -> list[str]:
+    """What was learned before each evaluation."""
+    return [row["learned"] for row in rows(out, "train_losses.csv")]
 
 
 @pytest.mark.parametrize(
@@ -720,10 +720,10 @@ def test_the_loss_changes_on_schedule(dropout_models, tmp_path, scripted, schedu
         tmp_path / "e.yaml", {"logits_weight": 1.0}, {"forward_weight": 1.0}, schedule=schedule
     )
     kd_main.main(kd_flags(dropout_models["gpt2"], data, tmp_path / "out", epochs=3, **experiment))
-    assert learnt(tmp_path / "out") == [f"loss_{number}" for number in expected]
+    assert learned(tmp_path / "out") == [f"loss_{number}" for number in expected]
     for row in rows(tmp_path / "out", "train_losses.csv"):
-        assert bool(row["logits"]) == (row["learnt"] == "loss_0")
-        assert bool(row["forward"]) == (row["learnt"] == "loss_1")
+        assert bool(row["logits"]) == (row["learned"] == "loss_0")
+        assert bool(row["forward"]) == (row["learned"] == "loss_1")
 
 
 def test_a_schedule_that_follows_dev_needs_one(dropout_models, tmp_path):

@@ -644,7 +644,7 @@ def test_another_tokenizer_is_refused_by_its_first_token(case, tiny_tokenizers, 
 
 
 def test_labels_of_mbart_end_with_eos_and_not_with_a_language():
-    """Its tokenizer writes target, EOS, language: the language is what the decoder starts with, and is not learnt."""
+    """Its tokenizer writes target, EOS, language: the language is what the decoder starts with, and is not learned."""
     pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("▁b", -2.0)]
     tokenizer = MBartTokenizer(vocab=[*pieces, ("en_XX", 0.0), ("de_DE", 0.0)], src_lang="en_XX", tgt_lang="de_DE")
     assert tokenizer(text_target="a b")["input_ids"] == [4, 5, 2, tokenizer.convert_tokens_to_ids("de_DE")]

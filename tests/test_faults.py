@@ -242,7 +242,7 @@ STARTING = {  # what happens before the first update or the first text
     "reads data": (files, "read_datasets"),
     "reads a tokenizer": (loading, "find_model"),
     "reads weights": (loading, "_model_class"),
-    "tokenises": (Tokenization, "encode_inputs"),
+    "tokenizes": (Tokenization, "encode_inputs"),
 }
 
 
@@ -256,7 +256,7 @@ def test_a_run_that_starts_stops_at_once(tmp_path, cases, whole, name, where, nu
     ended = run(cases[name], out, tmp_path / "log", before=caught(*STARTING[where], number))
     assert (ended.status, ended.errors) == (status, "")
     assert ended.seconds < 10
-    if where != "tokenises" or not out.exists():
+    if where != "tokenizes" or not out.exists():
         assert outcome(out) == {}
         return
     assert "the same command continues there" in ended.printed
@@ -265,7 +265,7 @@ def test_a_run_that_starts_stops_at_once(tmp_path, cases, whole, name, where, nu
 
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4])
-def test_a_run_that_tokenises_another_split_stops_at_once(tmp_path, cases, whole, call):
+def test_a_run_that_tokenizes_another_split_stops_at_once(tmp_path, cases, whole, call):
     """That of an evaluation, or the next epoch's, beside this one."""
     out = tmp_path / "run" / "out"
     out.parent.mkdir()
@@ -277,7 +277,7 @@ def test_a_run_that_tokenises_another_split_stops_at_once(tmp_path, cases, whole
 
 
 def test_the_end_does_not_wait_for_the_next_epoch_s_tokens():
-    """A thread tokenises; between two chunks of texts it is told to stop."""
+    """A thread tokenizes; between two chunks of texts it is told to stop."""
     begun = threading.Event()
 
     class Slow:
@@ -296,7 +296,7 @@ def test_the_end_does_not_wait_for_the_next_epoch_s_tokens():
     assert begun.wait(10)
     data.close()
     for thread in threading.enumerate():
-        if thread.name.startswith("tokenise"):
+        if thread.name.startswith("tokenize"):
             thread.join(10)
             assert not thread.is_alive()
     assert time.monotonic() - started < 10

@@ -80,7 +80,7 @@ def bart_like(tokenizer):
 
 @pytest.mark.parametrize("kind", ["t5", "bart-like", "slow"])
 def test_what_is_left_is_what_the_tokenizer_itself_would_leave(tiny_tokenizers, tiny_corpus, kind):
-    """Of inputs and labels, also by a tokenizer in Python; nothing is tokenised twice to know what was there."""
+    """Of inputs and labels, also by a tokenizer in Python; nothing is tokenized twice to know what was there."""
     tokenizer = {"t5": tiny_tokenizers["t5"], "bart-like": bart_like(tiny_tokenizers["t5"]), "slow": ByT5Tokenizer()}[
         kind
     ]
@@ -141,7 +141,7 @@ def test_what_counts_as_nothing(tiny_tokenizers, kind, target, limit, is_empty):
 
 
 def test_a_word_boundary_alone_is_nothing(tiny_tokenizers):
-    """SentencePiece's first token may be the space before a word that is spelt out."""
+    """SentencePiece's first token may be the space before a word that is spelled out."""
     tokenizer = tiny_tokenizers["t5"]
     boundary = next(token for token in tokenizer.get_vocab().values() if not tokenizer.decode([token]).strip()
                     and token not in tokenizer.all_special_ids)  # fmt: skip
@@ -160,7 +160,7 @@ def warnings_of(printed: str) -> list[str]:
 
 
 def test_every_kind_is_said_once_for_the_first_split_where_it_occurs(tiny_tokenizers, capsys):
-    """Also of a split that is tokenised ahead, and then by whoever asks for it, not by the thread."""
+    """Also of a split that is tokenized ahead, and then by whoever asks for it, not by the thread."""
     fine = {"text": ["a"] * 4, "target": ["a"] * 4}
     cut = {"text": [LONG] * 4, "target": [LONG] * 4}
     blank = {"text": [LONG] * 4, "target": ["", "", LONG, LONG]}

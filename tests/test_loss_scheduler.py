@@ -1,4 +1,4 @@
-"""Which loss is learnt when: what epochs and evaluations do to a stage, as tables."""
+"""Which loss is learned when: what epochs and evaluations do to a stage, as tables."""
 
 import json
 from dataclasses import asdict
@@ -30,8 +30,8 @@ def follow(rule: Schedule, events: str, *, n_losses: int = 3, start: Stage | Non
     return stages
 
 
-def learnt(rule: Schedule, events: str, *, n_losses: int = 3, seed: int = 42) -> str:
-    """The number of the loss that is learnt after each event, one digit each."""
+def learned(rule: Schedule, events: str, *, n_losses: int = 3, seed: int = 42) -> str:
+    """The number of the loss that is learned after each event, one digit each."""
     return "".join(str(stage.index) for stage in follow(rule, events, n_losses=n_losses, seed=seed))
 
 
@@ -50,7 +50,7 @@ def learnt(rule: Schedule, events: str, *, n_losses: int = 3, seed: int = 42) ->
     ],
 )
 def test_epochs(n_epochs, keep_last, events, expected):
-    assert learnt(schedule(change_every_n_epochs=n_epochs, keep_last=keep_last), events) == expected
+    assert learned(schedule(change_every_n_epochs=n_epochs, keep_last=keep_last), events) == expected
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_epochs(n_epochs, keep_last, events, expected):
     ],
 )
 def test_evaluations(n_evaluations, keep_last, events, expected):
-    assert learnt(schedule(change_every_n_evaluation_steps=n_evaluations, keep_last=keep_last), events) == expected
+    assert learned(schedule(change_every_n_evaluation_steps=n_evaluations, keep_last=keep_last), events) == expected
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_evaluations(n_evaluations, keep_last, events, expected):
     ],
 )
 def test_no_improvements(n, keep_last, events, expected):
-    assert learnt(schedule(change_no_improvements_for=n, keep_last=keep_last), events) == expected
+    assert learned(schedule(change_no_improvements_for=n, keep_last=keep_last), events) == expected
 
 
 @pytest.mark.parametrize("trigger", TRIGGERS)
@@ -114,7 +114,7 @@ def test_a_single_loss_never_changes(trigger, keep_last, random_sample):
 
 @pytest.mark.parametrize("n_losses", [1, 3])
 def test_without_a_trigger_nothing_changes(n_losses):
-    assert learnt(schedule(), "-e-e-e-e", n_losses=n_losses) == "00000000"
+    assert learned(schedule(), "-e-e-e-e", n_losses=n_losses) == "00000000"
 
 
 # ------------------------------------------------------------------------------------------------------ random sampling
@@ -124,16 +124,16 @@ def test_without_a_trigger_nothing_changes(n_losses):
 def test_draws_follow_from_the_seed_and_reach_every_loss(trigger):
     rule = schedule(**{trigger: 1}, random_sample=True)
     events = (EPOCH if trigger == "change_every_n_epochs" else NO_BETTER) * 300
-    drawn = learnt(rule, events)
-    assert drawn == learnt(rule, events)
+    drawn = learned(rule, events)
+    assert drawn == learned(rule, events)
     assert all(drawn.count(index) > 70 for index in "012"), "each a third of the time"
-    assert drawn != learnt(rule, events, seed=43)
+    assert drawn != learned(rule, events, seed=43)
 
 
 @pytest.mark.parametrize("keep_last", [False, True])
 def test_draws_go_on_after_the_last_loss(keep_last):
     """`keep_last` says nothing about them: the last loss is one of several that may come."""
-    drawn = learnt(schedule(change_every_n_epochs=1, random_sample=True, keep_last=keep_last), EPOCH * 100)
+    drawn = learned(schedule(change_every_n_epochs=1, random_sample=True, keep_last=keep_last), EPOCH * 100)
     assert {pair for pair in zip(drawn, drawn[1:], strict=False) if pair[0] == "2"} == {("2", i) for i in "012"}
 
 
@@ -181,7 +181,7 @@ def with_losses(tmp_path):
 def epochs_of(experiment, n_epochs: int) -> str:
     """The number of the loss that each epoch learns; two evaluations an epoch find nothing better."""
     events = (NO_BETTER + NO_BETTER + EPOCH) * n_epochs
-    after = learnt(experiment.schedule, events, n_losses=len(experiment.losses))
+    after = learned(experiment.schedule, events, n_losses=len(experiment.losses))
     return ("0" + after[2::3])[:n_epochs]
 
 
@@ -209,7 +209,7 @@ def test_no_scheduling_keeps_its_only_loss(with_losses):
 
 
 def test_no_scheduling_of_three_losses_is_refused(with_losses):
-    """Two of them would never be learnt."""
+    """Two of them would never be learned."""
     with pytest.raises(UserError, match=r"'no_scheduling' never changes the loss: 'logits' is not reached"):
         with_losses("no_scheduling", "nll, logits, hidden_relations", epochs=20)
 

@@ -136,7 +136,7 @@ def test_the_nucleus_holds_the_mass_and_would_not_without_any_of_its_tokens(logi
     assert inside.all() or probabilities[inside].min() >= probabilities[~inside].max()
 
 
-def test_a_negative_temperature_compares_with_the_renormalised_nucleus_without_a_factor():
+def test_a_negative_temperature_compares_with_the_renormalized_nucleus_without_a_factor():
     """Top 0.7 of (0.5, 0.3, 0.2) is (0.5, 0.3), that is (5/8, 3/8); the student keeps its whole distribution."""
     expected = 0.625 * math.log(0.625 / 0.25) + 0.375 * math.log(0.375 / 0.25)
     assert divergence_rows(Q.log(), P.log(), -0.7).item() == pytest.approx(expected, abs=1e-12)
@@ -167,7 +167,7 @@ def test_no_logits_are_changed_in_place(temperature):
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, -0.7])
 def test_of_two_vocabulary_sizes_the_first_entries_are_shared(temperature):
-    """Padded embeddings differ in size inside one family of models; both sides are renormalised."""
+    """Padded embeddings differ in size inside one family of models; both sides are renormalized."""
     student, teacher = torch.randn(2, 4, 7, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     same = divergence_rows(student[:, :5], teacher[:, :5], temperature)
     torch.testing.assert_close(divergence_rows(student, teacher[:, :5], temperature), same)

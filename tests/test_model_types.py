@@ -67,7 +67,7 @@ def run(main: Any, words: list[str]) -> None:
 
 
 def whole_road(model_type: str, shared: dict[str, Any], root: Path) -> None:
-    """Fine-tune, generate, distil, with weights in every form; UserError if the type is refused before training."""
+    """Fine-tune, generate, distill, with weights in every form; UserError if the type is refused before training."""
     teacher, student, data = root / "teacher", root / "student", shared["short"]
     for seed, folder in enumerate((teacher, student)):
         write_tiny_model(model_type, folder, shared["tokenizer"], seed=seed)

@@ -92,7 +92,7 @@ def data_of(**n_rows: int) -> TokenizedDatasets:
     return TokenizedDatasets({name: {"text": ["a"] * n} for name, n in n_rows.items()}, None)
 
 
-PHASES = [Phase("distil", ("train_0", "train_1"), 3), Phase("fine-tune", ("ft",), 2, from_best=True)]
+PHASES = [Phase("distill", ("train_0", "train_1"), 3), Phase("fine-tune", ("ft",), 2, from_best=True)]
 
 
 def test_work_of_phases():
@@ -127,7 +127,7 @@ NEEDS = Needs(weights=100, gradients=100, optimizer=200, teacher=50)
 
 
 def test_memory_at_peak():
-    """400 bytes before: weights, teacher and 250 others; at the peak gradients, the optimiser's state and 80 more."""
+    """400 bytes before: weights, teacher and 250 others; at the peak gradients, the optimizer's state and 80 more."""
     memory = memory_at_peak(NEEDS, before=400, peak=780, available=1000)
     assert memory == Memory(NEEDS, work=80, rest=250, available=1000)
     assert (memory.total, memory.fits) == (780, True)
@@ -135,7 +135,7 @@ def test_memory_at_peak():
 
 
 def test_memory_of_a_run_that_continues():
-    """Its optimiser's state is there before the first step."""
+    """Its optimizer's state is there before the first step."""
     needs = Needs(weights=100, gradients=100, optimizer=200, optimizer_there=200)
     assert needs.to_come == 100
     memory = memory_at_peak(needs, before=400, peak=580, available=1000)
@@ -158,7 +158,7 @@ def test_memory_lines():
     fits = Memory(needs, work=1_500_000_000, rest=400_000_000, available=16_000_000_000)
     assert memory_lines(fits, "cpu", []) == [
         "about 2.9 GB at the peak, of 16 GB that this run can have (cpu)",
-        "weights 240 MB + gradients 240 MB + optimiser 480 MB + the longest batch 1.5 GB + program and data 400 MB",
+        "weights 240 MB + gradients 240 MB + optimizer 480 MB + the longest batch 1.5 GB + program and data 400 MB",
     ]
     tight = Memory(needs, work=1_500_000_000, rest=400_000_000, available=2_000_000_000)
     assert memory_lines(tight, "cpu", ["x"])[0].startswith(
@@ -193,7 +193,7 @@ def test_disk_lines():
 
 @pytest.mark.parametrize("flags", [{}, {"ft_steps_at_end": 2, "epochs": 4, "stop_training_after_n_epochs": 2}])
 def test_a_run_takes_no_more_of_the_disk(tiny_models, rotation_path, tmp_path, monkeypatch, flags):
-    """Measured wherever a checkpoint has just been written; what is not weights or optimiser is small."""
+    """Measured wherever a checkpoint has just been written; what is not weights or optimizer is small."""
     taken = []
     save = checkpoints.save_checkpoint
 
@@ -317,10 +317,10 @@ def test_words():
 
 
 def test_time_lines():
-    parts = [Part("distil update", 36_000, 0.3), Part("dev evaluation", 200, 6), Part("test evaluation", 0, 9)]
+    parts = [Part("distill update", 36_000, 0.3), Part("dev evaluation", 200, 6), Part("test evaluation", 0, 9)]
     assert time_lines(parts) == [
         "about 3 h 20 min",
-        "36,000 distil updates of 0.3 s: 3 h 0 min",
+        "36,000 distill updates of 0.3 s: 3 h 0 min",
         "200 dev evaluations of 6 s: 20 min",
     ]
     assert time_lines([Part("update", 1, 0.2, "all of a")]) == [
@@ -365,7 +365,7 @@ def test_the_kinds_that_a_phase_has():
         LossEntry(name="b", logits_weight=1.0, generate_labels_weight=0.25),
         LossEntry(name="c", logits_weight=1.0, generate_labels_weight=1.0),
     )
-    kinds = measure._variants(Phase("distil", ("train",), 1, losses=losses))
+    kinds = measure._variants(Phase("distill", ("train",), 1, losses=losses))
     assert [(kind.what, round(kind.share * 12)) for kind, _ in kinds] == [
         ("a", 4), ("b", 3), ("b on labels of the student", 1), ("c on labels of the student", 4)
     ]  # fmt: skip
@@ -466,7 +466,7 @@ def test_the_numbers_of_the_report_are_those_of_the_run(command, tmp_path, capsy
     evaluated = [row["split"] for row in scores]
     assert number("# of dev", sections["work"]) == evaluated.count("dev")
     assert number("# of test", sections["work"]) == evaluated.count("test")
-    phases = ["fine-tune"] if script == "ft" else [r"distil \(logits_kd\)", "fine-tune"]
+    phases = ["fine-tune"] if script == "ft" else [r"distill \(logits_kd\)", "fine-tune"]
     in_all = [number(f"^{phase}: .*, # in all", sections["work"]) for phase in phases]
     assert in_all == ([8] if script == "ft" else [8, 4])  # 3 + 3 + 2, and 2 + 2
     assert sum(in_all) == len(updates)

@@ -1,4 +1,4 @@
-"""The whole road by the real scripts: prepare, make models, fine-tune, generate, merge, distil. They learn to copy."""
+"""The whole road by the real scripts: prepare, make models, fine-tune, generate, merge, distill. They learn to copy."""
 
 import itertools
 import json
@@ -161,7 +161,7 @@ def test_what_fine_tuning_leaves(road):
 
 
 def test_what_distillation_leaves(road):
-    """Best and last with optimiser (--keep_checkpoint_after_test True)."""
+    """Best and last with optimizer (--keep_checkpoint_after_test True)."""
     out = road.student
     folders = sorted(name for name in names(out) if name.startswith("epoch"))
     assert len(folders) == 2

@@ -308,7 +308,7 @@ def test_a_live_and_a_stored_teacher_give_the_same_trajectory(tiny_models, rotat
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(limit=st.integers(1, 20), n_words=st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_of_cut_targets_too_a_stored_teacher_teaches_what_a_live_one_does(tiny_models, family, limit, n_words):
-    """Prepared without a limit, learnt from with one: losses and gradients are those of a live teacher."""
+    """Prepared without a limit, learned from with one: losses and gradients are those of a live teacher."""
     words = ["the", "old", "red", "cat", "sees", "a", "new", "blue", "bird"]
     texts = [" ".join(words[:n]) for n in n_words]
     models = tiny_models[family]

@@ -150,7 +150,7 @@ def test_pruning_equals_skipping_the_other_layers(model_type):
         for name, parameter in layers_of(model, path)[1].named_parameters():
             if name.endswith(silent):
                 parameter.data.zero_()
-    if model_type == "bart":  # post-norm: layer 1 normalises once more, which changes nothing that is normal already
+    if model_type == "bart":  # post-norm: layer 1 normalizes once more, which changes nothing that is normal already
         for path in paths:
             for name, parameter in layers_of(model, path)[:2].named_parameters():
                 if "layer_norm" in name:

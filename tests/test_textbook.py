@@ -101,7 +101,7 @@ def test_fine_tuning(tiny_models, tmp_path, recorded, monkeypatch, family):
     ft_main.main(ft_flags(folder, data, tmp_path / "out", **FLAGS))
     textbook = textbook_of(folder, None, len(recorded.updates))
     for pairs in recorded.updates:
-        textbook.update(pairs, distil=False)
+        textbook.update(pairs, distill=False)
     check_equal(tmp_path / "out", textbook, n_updates=60)
 
 
@@ -121,7 +121,7 @@ def test_distillation(tiny_models, tmp_path, recorded, monkeypatch, family, co_t
         assert 0.3 < n_written / sum(map(len, recorded.updates)) < 0.7
     textbook = textbook_of(models["student"], models["teacher"], len(recorded.updates))
     for pairs in recorded.updates:
-        textbook.update(pairs, distil=True)
+        textbook.update(pairs, distill=True)
     check_equal(tmp_path / "out", textbook, n_updates=60)
 
 
@@ -144,12 +144,12 @@ def test_distillation_and_closing_fine_tuning(tiny_models, tmp_path, recorded, m
     n_distilled = 10 * 5
     textbook = textbook_of(models["student"], models["teacher"], 13 * 5 + n_closing)
     for number, pairs in enumerate(recorded.updates[:n_distilled]):
-        textbook.update(pairs, distil=True)
+        textbook.update(pairs, distill=True)
         if number + 1 == 5 * (best_epoch + 1):
             best = textbook.state()
     textbook.load(best)
     for pairs in recorded.updates[n_distilled:]:
-        textbook.update(pairs, distil=False)
+        textbook.update(pairs, distill=False)
     check_equal(tmp_path / "out", textbook, n_updates=n_distilled + n_closing)
     logged = {int(row["epoch"]): float(row["learning_rate"]) for row in rows(tmp_path / "out", "train_losses.csv")}
     assert logged[9] == pytest.approx(RATE * (69 - 50) / 69)

@@ -39,10 +39,10 @@ class Textbook:
         self.schedule = get_linear_schedule_with_warmup(self.optimizer, 0, n_updates)
         self.rates: list[float] = []
 
-    def update(self, pairs: list[Pair], *, distil: bool) -> None:
+    def update(self, pairs: list[Pair], *, distill: bool) -> None:
         inputs, labels = self.tokens(pairs)
         logits = self.logits(self.student, inputs, labels)
-        if distil:
+        if distill:
             with torch.no_grad():
                 taught = self.logits(self.teacher, inputs, labels).softmax(-1)
             mask = labels != -100

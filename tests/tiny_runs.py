@@ -35,7 +35,7 @@ def ft_flags(model: str, data: str | Path, out: Path, **flags: Any) -> list[str]
 
 
 def kd_flags(models: dict[str, str], data: str | Path, out: Path, **flags: Any) -> list[str]:
-    """Distil models["teacher"] into models["student"]: two epochs of logits_kd unless `flags` say otherwise."""
+    """Distill models["teacher"] into models["student"]: two epochs of logits_kd unless `flags` say otherwise."""
     named = {"student_name": models["student"], "teacher_name": models["teacher"]}
     paths = {"dataset_path": data, "output_dir": out, "experiment_config_key": "logits_kd"}
     return argv({**TINY, **named, **paths, **flags})

@@ -140,7 +140,7 @@ class Limit:
 class Memory:
     """Bytes that a process needed at most above what it held when this was made, which is the models' weights.
 
-    Gradients and optimiser states come with the first repetition and count. The processor's memory is that of the
+    Gradients and optimizer states come with the first repetition and count. The processor's memory is that of the
     whole process (resident), a GPU's what torch handed out.
     """
 

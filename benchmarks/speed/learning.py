@@ -1,4 +1,4 @@
-"""Implementations of one optimiser update. Each is given a row's work and returns a step, which returns its tokens.
+"""Implementations of one optimizer update. Each is given a row's work and returns a step, which returns its tokens.
 
 Shapes: B rows, T positions, V vocabulary.
 """

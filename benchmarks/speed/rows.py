@@ -28,7 +28,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Learning:
-    """One optimiser update on a batch: teacher, student, loss, backward, AdamW. No teacher: fine-tuning."""
+    """One optimizer update on a batch: teacher, student, loss, backward, AdamW. No teacher: fine-tuning."""
 
     family: str
     vocabulary: int

@@ -146,7 +146,7 @@ class StudentTokens:
         self._id_of.pop(b"", None)
 
     def id_of(self, spelled: bytes) -> int | None:
-        """The token that spells this by itself, after the tokenizer's own normalisation; None if there is none.
+        """The token that spells this by itself, after the tokenizer's own normalization; None if there is none.
 
         Of the special tokens only EOS is found, by its name: something a teacher, too, may say.
         """
@@ -154,10 +154,10 @@ class StudentTokens:
             return self._eos
         if self._spells_spaces and spelled in self._id_of:
             return self._id_of[spelled]
-        return self._id_of.get(self._normalised(spelled))
+        return self._id_of.get(self._normalized(spelled))
 
-    def _normalised(self, spelled: bytes) -> bytes:
-        """As it is inside a text after the tokenizer's normalisation; nothing where that leaves no single token."""
+    def _normalized(self, spelled: bytes) -> bytes:
+        """As it is inside a text after the tokenizer's normalization; nothing where that leaves no single token."""
         try:
             text = spelled.decode()
         except UnicodeDecodeError:
@@ -221,7 +221,7 @@ def _spelled_word(name: str, goes_on: str | None) -> bytes:
 class Alignment:
     """How well a data set's tokens fit the student's, counted over label tokens that stand for text (EOS does not).
 
-    positions: these; aligned: with a teacher token; hard: learnt from the label alone; mass: sum over the aligned of
+    positions: these; aligned: with a teacher token; hard: learned from the label alone; mass: sum over the aligned of
     the share of the teacher's stored probability that is kept.
     """
 

@@ -27,7 +27,7 @@ OTHER_SPLITS = (DEV, DEV_PPL, TEST, FT)
 REFERENCE = "reference"
 NO_PREDICTION, NO_LOGPROBS = "no prediction", "no log-probabilities"  # why an answer can't be learned from
 FIRST_NAMED, REASONS_NAMED = 3, 5  # places of each reason, and reasons, in a message
-TOKENS_PER_CALL = 10_000  # of the teacher, whose completions are tokenised together
+TOKENS_PER_CALL = 10_000  # of the teacher, whose completions are tokenized together
 
 
 @dataclass(frozen=True)
@@ -255,7 +255,7 @@ def _numbered(file: ApiFile, description: str, *, each_reference: bool = False) 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A row to be trained on whose target is not tokenised yet; `completion` is None where labels are hard."""
+    """A row to be trained on whose target is not tokenized yet; `completion` is None where labels are hard."""
 
     split: str
     columns: dict[str, Any]

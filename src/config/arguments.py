@@ -223,7 +223,7 @@ class TrainingArguments(SharedArguments):
         None, "Epochs between scores on test; None: only the best checkpoint, at the end.", EVALUATION, minimum=1
     )
     keep_checkpoint_after_test: bool = flag(
-        False, "True keeps the best checkpoint's folder (with optimiser); False only its weights.", EVALUATION
+        False, "True keeps the best checkpoint's folder (with optimizer); False only its weights.", EVALUATION
     )
     save_state_every_n_minutes: float = flag(
         15.0, "Minutes between resumable states, besides the one written at every evaluation.", EVALUATION, above=0
@@ -297,7 +297,7 @@ def _experiment_file(written: str) -> Path:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillStoredArguments(TrainingArguments):
-    r"""Distil a teacher whose log-probabilities are stored in the dataset file, for example an API's.
+    r"""Distill a teacher whose log-probabilities are stored in the dataset file, for example an API's.
 
     Reads   a dataset file of prepare_datasets_main.py --logits_dataset_path (train_0 ... with tokens and logits), and
             the experiments' YAML.
@@ -363,7 +363,7 @@ class DistillStoredArguments(TrainingArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillArguments(DistillStoredArguments):
-    r"""Distil a teacher that runs beside the student.
+    r"""Distill a teacher that runs beside the student.
 
     Reads   a dataset file (train, or train_0 ... with pseudo-targets; dev, test, ft), the teacher's weights, and the
             experiments' YAML.

@@ -14,7 +14,7 @@ Written = str | list[Any] | dict[str, Any] | None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The entry of `known` that is spelt most like `name`."""
+    """The entry of `known` that is spelled most like `name`."""
     return max(known, key=lambda candidate: SequenceMatcher(None, name.lower(), candidate.lower()).ratio())
 
 

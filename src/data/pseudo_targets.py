@@ -59,7 +59,7 @@ class Merge:
 
 
 def merge_pseudo_targets(original: Datasets, generations: Datasets, merge: Merge) -> Datasets:
-    """The dataset to distil on: `train_0 …` with the i-th PT of every input, and all original splits but `train`.
+    """The dataset to distill on: `train_0 …` with the i-th PT of every input, and all original splits but `train`.
 
     With `use_original` every `train_i` starts with the labeled pairs. Of further columns those are kept that all rows
     of `train_i` have: a PT's row has the values of its input's first row.

@@ -1,8 +1,8 @@
 """Exact nucleus sampling (Holtzman et al., 2020) without sorting the vocabulary, by rejection.
 
 A token is drawn from the whole distribution and accepted if it is in the nucleus; else the row is drawn again, which
-happens to 1 − top_p of the rows at most. The accepted ones have the distribution of the renormalised nucleus.
-Shapes: N rows, V vocabulary, b the size of a block of neighbouring tokens, U = ⌈V / b⌉ blocks, M rows to draw for.
+happens to 1 − top_p of the rows at most. The accepted ones have the distribution of the renormalized nucleus.
+Shapes: N rows, V vocabulary, b the size of a block of neighboring tokens, U = ⌈V / b⌉ blocks, M rows to draw for.
 """
 
 from dataclasses import dataclass, replace
@@ -31,7 +31,7 @@ class Nucleus:
 
 
 def draw(logits: Tensor, nucleus: Nucleus) -> Tensor:
-    """(N,) one token per row of logits (N, V), from the softmax cut to the nucleus and renormalised.
+    """(N,) one token per row of logits (N, V), from the softmax cut to the nucleus and renormalized.
 
     The logits may be overwritten. The temperature comes first. Of equally probable tokens the one with the smaller
     index counts as more probable. Raises RuntimeError where a row has no distribution: NaN, +inf, or nothing but −inf.

@@ -39,7 +39,7 @@ WORTH_LEAVING = 1 / 8  # share of ended rows at which the others are copied; 0.0
 MEMORY, SHARE_OF_GPU = 2**31, 1 / 4  # bytes for what is written at once: 2 GiB, or this share of a GPU's memory
 COPIES_OF_LOGITS = 3  # that are alive in a step
 
-HONOURED = {
+HONORED = {
     "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id",
     "forced_eos_token_id", "suppress_tokens", "bad_words_ids",
 }  # fmt: skip
@@ -95,7 +95,7 @@ def warn_of_generate(reason: str) -> None:
 
 def unknown_fields(ids: GenerationConfig, *, known: Collection[str] = ()) -> list[str]:
     """Fields of a generation config with a value that might matter, but for `known` ones and those listed here."""
-    ignored = HONOURED | DECIDED_BY_THE_CALLER | WITHOUT_EFFECT | set(known)
+    ignored = HONORED | DECIDED_BY_THE_CALLER | WITHOUT_EFFECT | set(known)
     values = {name: value for name, value in ids.to_dict().items() if name not in ignored and value is not None}
     unknown = [name for name, value in values.items() if name not in NEUTRAL or value != NEUTRAL[name]]
     if any(len(words) != 1 for words in ids.bad_words_ids or ()):

@@ -1,4 +1,4 @@
-"""Which of an experiment's losses is learnt now: pure functions from what has happened to the next stage."""
+"""Which of an experiment's losses is learned now: pure functions from what has happened to the next stage."""
 
 from dataclasses import dataclass, replace
 
@@ -9,7 +9,7 @@ from src.config.experiments import Schedule
 
 @dataclass(frozen=True)
 class Stage:
-    """The loss that is learnt now, and what has happened since it took over.
+    """The loss that is learned now, and what has happened since it took over.
 
     index: its place in the experiment's `losses`. changes: how often the loss has changed. epochs, evaluations: since
     then. without_better: evaluations without a better score, since then or since the last better one.

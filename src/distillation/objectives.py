@@ -43,7 +43,7 @@ class Targets:
 
 @dataclass(frozen=True)
 class Window:
-    """What one optimiser update covers, over all micro-batches and processes: the losses' denominators."""
+    """What one optimizer update covers, over all micro-batches and processes: the losses' denominators."""
 
     targets: int
     tokens: int

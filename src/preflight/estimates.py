@@ -92,7 +92,7 @@ def nearest_to_mean(sizes: Sequence[float] | np.ndarray, n: int) -> list[int]:
 
 @dataclass(frozen=True)
 class Needs:
-    """Bytes that can be counted beforehand; optimizer_there: those of the optimiser's state that are there already."""
+    """Bytes that can be counted beforehand; optimizer_there: those of the optimizer's state that are there already."""
 
     weights: int
     gradients: int = 0
@@ -109,7 +109,7 @@ class Needs:
 class Memory:
     """Bytes at the peak, by what they hold.
 
-    work: of an update or a batch besides gradients and optimiser, None if there was not enough for one. rest: of the
+    work: of an update or a batch besides gradients and optimizer, None if there was not enough for one. rest: of the
     program and the data. available: what the process can have, with what it has.
     """
 
@@ -149,7 +149,7 @@ def memory_lines(memory: Memory, where: str, to_try: Sequence[str]) -> list[str]
         "weights": memory.needs.weights,
         "teacher": memory.needs.teacher,
         "gradients": memory.needs.gradients,
-        "optimiser": memory.needs.optimizer,
+        "optimizer": memory.needs.optimizer,
         "the longest batch": memory.work or 0,
         "program and data": memory.rest,
     }

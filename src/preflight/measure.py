@@ -83,7 +83,7 @@ def try_writing(writing: "Writing", data: TokenizedDatasets) -> tuple[float | No
 
 
 def needs_of_training(trainer: Trainer, phases: Sequence[Phase]) -> Needs:
-    """What can be counted beforehand; without phases nothing is learnt."""
+    """What can be counted beforehand; without phases nothing is learned."""
     model, state = trainer.training.model, trainer.training.optimizer.state
     gradients = _bytes_of(each for each in model.parameters() if each.requires_grad) if phases else 0
     teachers = [phase.teacher.model for phase in phases if isinstance(phase.teacher, LiveTeacher)]

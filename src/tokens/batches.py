@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 
 TEXTS_PER_CALL = 2_000  # fractions of a second, after which somebody may stop it
-ANCHOR = "x"  # a word before a continuation, so that the continuation is tokenised as it is inside a sentence
+ANCHOR = "x"  # a word before a continuation, so that the continuation is tokenized as it is inside a sentence
 
 
 @dataclass(frozen=True)
@@ -301,11 +301,11 @@ class Tokenization:
 
     def encode_inputs(self, texts: Sequence[str]) -> Encoded:
         """Prompt and text as token ids; a text too long is cut at its end, the prompt never."""
-        return self._in_chunks(texts, self._inputs, "tokenise inputs")
+        return self._in_chunks(texts, self._inputs, "tokenize inputs")
 
     def encode_labels(self, targets: Sequence[str]) -> Encoded:
         """Target and EOS as token ids; a target too long is cut, its EOS kept."""
-        return self._in_chunks(targets, self._labels, "tokenise targets")
+        return self._in_chunks(targets, self._labels, "tokenize targets")
 
     def locate_labels(self, targets: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """The tokens of `encode_labels`, and the characters (start, end) of the target each stands for; none for EOS.
@@ -526,9 +526,9 @@ def _encodings(encoded: "BatchEncoding") -> "Sequence[Encoding | None]":
 
 
 class TokenizedDatasets:
-    """The splits of a dataset file as tokens: each split is tokenised once, at its first use or ahead of it.
+    """The splits of a dataset file as tokens: each split is tokenized once, at its first use or ahead of it.
 
-    The splits `train_0 … train_{K-1}` hold the same inputs K times; equal texts are tokenised once over all splits.
+    The splits `train_0 … train_{K-1}` hold the same inputs K times; equal texts are tokenized once over all splits.
     Of several references the first is the label.
     A target whose `finish_reason` is "length" was cut off by a model's limit: its labels have no EOS.
     """
@@ -541,12 +541,12 @@ class TokenizedDatasets:
         self._inputs = Ragged.of([])
         self._whole_inputs = np.zeros(0, dtype=np.int32)
         self._unsaid = [of_inputs, of_targets, of_nothing, of_special_tokens]
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenise")
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
         self._coming: Future[TokenizedSplit] | None = None
         self._closed = Event()
 
     def close(self) -> None:
-        """Stop what is tokenised ahead: the process would wait for its end."""
+        """Stop what is tokenized ahead: the process would wait for its end."""
         self._closed.set()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -561,7 +561,7 @@ class TokenizedDatasets:
         return len(self.datasets[name][TEXT])
 
     def split(self, name: str) -> TokenizedSplit:
-        """The split's tokens; waits for a split that is being tokenised ahead, whichever it is."""
+        """The split's tokens; waits for a split that is being tokenized ahead, whichever it is."""
         if self._coming is not None:
             coming, self._coming = self._coming, None
             self._add(coming.result())
@@ -592,7 +592,7 @@ class TokenizedDatasets:
                 say(f"warning: {split.name}: {line}")
 
     def tokenize_ahead(self, name: str) -> None:
-        """Tokenise a split beside other work, so that an epoch need not wait for it."""
+        """Tokenize a split beside other work, so that an epoch need not wait for it."""
         if name in self._splits or self._coming is not None:
             return
         # With a tokenizer of its own: they don't bear two threads.

@@ -1,4 +1,4 @@
-"""Checkpoints: folders with a model, its optimiser and the state of the run, whole or not there at all."""
+"""Checkpoints: folders with a model, its optimizer and the state of the run, whole or not there at all."""
 
 import re
 import secrets
@@ -127,7 +127,7 @@ class Training:
 
 
 def save_checkpoint(folder: Path, training: Training, state: RunState) -> None:
-    """Write a checkpoint: a model folder that `from_pretrained` opens, plus optimiser and position."""
+    """Write a checkpoint: a model folder that `from_pretrained` opens, plus optimizer and position."""
     with whole_folder(folder) as temporary:
         save_model(temporary, training.model, training.tokenizer)
         saved = {"optimizer": training.optimizer.state_dict()}
@@ -158,7 +158,7 @@ def _save_tensors(values: dict[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(folder: Path, training: Training) -> RunState:
-    """Restore weights, optimiser, scheduler and scaler in place; returns the position."""
+    """Restore weights, optimizer, scheduler and scaler in place; returns the position."""
     state = RunState.read(folder)
     load_weights(training.model, folder)
     with in_one_line(str(folder / OPTIMIZER), "cannot be read"):
@@ -198,7 +198,7 @@ def _are_alike(value: Any, model: Any) -> bool:
 
 
 def is_resumable(folder: Path) -> bool:
-    """Whether a folder is a checkpoint with optimiser and position, and not weights alone."""
+    """Whether a folder is a checkpoint with optimizer and position, and not weights alone."""
     return (folder / STATE).is_file() and (folder / OPTIMIZER).is_file()
 
 

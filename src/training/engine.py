@@ -1,6 +1,6 @@
 """The training loop: phases, epochs, updates, evaluations. It does not know what distillation is.
 
-A stage builds phases and hands them to `Trainer.fit`. A step is one micro-batch, an update one optimiser step.
+A stage builds phases and hands them to `Trainer.fit`. A step is one micro-batch, an update one optimizer step.
 """
 
 import time
@@ -50,9 +50,9 @@ SCALE_BATCHES, SCALE_FLOOR = 100, 0.025  # micro-batches that a scale is measure
 class Phase:
     """A stretch of training with one experiment.
 
-    splits: rotated, one per epoch. epochs: how many are run. losses: what is learnt, one at a time, and `schedule` says
-    which. layers: of the student, where a loss compares layers. teacher: None where no loss needs one. from_best: start
-    from the best checkpoint so far (weights, optimiser, scheduler).
+    splits: rotated, one per epoch. epochs: how many are run. losses: what is learned, one at a time, and `schedule`
+    says which. layers: of the student, where a loss compares layers. teacher: None where no loss needs one. from_best:
+    start from the best checkpoint so far (weights, optimizer, scheduler).
     """
 
     name: str
@@ -101,7 +101,7 @@ class Trainer:
     # -------------------------------------------------------------------------------------------------------- begin
 
     def resume(self, folder: Path, phases: Sequence[Phase]) -> None:
-        """Take up a checkpoint's weights, optimiser, schedule and position; writes nothing.
+        """Take up a checkpoint's weights, optimizer, schedule and position; writes nothing.
 
         The checkpoint of another run (of the same model) gives all this too, but its evaluations stay where they are.
         Raises UserError if `phases` have no such position.
@@ -258,7 +258,7 @@ class Trainer:
         return self.evaluator.tokenization.collate(split, rows).to(self.device)
 
     def _update(self, phase: Phase, split: TokenizedSplit, rows: np.ndarray) -> None:
-        """One optimiser update on some rows; each micro-batch is weighed by its share of the window."""
+        """One optimizer update on some rows; each micro-batch is weighed by its share of the window."""
         training, entry = self.training, phase.losses[self.state.stage.index]
         batches = self._micro_batches(split, rows)
         with self._finite(self._place(phase, *batches)):
@@ -408,7 +408,7 @@ class Trainer:
         self._look_at(split, result, is_final=epoch == FINAL)
 
     def _look_at(self, split: str, result: Evaluation, *, is_final: bool) -> None:
-        """Say what looks wrong: that nothing is learnt, at the first evaluation; what is written, in the closing test;
+        """Say what looks wrong: that nothing is learned, at the first evaluation; what is written, in the closing test;
         and texts that repeat themselves already when they do so on dev."""
         if is_final or self.state.n_rows == 1:
             self._warn_of(split, health.of_likelihood(result.scores["nll"], len(self.training.tokenizer)))
@@ -447,7 +447,7 @@ class Trainer:
         say(f"warning: {subject}: {line}")
 
     def _judge(self, scores: Mapping[str, float], phase: Phase) -> None:
-        """Take note of the scores on dev: what is learnt next, and if they are the best so far, keep the weights."""
+        """Take note of the scores on dev: what is learned next, and if they are the best so far, keep the weights."""
         state, score, nll = self.state, scores[self.config.metric_for_best_model], scores["nll"]
         state.last += f"__score{score:.3f}".replace(".", "_")
         better = rhythm.is_better(
@@ -474,8 +474,8 @@ class Trainer:
         means = {name: total / (counts.get(name, updates) or 1) for name, total in state.losses.items()}
         self._warn_of(self.config.mixed_precision, health.of_skipped(skipped, updates, state.updates), once=SKIPPED)
         rate = self.training.scheduler.get_last_lr()[0]
-        learnt = phase.losses[state.stage.index].name
-        place = {"phase": state.phase, "learnt": learnt, "epoch": state.epoch, "step": state.steps_done - 1}
+        learned = phase.losses[state.stage.index].name
+        place = {"phase": state.phase, "learned": learned, "epoch": state.epoch, "step": state.steps_done - 1}
         row = place | {"learning_rate": rate} | means
         has_scaler = self.training.scaler is not None
         noted = (GRADIENT_NORM, SKIPPED) if has_scaler else (GRADIENT_NORM,)

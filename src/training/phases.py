@@ -1,4 +1,4 @@
-"""What both kinds of distillation share: the experiment that the flags name, and the phases it is learnt in."""
+"""What both kinds of distillation share: the experiment that the flags name, and the phases it is learned in."""
 
 from dataclasses import replace
 from typing import TypeVar
@@ -56,8 +56,8 @@ def distillation_phases(
     config: DistillStoredArguments, experiment: Experiment, splits: tuple[str, ...], teacher: Teacher | None
 ) -> list[Phase]:
     """Learning the experiment, and the closing fine-tuning from the best checkpoint if the flags ask for one."""
-    distil = Phase(
-        f"distil ({experiment.name})",
+    distill = Phase(
+        f"distill ({experiment.name})",
         splits,
         config.stop_training_after_n_epochs or config.epochs,
         losses=experiment.losses,
@@ -66,8 +66,8 @@ def distillation_phases(
         teacher=teacher,
     )
     if not config.ft_steps_at_end:
-        return [distil]
-    return [distil, Phase("fine-tune", (FT,), config.ft_steps_at_end, from_best=True)]
+        return [distill]
+    return [distill, Phase("fine-tune", (FT,), config.ft_steps_at_end, from_best=True)]
 
 
 def check_schedule(config: DistillStoredArguments, datasets: Datasets, experiment: Experiment) -> None:

@@ -1,6 +1,6 @@
 """Is it time to update, evaluate, test or stop? Pure functions of counts.
 
-A step is one micro-batch, counted from 0 in each epoch. An update is one optimiser step and covers a window of steps.
+A step is one micro-batch, counted from 0 in each epoch. An update is one optimizer step and covers a window of steps.
 """
 
 from collections.abc import Sequence
@@ -13,7 +13,7 @@ def steps_in_epoch(n_rows: int, micro_batch_size: int) -> int:
 
 
 def updates_in_epoch(n_rows: int, micro_batch_size: int, accumulation_steps: int) -> int:
-    """Optimiser updates of an epoch; a short last window is an update like the others."""
+    """Optimizer updates of an epoch; a short last window is an update like the others."""
     return ceil(steps_in_epoch(n_rows, micro_batch_size) / accumulation_steps)
 
 

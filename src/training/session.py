@@ -199,7 +199,7 @@ def _rows_to_learn(config: TrainingArguments, datasets: Datasets) -> Datasets:
 
 
 def _resumable_folder(config: TrainingArguments, run: RunFolder) -> Path | None:
-    """The checkpoint to continue from: the flag's if it has an optimiser, else this run's newest state."""
+    """The checkpoint to continue from: the flag's if it has an optimizer, else this run's newest state."""
     given = None if config.checkpoint_path is None else Path(config.checkpoint_path)
     if given is not None and not given.exists():
         raise UserError(f"--checkpoint_path {given}: no such file or folder")
@@ -210,7 +210,7 @@ def _resumable_folder(config: TrainingArguments, run: RunFolder) -> Path | None:
 
 
 def _starts_from_weights(run: RunFolder) -> bool:
-    """Whether the run began from weights that a flag names; a checkpoint with an optimiser goes on in its schedule."""
+    """Whether the run began from weights that a flag names; a checkpoint with an optimizer goes on in its schedule."""
     path = run.flags["checkpoint_path"]
     if path is None:
         return run.flags.get("student_state_dict_path") is not None

@@ -17,7 +17,7 @@ def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], *, tok
     """Corpus BLEU, 0 to 100, against all references of a row. tokenize: the name of one of sacreBLEU's tokenizers."""
     from sacrebleu.metrics import BLEU
 
-    # `force` only silences a hint printed when many rows end in a tokenised full stop.
+    # `force` only silences a hint printed when many rows end in a tokenized full stop.
     return {"sacrebleu": corpus_score(BLEU(force=True, tokenize=tokenize), predictions, references)}
 
 
