@@ -1,4 +1,4 @@
-"""Columns of tables that JSON has no form for (NaN, times, bytes, …): turned into what it has, or left out.
+"""Convert values that JSON cannot represent (NaN, times, …); leave out columns that cannot be converted (bytes).
 
 Everything that is read may be written as JSON, by this run or a later one, so this happens once, at reading.
 """

@@ -1,7 +1,4 @@
-"""What a model is tried for before a run, so that one that cannot do it is refused before anything is written.
-
-Many models have no positions for the lengths asked for, or cannot be searched by beams.
-"""
+"""Try a model before a run: the maximum lengths, a training pass, and a few generated tokens."""
 
 import warnings
 from dataclasses import replace
@@ -23,7 +20,7 @@ N_NEW = 3  # tokens that are written to see whether a model can
 
 
 def try_out(model: PreTrainedModel, name: str, flags: SharedArguments, decoding: Decoding | None = None) -> None:
-    """Raise UserError for a model, as it was loaded, that cannot read or write what the flags ask for.
+    """Raise UserError if a loaded model cannot be trained, or cannot generate, as the flags ask.
 
     decoding: None for that of an evaluation.
     """
@@ -35,7 +32,7 @@ def try_out(model: PreTrainedModel, name: str, flags: SharedArguments, decoding:
 
 @torch.no_grad()
 def _try_lengths(model: PreTrainedModel, name: str, flags: SharedArguments) -> None:
-    """Beyond the positions that a config states a table ends, while other models were only not trained so far."""
+    """Refuse lengths beyond a table of learned positions; warn about those a rotary model was not trained for."""
     beyond = beyond_positions(model.config, flags)
     if not beyond:
         return

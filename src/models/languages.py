@@ -1,4 +1,4 @@
-"""The languages of a multilingual model (mBART, M2M-100, NLLB, PLBart): tokens beside its texts name them."""
+"""Source and target languages of multilingual models (mBART, M2M-100, NLLB, PLBart)."""
 
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -13,7 +13,7 @@ SOURCE, TARGET = "src_lang", "tgt_lang"  # as tokenizer_config.json names them
 
 
 def languages_of(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
-    """Each language that a multilingual tokenizer has a token for, with that token; none for other tokenizers."""
+    """Language codes of a multilingual tokenizer with their token ids; empty for other tokenizers."""
     if not hasattr(tokenizer, "set_tgt_lang_special_tokens"):
         return {}
     codes = getattr(tokenizer, "lang_code_to_id", None)
@@ -60,5 +60,5 @@ def target_token(tokenizer: "PreTrainedTokenizerBase") -> int | None:
 
 
 def _code(language: str, languages: dict[str, int]) -> str | None:
-    """A language as the tokenizer's table has it: PLBart's `python` stands there as `__python__`."""
+    """The language code in the tokenizer's table, or None. PLBart's `python` is `__python__` there."""
     return next((code for code in (language, f"__{language}__") if code in languages), None)

@@ -170,7 +170,7 @@ def load_model(
     if model.config.is_encoder_decoder and isinstance(start, int):  # one start for teacher forcing and generation
         model.config.decoder_start_token_id = start
     model = made_lean(model).eval()
-    with in_one_line(base, "does not compute as a writer of text must"):
+    with in_one_line(base, "a test forward pass failed"):
         check_states(model, base)
     return model
 

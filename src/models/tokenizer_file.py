@@ -1,4 +1,4 @@
-"""Tokenizers that read texts as their tokenizer.json says.
+"""Make sure that a tokenizer produces the tokens of its tokenizer.json.
 
 transformers 5 makes many anew by their class and so replaces normalizer, pre-tokenizer or the model's options.
 """
@@ -28,7 +28,7 @@ PROBE = (
 def as_its_file_says(
     tokenizer: "PreTrainedTokenizerBase", name: str, source: str, texts: Sequence[str]
 ) -> "PreTrainedTokenizerBase":
-    """The tokenizer, or one made of its tokenizer.json alone if it makes other tokens of PROBE or of `texts`.
+    """The tokenizer; if its tokens of PROBE or `texts` differ from its tokenizer.json's, one made from that file alone.
 
     Raises UserError if that one differs from the file too.
     """
@@ -56,7 +56,7 @@ def as_its_file_says(
 
 
 def _read_differently(tokenizer: "PreTrainedTokenizerBase", own: "Tokenizer", texts: Sequence[str]) -> str | None:
-    """A text of which the two make different tokens, if there is one."""
+    """The first text that the two tokenize differently, or None."""
     probe = [*PROBE, *texts]
     ours = tokenizer(probe, add_special_tokens=False, verbose=False)["input_ids"]
     own.no_truncation()

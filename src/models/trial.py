@@ -1,6 +1,4 @@
-"""Whether a model that was loaded computes what a writer of text must.
-
-Many models compute logits and still are none: they read what follows, or mistake padding for text.
+"""Check that a loaded model can be trained to generate: it must not see later tokens, and must ignore padding.
 
 Shapes: V vocabulary.
 """
@@ -22,7 +20,7 @@ N_NEW = 3  # tokens that are written to see whether a model can
 
 @torch.no_grad()
 def check_states(model: PreTrainedModel, place: str) -> None:
-    """Raise UserError for a model that computes its logits from what follows, too, or otherwise beside padding.
+    """Raise UserError if a model's logits depend on later tokens or on padding.
 
     What else it raises comes of sizes in a config that no layer can have: some are looked at by nobody before.
     """
@@ -78,5 +76,5 @@ def two_rows(model: PreTrainedModel, tokens: list[int]) -> Batch:
 
 
 def _agree(ours: Tensor, theirs: Tensor, tolerance: float) -> bool:
-    """Whether logits are alike; those that are no numbers are found elsewhere."""
+    """Whether logits are close. NaN counts as close: it is reported elsewhere."""
     return not bool((ours - theirs).abs().max() > tolerance * ours.abs().max())

@@ -1,4 +1,4 @@
-"""A stage's run, or with --dry_run True the report of what it would do and take."""
+"""Run a stage, or with --dry_run True report what it would do and take."""
 
 from pathlib import Path
 

@@ -16,7 +16,7 @@ NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)  # what
 
 
 class SoftLock:
-    """A killed process' lock is taken over on its own computer; elsewhere nobody can know that it was killed."""
+    """A lock file that names its process. A killed process's lock is taken over on its computer, refused elsewhere."""
 
     def __init__(self, path: Path) -> None:
         self.path = path

@@ -1,4 +1,4 @@
-"""Texts in which the names of special tokens (`</s>`, `<pad>`, `<unk>`) are words like others."""
+"""Read the names of special tokens (`</s>`, `<pad>`, `<unk>`) in texts as ordinary text."""
 
 import copy
 import json
@@ -14,7 +14,7 @@ UNREACHABLE = "\ue000"  # of the private use area: before a token's name it is i
 
 
 class LiteralReader:
-    """A tokenizer's way to read texts to the letter. Made with the tokenizer, but its copy only at its first use."""
+    """Finds special tokens' names in texts, and makes, at its first use, a tokenizer that reads them as text."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._original = tokenizer
@@ -38,7 +38,7 @@ class LiteralReader:
 
     @cached_property
     def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """A copy for which special tokens have no names; those that it puts around a text stay."""
+        """A copy of the tokenizer that finds no special tokens in texts, but still adds those around a text."""
         from tokenizers import Tokenizer
 
         made = copy.deepcopy(self._original)

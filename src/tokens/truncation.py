@@ -1,4 +1,4 @@
-"""How long texts are before a limit cuts them, in tokens, and what is said where it cuts much.
+"""Lengths of texts in tokens before truncation, and warnings about inputs and targets that lose much.
 
 Shapes: N texts.
 """
@@ -84,7 +84,7 @@ def of_nothing(cuts: Cuts) -> str | None:
 
 
 def of_special_tokens(cuts: Cuts) -> str | None:
-    """Texts that name special tokens, which those who have rendered a chat template want to be read as such."""
+    """Special tokens in texts, which are read as text; users of a chat template want them read as tokens."""
     if cuts.special_token is None:
         return None
     return (

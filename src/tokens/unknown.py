@@ -1,4 +1,4 @@
-"""What a tokenizer cannot write: characters that it has no token for, and texts that come back changed."""
+"""Find texts that a tokenizer cannot represent: unknown characters, and texts that decode differently."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -19,7 +19,7 @@ UNCUT = 2**30
 
 
 def check_characters_known(tokenization: Tokenization, datasets: Datasets, source: str) -> None:
-    """Say which inputs and targets of a split have characters that the tokenizer does not know or does not give back.
+    """Warn about inputs and targets of a split that the tokenizer cannot represent.
 
     Looks at the first training split, or the first one if there is none. Raises UserError if nearly all targets have
     unknown characters.
@@ -51,7 +51,7 @@ def _sample(texts: Sequence[str]) -> list[str]:
 
 
 def _with_unknown(tokenization: Tokenization, texts: Sequence[str]) -> list[int]:
-    """1 for each text with an unknown token; white space is no character that anybody misses."""
+    """1 for each text with an unknown token. White space is not counted."""
     unknown = tokenization.tokenizer.unk_token_id
     if unknown is None or unknown == tokenization.tokenizer.eos_token_id:
         return [0] * len(texts)
@@ -67,7 +67,7 @@ def _say_unknown(split: str, kind: str, texts: Sequence[str], unknown: Sequence[
 
 
 def _say_changed(split: str, targets: Sequence[str], written: Sequence[str], unknown: Sequence[int]) -> None:
-    """Targets that the tokenizer alone changes, though it knows their characters."""
+    """Warn about targets that change when encoded and decoded, although all their characters are known."""
     pairs = [
         (target, text)
         for target, text, is_unknown in zip(targets, written, unknown, strict=True)
