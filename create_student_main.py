@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.config.arguments import CreateStudentArguments
 from src.config.cli import parse, run_script
+from src.config.flags.create_student import CreateStudentArguments
 
 
 def main(argv: Sequence[str] | None = None) -> Path:

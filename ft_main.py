@@ -3,13 +3,13 @@
 import sys
 from collections.abc import Sequence
 
-from src.config.arguments import FineTuneArguments
 from src.config.cli import parse, run_script
+from src.config.flags.fine_tune import FineTuneArguments
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     config = parse(FineTuneArguments, argv)
-    from src.data.files import read_datasets
+    from src.data.formats import read_datasets
     from src.train_models_accelerator import train_model
 
     return train_model(config, read_datasets(config.dataset_path, max_rows=config.max_rows))

@@ -3,15 +3,15 @@
 import sys
 from collections.abc import Sequence
 
-from src.config.arguments import DistillArguments
 from src.config.cli import parse, run_script
+from src.config.flags.distill import DistillArguments
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
     config = parse(DistillArguments, argv)
-    from src.data.files import read_datasets
+    from src.data.formats import read_datasets
     from src.kd_models_accelerator_multiple_loaders import train_kd
-    from src.training.phases import read_experiment
+    from src.training.phase import read_experiment
 
     experiment = read_experiment(config)
     return train_kd(config, read_datasets(config.dataset_path, max_rows=config.max_rows), experiment)

@@ -4,13 +4,13 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from src.config.arguments import SimulateApiArguments
 from src.config.cli import parse, run_script
+from src.config.flags.simulate_api import SimulateApiArguments
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
     config = parse(SimulateApiArguments, argv)
-    from src.data.files import read_datasets
+    from src.data.formats import read_datasets
     from src.simulate_api import simulate
 
     return simulate(config, read_datasets(config.dataset_path, max_rows=config.max_rows))

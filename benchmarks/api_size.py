@@ -17,6 +17,8 @@ import sys
 import time
 from pathlib import Path
 
+from src.tokens.collate import collate
+
 REPOSITORY = Path(__file__).resolve().parents[1]
 N_WORDS = 4_000
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
@@ -66,17 +68,19 @@ def time_training(prepared: Path, student: Path) -> None:
     import torch
     from transformers import AutoConfig, AutoModelForSeq2SeqLM
 
-    from src.config.experiments import LossEntry
-    from src.data.files import read_datasets
+    from src.config.experiments.schema import LossEntry
+    from src.data.formats import read_datasets
     from src.distillation.capture import run
     from src.distillation.objectives import Window, distillation_loss
     from src.distillation.teachers import StoredTeacher
     from src.models.loading import load_tokenizer
-    from src.tokens.batches import Tokenization, TokenizedDatasets, chunks, epoch_order
+    from src.tokens.order import chunks, epoch_order
+    from src.tokens.preprocessing import Preprocessor
+    from src.tokens.tokenized import TokenizedDatasets
 
     started = time.time()
-    tokenization = Tokenization(load_tokenizer(str(student)), True, max_input_length=256, max_labels_length=128)
-    split = TokenizedDatasets(read_datasets(prepared), tokenization).split("train_0")
+    preprocessor = Preprocessor(load_tokenizer(str(student)), True, max_input_length=256, max_labels_length=128)
+    split = TokenizedDatasets(read_datasets(prepared), preprocessor).split("train_0")
     opened = time.time() - started
     rows = list(chunks(epoch_order(len(split), seed=0, epoch=0), BATCH))[:STEPS]
     entry = LossEntry(name="logits", logits_weight=1.0)
@@ -87,7 +91,7 @@ def time_training(prepared: Path, student: Path) -> None:
         waited, learned = [], []
         for chosen in rows:
             began = time.perf_counter()
-            batch = tokenization.collate(split, chosen)
+            batch = collate(preprocessor, split, chosen)
             there = time.perf_counter()
             states, taught = run(model, batch, entry, {}), StoredTeacher()(batch, entry)
             distillation_loss(states, taught, batch, entry, Window(len(chosen), 1))[0].backward()

@@ -23,7 +23,7 @@ from benchmarks.speed import report  # noqa: E402 (the path first)
 from benchmarks.speed.rows import ROWS, Row  # noqa: E402
 from benchmarks.speed.workers import Settings, available_memory, measure  # noqa: E402
 from src.config.errors import UserError  # noqa: E402
-from src.data.files import read_datasets
+from src.data.formats import read_datasets
 from src.data.schema import training_splits
 from src.storage.atomic import atomic_write
 from src.storage.json_files import write_json

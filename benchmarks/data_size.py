@@ -15,6 +15,8 @@ from pathlib import Path
 
 from api_size import REPOSITORY, made_up_words, run, write_student
 
+from src.tokens.collate import collate
+
 BATCH = 96
 
 
@@ -46,16 +48,18 @@ def read(merged: Path, student: Path) -> None:
     import sys
 
     sys.path.insert(0, str(REPOSITORY))
-    from src.data.files import read_datasets
+    from src.data.formats import read_datasets
     from src.data.schema import training_splits
     from src.models.loading import load_tokenizer
-    from src.tokens.batches import Tokenization, TokenizedDatasets, epoch_order
+    from src.tokens.order import epoch_order
+    from src.tokens.preprocessing import Preprocessor
+    from src.tokens.tokenized import TokenizedDatasets
 
-    tokenization = Tokenization(load_tokenizer(str(student)), True, max_input_length=48, max_labels_length=48)
+    preprocessor = Preprocessor(load_tokenizer(str(student)), True, max_input_length=48, max_labels_length=48)
     started = time.time()
     datasets = read_datasets(merged)
     times = {"read": time.time() - started}
-    data = TokenizedDatasets(datasets, tokenization)
+    data = TokenizedDatasets(datasets, preprocessor)
     names = training_splits(datasets)
     for name in names:
         started = time.time()
@@ -63,7 +67,7 @@ def read(merged: Path, student: Path) -> None:
         times["first split" if name == names[0] else "each further split"] = time.time() - started
         if name == names[0]:
             started = time.time()
-            tokenization.collate(split, epoch_order(len(split), seed=0, epoch=0)[:BATCH])
+            collate(preprocessor, split, epoch_order(len(split), seed=0, epoch=0)[:BATCH])
             times["first batch, with the epoch's order"] = time.time() - started
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     rows = sum(data.rows(name) for name in names)

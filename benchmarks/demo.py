@@ -150,11 +150,12 @@ def measure(out: Path, threads: int) -> list[Row]:
     import torch
 
     sys.path.insert(0, str(REPOSITORY))
-    from src.data.files import read_datasets
-    from src.decoding.generate import decoding_of
+    from src.data.formats import read_datasets
+    from src.decoding.settings import decoding_of
     from src.evaluation.evaluate import Evaluator
     from src.models.loading import load_model, load_tokenizer
-    from src.tokens.batches import Tokenization, TokenizedDatasets
+    from src.tokens.preprocessing import Preprocessor
+    from src.tokens.tokenized import TokenizedDatasets
 
     torch.set_num_threads(threads)
     datasets = read_datasets(out / "data" / "demo.json", max_rows=SPEED_ROWS)
@@ -162,9 +163,9 @@ def measure(out: Path, threads: int) -> list[Row]:
     rows = []
     for folder, name in MODELS.items():
         model = load_model(str(out / folder / "model"))
-        tokenization = Tokenization(load_tokenizer(str(out / folder / "model")), True, 48, 48, "modern:")
-        split = TokenizedDatasets(datasets, tokenization).split("test")
-        evaluator = Evaluator(tokenization, decoding, ("sacrebleu",), SPEED_BATCH, torch.device("cpu"))
+        preprocessor = Preprocessor(load_tokenizer(str(out / folder / "model")), True, 48, 48, "modern:")
+        split = TokenizedDatasets(datasets, preprocessor).split("test")
+        evaluator = Evaluator(preprocessor, decoding, ("sacrebleu",), SPEED_BATCH, torch.device("cpu"))
         evaluator.predict(model, split)  # warm-up
         started = time.monotonic()
         predictions = evaluator.predict(model, split)

@@ -26,8 +26,8 @@ COLUMNS = ("experiment", "BLEU by seed", "mean", "NLL by seed", "mean", "better 
 def experiments() -> tuple[str, ...]:
     """The keys of the shipped YAML."""
     sys.path.insert(0, str(REPOSITORY))
-    from src.config.arguments import EXPERIMENTS
-    from src.config.experiments import load_experiments
+    from src.config.experiments.load import load_experiments
+    from src.config.flags.distill import EXPERIMENTS
 
     return tuple(load_experiments(REPOSITORY / EXPERIMENTS))
 

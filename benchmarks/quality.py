@@ -54,7 +54,7 @@ class Variation:
 
 STOCK_DROPOUT = "import torch, src.models.lean as lean; lean.FewDrawsDropout = lambda p: torch.nn.Dropout(p)"
 NO_EOS_AT_A_CUT = (
-    "from src.tokens.batches import Tokenization as T; T._cut_labels = lambda self, ids: ids[: self.max_labels_length]"
+    "from src.tokens.batches import Preprocessor as T; T._cut_labels = lambda self, ids: ids[: self.max_labels_length]"
 )
 NO_DECAY_OF_VECTORS = (
     "import torch; plain = torch.optim.AdamW; torch.optim.AdamW = lambda ps, weight_decay, **kw: (lambda ps: plain("
@@ -150,20 +150,21 @@ class Scorer:
         import torch
 
         sys.path.insert(0, str(REPOSITORY))
-        from src.data.files import read_datasets
-        from src.decoding.generate import decoding_of
+        from src.data.formats import read_datasets
+        from src.decoding.settings import decoding_of
         from src.evaluation.evaluate import Evaluator
         from src.models.loading import load_tokenizer
-        from src.tokens.batches import Tokenization, TokenizedDatasets
+        from src.tokens.preprocessing import Preprocessor
+        from src.tokens.tokenized import TokenizedDatasets
 
         torch.set_num_threads(1)
         datasets = read_datasets(data / "data.json")
         if test is not None:
             datasets = {**datasets, "test": read_datasets(test)["test"]}
-        tokenization = Tokenization(load_tokenizer(str(data / "t5-student")), True, 64, 64, "bart")
-        self.datasets = TokenizedDatasets(datasets, tokenization)
+        preprocessor = Preprocessor(load_tokenizer(str(data / "t5-student")), True, 64, 64, "bart")
+        self.datasets = TokenizedDatasets(datasets, preprocessor)
         decoding = decoding_of("beam_search", num_beams=num_beams, targets_per_input=1, max_new_tokens=64)
-        self.evaluator = Evaluator(tokenization, decoding, ("sacrebleu",), 100, torch.device("cpu"))
+        self.evaluator = Evaluator(preprocessor, decoding, ("sacrebleu",), 100, torch.device("cpu"))
         self.name = f"scores{'' if test is None else '_' + test.stem}{'' if num_beams == 1 else f'_{num_beams}_beams'}"
 
     def scores(self, model: Path, weights: Path | None, kept: Path) -> list[float]:

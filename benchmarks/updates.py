@@ -36,7 +36,7 @@ def main() -> None:
     from benchmarks.speed.learning import updater
     from benchmarks.speed.models import batch_of
     from src.models import forward
-    from src.tokens.batches import chunks, epoch_order
+    from src.tokens.order import chunks, epoch_order
 
     torch.set_num_threads(args.threads)
     [row] = chosen_rows([args.row])

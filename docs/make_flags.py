@@ -1,4 +1,4 @@
-"""Write docs/flags.md: every flag of every script, from the dataclasses of src/config/arguments.py."""
+"""Write docs/flags.md: every flag of every script, from the dataclasses of src/config/flags/."""
 
 import sys
 from dataclasses import fields
@@ -7,26 +7,26 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from src.config import arguments  # noqa: E402  (found by the line above)
+from src.config.flags import base, create_student, distill, fine_tune, generate, prepare, shared, simulate_api  # noqa: E402  (found by the line above)
 
 HEAD = """# Every flag
 
-Generated from `src/config/arguments.py` by `python docs/make_flags.py`; `--help` on every script says the same.
+Generated from `src/config/flags/` by `python docs/make_flags.py`; `--help` on every script says the same.
 
 Booleans are written `True` or `False`; lists are separated by blanks. `--config FILE.yaml`, on every script, holds
 flags by the same names, and the command line wins.
 """
 TITLES = {  # in the order of the page; a class not named here says its script
-    arguments.PrepareArguments: None,
-    arguments.CreateStudentArguments: None,
-    arguments.SharedArguments: "Scripts that train or write",
-    arguments.TrainingArguments: "Scripts that train",
-    arguments.FineTuneArguments: None,
-    arguments.WritingArguments: "Scripts that write",
-    arguments.GenerateArguments: None,
-    arguments.SimulateApiArguments: None,
-    arguments.DistillStoredArguments: "Scripts that distill",
-    arguments.DistillArguments: None,
+    prepare.PrepareArguments: None,
+    create_student.CreateStudentArguments: None,
+    shared.SharedArguments: "Scripts that train or write",
+    shared.TrainingArguments: "Scripts that train",
+    fine_tune.FineTuneArguments: None,
+    shared.WritingArguments: "Scripts that write",
+    generate.GenerateArguments: None,
+    simulate_api.SimulateApiArguments: None,
+    distill.DistillStoredArguments: "Scripts that distill",
+    distill.DistillArguments: None,
 }
 
 
@@ -35,7 +35,7 @@ def page() -> str:
     return "\n".join([HEAD, *(_section(kind, title) for kind, title in TITLES.items())])
 
 
-def _section(kind: type[arguments.Arguments], title: str | None) -> str:
+def _section(kind: type[base.Arguments], title: str | None) -> str:
     """The flags that a class of arguments adds to, or changes of, those it inherits."""
     scripts = sorted({each.script for each in TITLES if issubclass(each, kind) and hasattr(each, "script")})
     named = ", ".join(f"`{script}`" for script in scripts)
@@ -45,7 +45,7 @@ def _section(kind: type[arguments.Arguments], title: str | None) -> str:
 
 
 def _row(flag) -> str:
-    default = "required" if flag.default is arguments.REQUIRED else f"`{_shown(flag.default)}`"
+    default = "required" if flag.default is base.REQUIRED else f"`{_shown(flag.default)}`"
     choices = flag.metadata["limits"]["choices"]
     named = ", ".join(f"`{choice}`" if choice else '`""`' for choice in choices or ())
     one_of = f" One of: {named}." if named else ""

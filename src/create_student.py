@@ -6,24 +6,21 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from src.config.arguments import CreateStudentArguments
 from src.config.constants import TARGET, TEXT, UNLABELED
 from src.config.errors import UserError
+from src.config.flags.create_student import CreateStudentArguments
 from src.config.signals import signals_kill
-from src.data.files import read_datasets
+from src.data.formats import read_datasets
 from src.data.references import references_of
 from src.data.schema import check_datasets, check_trainable, training_splits
-from src.models.families import Sizes, family_to_build, knows_layers, layer_counts
-from src.models.loading import Layers, check_model_files, load_config, load_model, load_tokenizer, parse_model_name
-from src.models.students import (
-    build_from_scratch,
-    prune,
-    pruned_config,
-    resolve_layers,
-    spaced_layers,
-    train_tokenizer,
-    write_model_folder,
-)
+from src.models.checks import check_model_files
+from src.models.families import knows_layers, layer_counts
+from src.models.folders import write_model_folder
+from src.models.loading import load_config, load_model, load_tokenizer
+from src.models.names import Layers, parse_model_name, resolve_layers
+from src.models.new_models import Sizes, build_from_scratch, family_to_build
+from src.models.new_tokenizers import train_tokenizer
+from src.models.pruning import prune, pruned_config, spaced_layers
 from src.storage.atomic import check_output_folder, recover
 
 if TYPE_CHECKING:

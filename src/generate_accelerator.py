@@ -3,18 +3,19 @@
 from functools import partial
 from pathlib import Path
 
-from src.config.arguments import GenerateArguments
 from src.config.console import say
 from src.config.constants import DEV_PPL, FINISH_REASON, FT, GENERATED, INPUT_HASH, LENGTH, TEXT
 from src.config.errors import UserError
-from src.data.files import write_datasets
+from src.config.flags.generate import GenerateArguments
 from src.data.pseudo_targets import input_hash
 from src.data.schema import Columns, Datasets
+from src.data.writers import write_datasets
 from src.decoding.ctranslate2_engine import CTranslate2Engine, check_settings, is_converted, is_installed
-from src.decoding.generate import LENGTH_PENALTIES, decoding_of, finish_reasons, to_texts
+from src.decoding.durable import Job, WriteBatch, Writer, Writing
+from src.decoding.generate import finish_reasons, to_texts
+from src.decoding.settings import LENGTH_PENALTIES, decoding_of
 from src.preflight.dry_run import write_or_report
-from src.tokens.batches import Batch
-from src.training.writing import Job, WriteBatch, Writer, Writing
+from src.tokens.batch import Batch
 
 RESULT = "generated_datasets.json"
 

@@ -4,29 +4,20 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
-from src.config.arguments import DistillArguments
 from src.config.errors import UserError
-from src.config.experiments import Experiment
+from src.config.experiments.schema import Experiment
+from src.config.flags.distill import DistillArguments
 from src.data.schema import Datasets
 from src.decoding.trial import try_out
 from src.distillation.capture import check_comparable, keep_all_layers
 from src.distillation.teachers import LiveTeacher
+from src.models.checks import check_lengths, check_model_files, check_same_tokenizer
 from src.models.compiled import check_can_compile, compile_layers
-from src.models.generation_settings import apply_settings
-from src.models.loading import (
-    check_lengths,
-    check_model_files,
-    check_same_tokenizer,
-    fit_to_tokenizer,
-    is_encoder_decoder,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
+from src.models.generation_config import apply_settings, fit_to_tokenizer
+from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
 from src.preflight.dry_run import train_or_report
-from src.training.engine import Phase
-from src.training.phases import check_schedule, distillation_phases, with_languages_of, with_prompt
-from src.training.session import Task
+from src.training.phase import Phase, check_schedule, distillation_phases, with_languages_of, with_prompt
+from src.training.setup import Task
 
 
 def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experiment) -> dict[str, float]:

@@ -1,14 +1,14 @@
 """Stage: distill a teacher of whom log-probabilities are stored with the data (an API's, for example)."""
 
-from src.config.arguments import DistillStoredArguments
 from src.config.errors import UserError
-from src.config.experiments import Experiment, LossEntry
+from src.config.experiments.schema import Experiment, LossEntry
+from src.config.flags.distill import DistillStoredArguments
 from src.data.schema import Datasets, training_splits
 from src.data.soft_targets import LOGITS, TOKENS
 from src.distillation.teachers import StoredTeacher
 from src.preflight.dry_run import train_or_report
-from src.training.phases import check_schedule, distillation_phases, with_prompt
-from src.training.session import Task
+from src.training.phase import check_schedule, distillation_phases, with_prompt
+from src.training.setup import Task
 
 
 def train_kd(config: DistillStoredArguments, datasets: Datasets, experiment: Experiment) -> dict[str, float]:

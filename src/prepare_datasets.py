@@ -9,14 +9,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from src.api.alignment import Aligner, Alignment, StudentTokens
-from src.api.responses import ApiFile, TeacherBytes
+from src.api.alignment import Aligner, Alignment
+from src.api.responses import ApiFile
 from src.api.rows import plan_rows, stored_rows
-from src.config.arguments import PrepareArguments, prepare_mode
+from src.api.spelling import TeacherBytes
+from src.api.student_vocabulary import StudentTokens
 from src.config.constants import DEV_PPL, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
-from src.data.corpora import Request, load_corpus
-from src.data.files import open_dataset, read_datasets, read_generations, write_datasets
+from src.config.flags.prepare import PrepareArguments, prepare_mode
+from src.data.corpora.registry import load_corpus
+from src.data.corpora.request import Request
+from src.data.formats import read_datasets, read_generations
 from src.data.pseudo_targets import Merge, merge_pseudo_targets
 from src.data.references import references_of
 from src.data.schema import TRAIN_I, Datasets, check_datasets, check_trainable, is_training_split, training_splits
@@ -33,10 +36,11 @@ from src.data.splits import (
     sample_train,
     without_splits,
 )
+from src.data.writers import open_dataset, write_datasets
 from src.models.languages import choose_languages
 from src.models.loading import is_encoder_decoder, load_config, load_tokenizer
 from src.storage.atomic import recover
-from src.tokens.batches import Tokenization
+from src.tokens.preprocessing import Preprocessor
 
 logger = logging.getLogger(__name__)
 
@@ -135,7 +139,7 @@ def prepare_logits(config: PrepareArguments, path: Path) -> str:
     tokenizer = load_tokenizer(config.student_name)
     choose_languages(tokenizer, config.student_name, config.source_language, config.target_language)
     is_two_sided = is_encoder_decoder(load_config(config.student_name))
-    tokenization = Tokenization(
+    preprocessor = Preprocessor(
         tokenizer,
         is_two_sided,
         max_input_length=UNCUT,
@@ -155,7 +159,7 @@ def prepare_logits(config: PrepareArguments, path: Path) -> str:
         share = config.max_failed_share
         plan = plan_rows(file, merge, debug=config.debug, seed=config.seed, max_failed_share=share)
         with open_dataset(path, plan.splits) as written:
-            for split, row in stored_rows(file, plan, tokenization, aligner):
+            for split, row in stored_rows(file, plan, preprocessor, aligner):
                 written.add(split, row)
                 rows[split] += 1
     return stored_table({split: rows[split] for split in plan.splits}, aligner.counted)

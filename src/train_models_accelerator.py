@@ -1,10 +1,10 @@
 """Stage: fine-tune a model on labeled data, usually the teacher."""
 
-from src.config.arguments import FineTuneArguments
+from src.config.flags.fine_tune import FineTuneArguments
 from src.data.schema import Datasets
 from src.preflight.dry_run import train_or_report
-from src.training.engine import Phase
-from src.training.session import Task
+from src.training.phase import Phase
+from src.training.setup import Task
 
 
 def train_model(config: FineTuneArguments, datasets: Datasets) -> dict[str, float]:

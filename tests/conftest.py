@@ -17,11 +17,12 @@ import torch
 from accelerate.state import AcceleratorState
 from hypothesis import settings
 
-from src.config import arguments
 from src.config.divergences import DIVERGENCES, divergence, expectation
-from src.models.families import Sizes
+from src.config.flags import create_student, distill, fine_tune, generate, prepare, simulate_api
+from src.models.folders import write_model_folder
 from src.models.loading import load_tokenizer
-from src.models.students import build_from_scratch, train_tokenizer, write_model_folder
+from src.models.new_models import Sizes, build_from_scratch
+from src.models.new_tokenizers import train_tokenizer
 
 torch.set_num_threads(1)  # tiny matrices: a second thread only waits, on a busy machine for seconds
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what is behind "&" so; tests send it to scripts
@@ -30,13 +31,13 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what is 
 ARGUMENTS = {  # of every script
     each.script: each
     for each in (
-        arguments.PrepareArguments,
-        arguments.CreateStudentArguments,
-        arguments.FineTuneArguments,
-        arguments.GenerateArguments,
-        arguments.SimulateApiArguments,
-        arguments.DistillArguments,
-        arguments.DistillStoredArguments,
+        prepare.PrepareArguments,
+        create_student.CreateStudentArguments,
+        fine_tune.FineTuneArguments,
+        generate.GenerateArguments,
+        simulate_api.SimulateApiArguments,
+        distill.DistillArguments,
+        distill.DistillStoredArguments,
     )
 }
 FAMILY_NAMES = ("t5", "bart", "gpt2", "opt", "llama")

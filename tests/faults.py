@@ -43,7 +43,9 @@ from src import (  # noqa: F401  (loaded before forks)
     train_models_accelerator,
 )
 from src.config.cli import run_script
-from src.models.students import build_from_scratch, train_tokenizer, write_model_folder
+from src.models.folders import write_model_folder
+from src.models.new_models import build_from_scratch
+from src.models.new_tokenizers import train_tokenizer
 from tests.conftest import VOCAB_SIZE, tiny_sentences, tiny_sizes
 from tests.tiny_runs import TINY, argv, ft_flags, gen_flags, kd_flags
 

@@ -8,12 +8,14 @@ import pytest
 from conftest import WORDS
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from tiny_students import byte_level, tokenization, unigram, wordpiece
+from tiny_students import byte_level, preprocessor, unigram, wordpiece
 
-from src.api.alignment import RULES, UNALIGNED, Aligner, StudentTokens, canonical_tokens
-from src.api.responses import Completion, TeacherBytes, locate_pieces, placed_text
+from src.api.alignment import RULES, UNALIGNED, Aligner
+from src.api.responses import Completion
+from src.api.spelling import TeacherBytes, locate_pieces, placed_text
+from src.api.student_vocabulary import StudentTokens, canonical_tokens
 from src.config.errors import UserError
-from src.tokens.batches import Located
+from src.tokens.preprocessing import Located
 
 PIECES = [f"▁{word}" for word in WORDS] + ["ing", "▁walk", "▁The", "▁don", "..."]
 STUDENTS = {
@@ -40,7 +42,7 @@ def stored(
 ) -> tuple[list, list, Aligner]:
     """Label tokens by name, what is stored at each as {name: log-probability}, and the aligner."""
     tokenizer = STUDENTS[kind]
-    made = tokenization(tokenizer, is_encoder_decoder=IS_ENCODER_DECODER[kind])
+    made = preprocessor(tokenizer, is_encoder_decoder=IS_ENCODER_DECODER[kind])
     ((labels, characters),) = made.locate_labels([completion.prediction])
     assert labels == made.encode_labels([completion.prediction]).tokens[0].tolist()
     aligner = Aligner(StudentTokens(tokenizer), TeacherBytes(new_word_char), rule)
@@ -197,7 +199,7 @@ def test_bytes_are_found_where_the_vocabulary_has_them():
 @pytest.mark.parametrize("kind", ["bytes", "fallback"])
 @given(text=st.text(alphabet="The cat é🙂.\n", max_size=30).map(str.strip).filter(bool))
 def test_spans_reproduce_the_text(kind, text):
-    made = tokenization(STUDENTS[kind], is_encoder_decoder=IS_ENCODER_DECODER[kind])
+    made = preprocessor(STUDENTS[kind], is_encoder_decoder=IS_ENCODER_DECODER[kind])
     ((labels, characters),) = made.locate_labels([text])
     spans = StudentTokens(STUDENTS[kind]).locate(labels, characters, text)
     assert len(spans) == len(labels)
@@ -208,7 +210,7 @@ def test_spans_reproduce_the_text(kind, text):
 @pytest.mark.parametrize("kind", STUDENTS)
 @pytest.mark.parametrize("text", ["The cat walking.", "the CAT — 🙂 sees", " a  cat\n", "", "  "])
 def test_labels_are_those_that_are_trained_on_and_spans_lie_in_the_text(kind, text):
-    made = tokenization(STUDENTS[kind], is_encoder_decoder=IS_ENCODER_DECODER[kind])
+    made = preprocessor(STUDENTS[kind], is_encoder_decoder=IS_ENCODER_DECODER[kind])
     ((labels, characters),) = made.locate_labels([text])
     assert labels == made.encode_labels([text]).tokens[0].tolist()
     spans = StudentTokens(STUDENTS[kind]).locate(labels, characters, text)
@@ -323,7 +325,7 @@ def test_the_students_own_tokens_align_one_to_one_and_keep_all_mass(kind, rule, 
     tokenizer, text = STUDENTS[kind], " ".join(words)
     if kind == "unigram":
         text = text.replace("é🙂", "e")
-    made = tokenization(tokenizer, is_encoder_decoder=IS_ENCODER_DECODER[kind])
+    made = preprocessor(tokenizer, is_encoder_decoder=IS_ENCODER_DECODER[kind])
     ids = made.encode_labels([text]).tokens[0].tolist()[:-1]
     char = "Ġ" if kind == "bytes" else "▁"
     others = [char + "cat", char + "dog", "ing"]

@@ -7,7 +7,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from src.api.responses import ApiFile, Completion, TeacherBytes, locate_pieces, placed_text, read_tokens
+from src.api.responses import ApiFile, Completion, read_tokens
+from src.api.spelling import TeacherBytes, locate_pieces, placed_text
 from src.config.errors import UserError
 from src.storage import json_files
 

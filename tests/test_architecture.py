@@ -29,7 +29,7 @@ WRITERS = {
     "src/storage/atomic.py", "src/storage/json_files.py", "src/storage/soft_lock.py", "src/training/checkpoints.py",
     "src/runs/folder.py",
 }  # fmt: skip
-MODEL_FOLDER_WRITER = ("src/models/students.py", "write_model_folder")
+MODEL_FOLDER_WRITER = ("src/models/folders.py", "write_model_folder")
 WRITING_CALLS = {
     "write_text", "write_bytes", "to_csv", "to_json", "to_parquet", "save_to_disk", "save_pretrained", "save_file",
     "savez", "tofile", "dump", "mkdir", "makedirs", "touch", "unlink", "remove", "rmdir", "rmtree", "rename",
@@ -38,8 +38,13 @@ WRITING_CALLS = {
 
 NAMES_ANYTHING = "src/models/families.py"
 MAY_NAME = {  # file: what may be named there, and why
-    "src/config/arguments.py": {"t5", "bart", "gpt2", "opt", "llama"},  # the flags' choices and defaults
-    "src/tokens/batches.py": {"bart"},  # the value of --task_prompt that means none (SPEC §2)
+    "src/config/flags/create_student.py": {"t5", "bart", "gpt2", "opt", "llama"},  # the choices of --family
+    "src/config/flags/base.py": {"bart"},  # --task_prompt bart
+    **{
+        f"src/config/flags/{name}.py": {"t5"} for name in ("shared", "fine_tune", "distill", "prepare")
+    },  # t5-small, a default
+    "src/models/new_models.py": {"t5", "bart", "gpt2", "opt", "llama"},  # how each is built from scratch
+    "src/tokens/preprocessing.py": {"bart"},  # the value of --task_prompt that means none (SPEC §2)
 }
 BARE_BOOLEANS = ("getattr", "get", "flag", "requires_grad_")  # calls that take one without saying what it is
 
@@ -83,7 +88,7 @@ def test_no_two_files_import_each_other():
 
 def test_the_table_of_rooms_is_complete():
     assert {room(path) for path in TREES if path != "src/__init__.py"} == set(FLOORS)
-    assert own_modules(TREES["src/training/engine.py"]) >= {"src/training/rhythm.py", "src/tokens/batches.py"}
+    assert own_modules(TREES["src/training/engine.py"]) >= {"src/training/rhythm.py", "src/tokens/order.py"}
 
 
 @pytest.mark.parametrize("path", [path for path in TREES if room(path) == "config"])

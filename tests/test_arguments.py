@@ -4,21 +4,14 @@ from dataclasses import FrozenInstanceError, fields
 
 import pytest
 
-from src.config.arguments import (
-    EXPERIMENTS,
-    GROUPS,
-    REPOSITORY,
-    REQUIRED,
-    CreateStudentArguments,
-    DistillArguments,
-    DistillStoredArguments,
-    FineTuneArguments,
-    GenerateArguments,
-    PrepareArguments,
-    SimulateApiArguments,
-    prepare_mode,
-)
 from src.config.errors import UserError
+from src.config.flags.base import GROUPS, REPOSITORY, REQUIRED
+from src.config.flags.create_student import CreateStudentArguments
+from src.config.flags.distill import EXPERIMENTS, DistillArguments, DistillStoredArguments
+from src.config.flags.fine_tune import FineTuneArguments
+from src.config.flags.generate import GenerateArguments
+from src.config.flags.prepare import PrepareArguments, prepare_mode
+from src.config.flags.simulate_api import SimulateApiArguments
 
 SAMPLING = {"temperature": None, "top_p": None, "top_k": None}
 SHARED = {

@@ -34,20 +34,22 @@ from safetensors.torch import load_file, save_file
 from tiny_runs import ONLY_TRAINING, TINY, argv, read, says, snapshot
 
 from src import create_student, kd_models_accelerator_multiple_loaders
-from src.api.responses import ApiFile, TeacherBytes, read_tokens
+from src.api.responses import ApiFile, read_tokens
+from src.api.spelling import TeacherBytes
 from src.config.cli import run_script
 from src.config.errors import UserError
-from src.config.experiments import load_experiments
+from src.config.experiments.load import load_experiments
 from src.data import formats, schema
-from src.data.files import read_datasets
+from src.data.formats import read_datasets
 from src.data.unpacked import as_list
-from src.models import loading
+from src.decoding import durable
+from src.models import weights
 from src.storage import json_files
-from src.training import session, writing
+from src.training import setup
 
 MAINS = {
     path.stem.removesuffix("_main"): import_module(path.stem).main
-    for path in Path(session.__file__).parents[2].glob("*_main.py")
+    for path in Path(setup.__file__).parents[2].glob("*_main.py")
 }
 STORED, PREPARE, STUDENT, SIMULATE = "kd_dataset_with_logits", "prepare_datasets", "create_student", "simulate_api"
 TRAINING, WRITING, MAKING = ("ft", "kd", STORED), ("gen", SIMULATE), (PREPARE, STUDENT)
@@ -130,9 +132,9 @@ def no_weights(monkeypatch) -> None:
     def read_weights(*_arguments: object, **_flags: object) -> None:
         raise AssertionError("weights were read")
 
-    for module in (session, writing, kd_models_accelerator_multiple_loaders, create_student):
+    for module in (setup, durable, kd_models_accelerator_multiple_loaders, create_student):
         monkeypatch.setattr(module, "load_model", read_weights)
-    monkeypatch.setattr(loading, "read_state_dict", read_weights)
+    monkeypatch.setattr(weights, "read_state_dict", read_weights)
 
 
 def table(rows: list[tuple]) -> pytest.MarkDecorator:
@@ -1619,7 +1621,7 @@ def test_code_beside_a_model_is_left_alone(place, monkeypatch, row):
 
 def test_nothing_asks_for_remote_code():
     """No flag, and no call, turns it on."""
-    sources = [path for folder in ("src", ".") for path in Path(session.__file__).parents[2].glob(f"{folder}/**/*.py"
+    sources = [path for folder in ("src", ".") for path in Path(setup.__file__).parents[2].glob(f"{folder}/**/*.py"
                if folder == "src" else "*.py")]  # fmt: skip
     assert len(sources) > 40
     for path in sources:
@@ -1833,7 +1835,7 @@ def test_cut_anywhere(tmp_path, suffix):
         path.write_bytes(whole[:length])
         if suffix in (".safetensors", ".pt"):
             with pytest.raises(UserError, match=re.escape(str(path))):
-                loading.read_state_dict(path)
+                weights.read_state_dict(path)
         else:
             read_or_refuse(tmp_path if suffix == ".arrow" else path)
 

@@ -19,8 +19,9 @@ import prepare_datasets_main
 import simulate_api_main
 from src import kd_models_accelerator_multiple_loaders
 from src.config.cli import run_script
-from src.models import loading
-from src.training import session, writing
+from src.decoding import durable
+from src.models import weights
+from src.training import setup
 
 MAINS = {
     "ft": ft_main.main,
@@ -241,10 +242,10 @@ def forbid_weights(monkeypatch) -> None:
     def read_weights(*_arguments: object, **_flags: object) -> None:
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(session, "load_model", read_weights)
-    monkeypatch.setattr(writing, "load_model", read_weights)
+    monkeypatch.setattr(setup, "load_model", read_weights)
+    monkeypatch.setattr(durable, "load_model", read_weights)
     monkeypatch.setattr(kd_models_accelerator_multiple_loaders, "load_model", read_weights)
-    monkeypatch.setattr(loading, "read_state_dict", read_weights)
+    monkeypatch.setattr(weights, "read_state_dict", read_weights)
 
 
 @pytest.mark.parametrize(

@@ -13,29 +13,24 @@ from hypothesis import strategies as st
 from tokenizers import Tokenizer, models, processors
 from transformers import PreTrainedTokenizerFast
 
-from src.config.arguments import FineTuneArguments
 from src.config.constants import IGNORE_INDEX
 from src.config.errors import UserError
-from src.tokens import batches
-from src.tokens.batches import (
-    Batch,
-    Ragged,
-    Tokenization,
-    TokenizedDatasets,
-    chunks,
-    epoch_order,
-    least_padding,
-    longest_first,
-    pad_sequences,
-)
+from src.config.flags.fine_tune import FineTuneArguments
+from src.tokens import preprocessing
+from src.tokens.batch import Batch
+from src.tokens.collate import collate, pad_sequences
+from src.tokens.order import chunks, epoch_order, least_padding, longest_first
+from src.tokens.preprocessing import Preprocessor
+from src.tokens.ragged import Ragged
+from src.tokens.tokenized import TokenizedDatasets
 
 PROMPT = "summarize:"
 TEXT = "the red cat sees a dog near the old house"
 TARGET = "a cat likes the bird"
 
 
-def tokenization(tokenizer, *, max_input_length=64, max_labels_length=32, task_prompt="", decoder_only=False):
-    return Tokenization(tokenizer, not decoder_only, max_input_length, max_labels_length, task_prompt)
+def preprocessor(tokenizer, *, max_input_length=64, max_labels_length=32, task_prompt="", decoder_only=False):
+    return Preprocessor(tokenizer, not decoder_only, max_input_length, max_labels_length, task_prompt)
 
 
 def ids(tokenizer, text: str) -> list[int]:
@@ -47,11 +42,11 @@ def rows(ragged: Ragged) -> list[list[int]]:
     return [ragged[row].tolist() for row in range(len(ragged))]
 
 
-def inputs_of(made: Tokenization, *texts: str) -> list[list[int]]:
+def inputs_of(made: Preprocessor, *texts: str) -> list[list[int]]:
     return rows(made.encode_inputs(texts).tokens)
 
 
-def labels_of(made: Tokenization, *targets: str) -> list[list[int]]:
+def labels_of(made: Preprocessor, *targets: str) -> list[list[int]]:
     return rows(made.encode_labels(targets).tokens)
 
 
@@ -79,21 +74,21 @@ def gpt2(tiny_tokenizers):
 
 @pytest.mark.parametrize("prompt", ["summarize:", "summarize: ", " summarize:  "])
 def test_a_prompt_is_a_prefix_and_one_space_follows_it(t5, prompt):
-    made = tokenization(t5, task_prompt=prompt)
+    made = preprocessor(t5, task_prompt=prompt)
     assert inputs_of(made, TEXT) == [t5(f"summarize: {TEXT}")["input_ids"]]
 
 
 @pytest.mark.parametrize("prompt", ["", "bart", "  "])
 def test_the_value_bart_means_no_prompt(t5, gpt2, prompt):
-    assert inputs_of(tokenization(t5, task_prompt=prompt), TEXT) == [t5(TEXT)["input_ids"]]
-    assert inputs_of(tokenization(gpt2, task_prompt=prompt, decoder_only=True), TEXT) == [ids(gpt2, TEXT)]
+    assert inputs_of(preprocessor(t5, task_prompt=prompt), TEXT) == [t5(TEXT)["input_ids"]]
+    assert inputs_of(preprocessor(gpt2, task_prompt=prompt, decoder_only=True), TEXT) == [ids(gpt2, TEXT)]
 
 
 def test_a_text_too_long_is_cut_at_its_end_and_the_prompt_is_whole(t5):
     whole = t5(f"{PROMPT} {TEXT}")["input_ids"]
     shortest = len(ids(t5, PROMPT)) + 2
     for length in range(shortest, len(whole) + 3):
-        [got] = inputs_of(tokenization(t5, task_prompt=PROMPT, max_input_length=length), TEXT)
+        [got] = inputs_of(preprocessor(t5, task_prompt=PROMPT, max_input_length=length), TEXT)
         assert got == [*whole[: min(length, len(whole)) - 1], t5.eos_token_id]
         assert got[: len(ids(t5, PROMPT))] == ids(t5, PROMPT)
 
@@ -102,7 +97,7 @@ def test_a_tokenizer_set_to_cut_on_the_left_cuts_no_prompt(t5):
     """Some hub tokenizers come with truncation_side = 'left'."""
     left = copy.deepcopy(t5)
     left.truncation_side = "left"
-    [got] = inputs_of(tokenization(left, task_prompt=PROMPT, max_input_length=20), TEXT)
+    [got] = inputs_of(preprocessor(left, task_prompt=PROMPT, max_input_length=20), TEXT)
     assert len(got) == 20
     assert got[: len(ids(t5, PROMPT))] == ids(t5, PROMPT)
 
@@ -110,7 +105,7 @@ def test_a_tokenizer_set_to_cut_on_the_left_cuts_no_prompt(t5):
 def test_labels_are_the_target_and_eos_also_when_cut(t5):
     whole = ids(t5, TARGET)
     for length in range(1, len(whole) + 3):
-        [got] = labels_of(tokenization(t5, max_labels_length=length), TARGET)
+        [got] = labels_of(preprocessor(t5, max_labels_length=length), TARGET)
         assert got == [*whole[: length - 1], t5.eos_token_id]
 
 
@@ -118,26 +113,26 @@ def test_labels_end_once_where_the_tokenizer_adds_no_eos(t5):
     bare = copy.deepcopy(t5)
     bare.backend_tokenizer.post_processor = processors.TemplateProcessing(single="$A")
     whole = ids(t5, TARGET)
-    assert labels_of(tokenization(bare), TARGET, "") == [[*whole, t5.eos_token_id], [t5.eos_token_id]]
-    assert labels_of(tokenization(bare, max_labels_length=4), TARGET) == [[*whole[:3], t5.eos_token_id]]
-    assert inputs_of(tokenization(bare), TEXT, "") == [ids(t5, TEXT), [t5.eos_token_id]]
+    assert labels_of(preprocessor(bare), TARGET, "") == [[*whole, t5.eos_token_id], [t5.eos_token_id]]
+    assert labels_of(preprocessor(bare, max_labels_length=4), TARGET) == [[*whole[:3], t5.eos_token_id]]
+    assert inputs_of(preprocessor(bare), TEXT, "") == [ids(t5, TEXT), [t5.eos_token_id]]
 
 
 def test_a_bart_like_tokenizer_keeps_its_bos_and_eos(t5):
     bart = with_special_tokens(t5, "<s> $A </s>")
     start, end, words = bart.bos_token_id, bart.eos_token_id, ids(t5, TARGET)
-    assert labels_of(tokenization(bart), TARGET, "") == [[start, *words, end], [start, end]]
-    assert labels_of(tokenization(bart, max_labels_length=4), TARGET) == [[start, *words[:2], end]]
+    assert labels_of(preprocessor(bart), TARGET, "") == [[start, *words, end], [start, end]]
+    assert labels_of(preprocessor(bart, max_labels_length=4), TARGET) == [[start, *words[:2], end]]
     for length in (1, 2):
-        [got] = labels_of(tokenization(bart, max_labels_length=length), TARGET)
+        [got] = labels_of(preprocessor(bart, max_labels_length=length), TARGET)
         assert len(got) <= length
         assert got[-1] == end
 
 
 def test_empty_texts_and_targets_are_rows_like_others(t5):
-    assert inputs_of(tokenization(t5), "", TEXT) == [[t5.eos_token_id], t5(TEXT)["input_ids"]]
-    assert labels_of(tokenization(t5), "", TARGET) == [[t5.eos_token_id], t5(TARGET)["input_ids"]]
-    [prompted] = inputs_of(tokenization(t5, task_prompt=PROMPT), "")
+    assert inputs_of(preprocessor(t5), "", TEXT) == [[t5.eos_token_id], t5(TEXT)["input_ids"]]
+    assert labels_of(preprocessor(t5), "", TARGET) == [[t5.eos_token_id], t5(TARGET)["input_ids"]]
+    [prompted] = inputs_of(preprocessor(t5, task_prompt=PROMPT), "")
     assert prompted[: len(ids(t5, PROMPT))] == ids(t5, PROMPT)
     assert prompted[-1] == t5.eos_token_id
 
@@ -147,14 +142,14 @@ def test_empty_texts_and_targets_are_rows_like_others(t5):
 
 def test_a_context_is_text_then_prompt_and_labels_go_on_from_there(gpt2):
     """Context and labels together are the tokens of the sentence `text prompt target`, and EOS."""
-    made = tokenization(gpt2, task_prompt="summarize: ", decoder_only=True)
+    made = preprocessor(gpt2, task_prompt="summarize: ", decoder_only=True)
     [context], [labels] = inputs_of(made, TEXT), labels_of(made, TARGET)
     assert context == ids(gpt2, f"{TEXT} summarize:")
     assert [*context, *labels] == [*ids(gpt2, f"{TEXT} summarize: {TARGET}"), gpt2.eos_token_id]
 
 
 def test_without_a_prompt_the_target_goes_on_from_the_text(gpt2):
-    made = tokenization(gpt2, decoder_only=True)
+    made = preprocessor(gpt2, decoder_only=True)
     [context], [labels] = inputs_of(made, TEXT), labels_of(made, TARGET)
     assert [*context, *labels] == [*ids(gpt2, f"{TEXT} {TARGET}"), gpt2.eos_token_id]
 
@@ -162,55 +157,55 @@ def test_without_a_prompt_the_target_goes_on_from_the_text(gpt2):
 def test_only_the_text_of_a_context_is_cut(gpt2):
     text, suffix = ids(gpt2, TEXT), ids(gpt2, f" {PROMPT}")
     for length in range(len(suffix) + 1, len(suffix) + len(text) + 3):
-        made = tokenization(gpt2, task_prompt=PROMPT, decoder_only=True, max_input_length=length)
+        made = preprocessor(gpt2, task_prompt=PROMPT, decoder_only=True, max_input_length=length)
         assert inputs_of(made, TEXT) == [[*text[: length - len(suffix)], *suffix]]
 
 
 def test_a_decoder_only_target_too_long_is_cut_and_ends(gpt2):
     whole = ids(gpt2, f" {TARGET}")
     for length in range(1, len(whole) + 3):
-        made = tokenization(gpt2, decoder_only=True, max_labels_length=length)
+        made = preprocessor(gpt2, decoder_only=True, max_labels_length=length)
         assert labels_of(made, TARGET) == [[*whole[: length - 1], gpt2.eos_token_id]]
 
 
 @pytest.mark.parametrize("blank", ["", " ", "\n"])
 def test_a_blank_target_is_eos_alone(gpt2, blank):
-    assert labels_of(tokenization(gpt2, decoder_only=True), blank) == [[gpt2.eos_token_id]]
+    assert labels_of(preprocessor(gpt2, decoder_only=True), blank) == [[gpt2.eos_token_id]]
 
 
 def test_an_empty_text_without_prompt_gets_one_token_to_go_on_from(gpt2):
-    assert inputs_of(tokenization(gpt2, decoder_only=True), "") == [[gpt2.eos_token_id]]
+    assert inputs_of(preprocessor(gpt2, decoder_only=True), "") == [[gpt2.eos_token_id]]
     with_bos = copy.deepcopy(gpt2)
     with_bos.add_special_tokens({"bos_token": "<s>"})
-    assert inputs_of(tokenization(with_bos, decoder_only=True), "") == [[with_bos.bos_token_id]]
+    assert inputs_of(preprocessor(with_bos, decoder_only=True), "") == [[with_bos.bos_token_id]]
 
 
 def test_an_empty_text_with_a_prompt_is_the_prompt(gpt2):
-    assert inputs_of(tokenization(gpt2, task_prompt=PROMPT, decoder_only=True), "") == [ids(gpt2, f" {PROMPT}")]
+    assert inputs_of(preprocessor(gpt2, task_prompt=PROMPT, decoder_only=True), "") == [ids(gpt2, f" {PROMPT}")]
 
 
 def test_a_llama_like_tokenizer_begins_contexts_and_nothing_else_with_bos(gpt2):
     llama = with_special_tokens(gpt2, "<s> $A")
-    made = tokenization(llama, task_prompt=PROMPT, decoder_only=True)
+    made = preprocessor(llama, task_prompt=PROMPT, decoder_only=True)
     suffix = ids(gpt2, f" {PROMPT}")
     assert inputs_of(made, TEXT, "") == [
         [llama.bos_token_id, *ids(gpt2, TEXT), *suffix],
         [llama.bos_token_id, *suffix],
     ]
     assert labels_of(made, TARGET) == [[*ids(gpt2, f" {TARGET}"), llama.eos_token_id]]
-    short = tokenization(llama, task_prompt=PROMPT, decoder_only=True, max_input_length=len(suffix) + 3)
+    short = preprocessor(llama, task_prompt=PROMPT, decoder_only=True, max_input_length=len(suffix) + 3)
     assert inputs_of(short, TEXT) == [[llama.bos_token_id, *ids(gpt2, TEXT)[:2], *suffix]]
 
 
 def test_an_eos_that_the_tokenizer_adds_does_not_end_the_context(gpt2):
     """A model that reads EOS before the prompt takes the text for finished."""
     ending = with_special_tokens(gpt2, "$A </s>")
-    made = tokenization(ending, task_prompt=PROMPT, decoder_only=True)
+    made = preprocessor(ending, task_prompt=PROMPT, decoder_only=True)
     suffix = ids(gpt2, f" {PROMPT}")
     assert inputs_of(made, TEXT, "") == [[*ids(gpt2, TEXT), *suffix], suffix]
     assert labels_of(made, TARGET, "") == [[*ids(gpt2, f" {TARGET}"), ending.eos_token_id], [ending.eos_token_id]]
     both = with_special_tokens(gpt2, "<s> $A </s>")
-    assert inputs_of(tokenization(both, decoder_only=True), TEXT, "") == [
+    assert inputs_of(preprocessor(both, decoder_only=True), TEXT, "") == [
         [both.bos_token_id, *ids(gpt2, TEXT)],
         [both.bos_token_id],
     ]
@@ -223,13 +218,13 @@ def test_a_bos_that_is_the_eos_token_stays(gpt2):
     opt.backend_tokenizer.post_processor = processors.TemplateProcessing(
         single="</s> $A", special_tokens=[("</s>", opt.eos_token_id)]
     )
-    made = tokenization(opt, task_prompt=PROMPT, decoder_only=True)
+    made = preprocessor(opt, task_prompt=PROMPT, decoder_only=True)
     suffix = ids(gpt2, f" {PROMPT}")
     assert inputs_of(made, TEXT, "") == [[opt.eos_token_id, *ids(gpt2, TEXT), *suffix], [opt.eos_token_id, *suffix]]
 
 
 def test_an_eos_that_the_text_itself_ends_with_stays(gpt2):
-    made = Tokenization(gpt2, False, 64, 32, special_tokens_in_text=True)
+    made = Preprocessor(gpt2, False, 64, 32, special_tokens_in_text=True)
     assert inputs_of(made, "a cat</s>") == [[*ids(gpt2, "a cat"), gpt2.eos_token_id]]
 
 
@@ -239,7 +234,7 @@ def test_a_tokenizer_that_merges_words_changes_only_the_rows_where_it_does():
     merges = [(" ", "d"), ("x", " "), ("x ", "c")]
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
     spanning = PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="<pad>", eos_token="</s>")
-    made = tokenization(spanning, decoder_only=True)
+    made = preprocessor(spanning, decoder_only=True)
     assert ids(spanning, "x c") == [vocabulary["x c"]]
     alone = [labels_of(made, target)[0] for target in ("d", "c")]
     assert alone == [[vocabulary[" d"], 1], [vocabulary["c"], 1]]
@@ -252,7 +247,7 @@ def test_a_tokenizer_that_merges_words_changes_only_the_rows_where_it_does():
 def test_a_tokenizer_that_drops_what_it_does_not_know():
     """Byte pairs without a token for unknown text: of the anchor, too, nothing is left."""
     backend = Tokenizer(models.BPE(vocab={"a": 0, "b": 1, "</s>": 2}, merges=[]))
-    made = tokenization(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"), decoder_only=True)
+    made = preprocessor(PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>"), decoder_only=True)
     assert inputs_of(made, "ab", "axb") == [[0, 1], [0, 1]]
     assert labels_of(made, "ba") == [[1, 0, 2]]
 
@@ -262,7 +257,7 @@ def test_the_callers_tokenizer_is_left_as_it_was(t5):
     left = copy.deepcopy(t5)
     left.truncation_side = "left"
     before = left.backend_tokenizer.to_str()
-    made = tokenization(left, max_input_length=5, max_labels_length=4)
+    made = preprocessor(left, max_input_length=5, max_labels_length=4)
     assert [len(inputs_of(made, TEXT)[0]), len(labels_of(made, TARGET)[0])] == [5, 4]
     assert left.backend_tokenizer.to_str() == before
     assert left.truncation_side == "left"
@@ -274,10 +269,10 @@ def test_a_prompt_that_leaves_no_room_is_refused_by_name(t5, template):
     fixed = len(ids(t5, PROMPT)) + template.count("s>")
     for length in range(1, fixed + 1):
         with pytest.raises(UserError, match="--max_input_length.*--task_prompt") as caught:
-            tokenization(tokenizer, task_prompt=PROMPT, max_input_length=length)
+            preprocessor(tokenizer, task_prompt=PROMPT, max_input_length=length)
         assert f"{fixed + 1} or more" in str(caught.value)
         assert "\n" not in str(caught.value)
-    [got] = inputs_of(tokenization(tokenizer, task_prompt=PROMPT, max_input_length=fixed + 1), TEXT)
+    [got] = inputs_of(preprocessor(tokenizer, task_prompt=PROMPT, max_input_length=fixed + 1), TEXT)
     assert len(got) == fixed + 1
     n_words = len(ids(t5, PROMPT)) + 1
     assert [token for token in got if token not in tokenizer.all_special_ids] == ids(t5, f"{PROMPT} {TEXT}")[:n_words]
@@ -289,8 +284,8 @@ def test_a_suffix_that_leaves_no_room_is_refused_by_name(gpt2, template):
     fixed = len(ids(gpt2, f" {PROMPT}")) + template.count("<s>")
     for length in range(1, fixed + 1):
         with pytest.raises(UserError, match="--max_input_length.*--task_prompt"):
-            tokenization(tokenizer, task_prompt=PROMPT, max_input_length=length, decoder_only=True)
-    made = tokenization(tokenizer, task_prompt=PROMPT, max_input_length=fixed + 1, decoder_only=True)
+            preprocessor(tokenizer, task_prompt=PROMPT, max_input_length=length, decoder_only=True)
+    made = preprocessor(tokenizer, task_prompt=PROMPT, max_input_length=fixed + 1, decoder_only=True)
     [got] = inputs_of(made, TEXT)
     assert [token for token in got if token not in tokenizer.all_special_ids] == [
         ids(gpt2, TEXT)[0],
@@ -299,7 +294,7 @@ def test_a_suffix_that_leaves_no_room_is_refused_by_name(gpt2, template):
 
 
 def test_one_token_of_text_is_enough(gpt2):
-    made = tokenization(gpt2, decoder_only=True, max_input_length=1)
+    made = preprocessor(gpt2, decoder_only=True, max_input_length=1)
     assert inputs_of(made, TEXT, "") == [ids(gpt2, TEXT)[:1], [gpt2.eos_token_id]]
 
 
@@ -307,7 +302,7 @@ def test_lengths_and_prompt_come_from_the_flags(t5, tmp_path):
     config = FineTuneArguments(
         output_dir=str(tmp_path), dataset_path="d.json", max_input_length=20, max_labels_length=7, task_prompt="modern:"
     )
-    made = Tokenization.of(config, t5, is_encoder_decoder=True)
+    made = Preprocessor.of(config, t5, is_encoder_decoder=True)
     assert (made.max_input_length, made.max_labels_length, made.prompt) == (20, 7, "modern: ")
 
 
@@ -321,7 +316,7 @@ def test_lengths_and_prompt_come_from_the_flags(t5, tmp_path):
 def test_whatever_the_text_rows_fit_and_labels_end(tiny_tokenizers, text, target, lengths, family):
     tokenizer = tiny_tokenizers[family]
     decoder_only = family in DECODER_ONLY_NAMES
-    made = tokenization(tokenizer, max_input_length=lengths[0], max_labels_length=lengths[1], decoder_only=decoder_only)
+    made = preprocessor(tokenizer, max_input_length=lengths[0], max_labels_length=lengths[1], decoder_only=decoder_only)
     [got], [labels] = inputs_of(made, text), labels_of(made, target)
     assert 1 <= len(got) <= lengths[0]
     assert 1 <= len(labels) <= lengths[1]
@@ -335,7 +330,7 @@ def test_whatever_the_text_rows_fit_and_labels_end(tiny_tokenizers, text, target
 # -------------------------------------------------------------------------------------------------------------- batches
 
 
-def one_split(made: Tokenization, texts: list[str], targets: list[str] | None):
+def one_split(made: Preprocessor, texts: list[str], targets: list[str] | None):
     columns = {"text": texts} if targets is None else {"text": texts, "target": targets}
     return TokenizedDatasets({"train": columns}, made).split("train")
 
@@ -343,8 +338,8 @@ def one_split(made: Tokenization, texts: list[str], targets: list[str] | None):
 @pytest.mark.parametrize("family", ENCODER_DECODER_NAMES)
 def test_encoder_inputs_are_padded_on_the_right(tiny_tokenizers, family):
     tokenizer = tiny_tokenizers[family]
-    made = tokenization(tokenizer)
-    batch = made.collate(one_split(made, ["a cat", TEXT], [TARGET, "dog"]), [0, 1])
+    made = preprocessor(tokenizer)
+    batch = collate(made, one_split(made, ["a cat", TEXT], [TARGET, "dog"]), [0, 1])
     short, long = (tokenizer(text)["input_ids"] for text in ("a cat", TEXT))
     padding = len(long) - len(short)
     assert batch.input_ids.tolist() == [[*short, *[tokenizer.pad_token_id] * padding], long]
@@ -357,8 +352,8 @@ def test_encoder_inputs_are_padded_on_the_right(tiny_tokenizers, family):
 @pytest.mark.parametrize("family", DECODER_ONLY_NAMES)
 def test_contexts_are_padded_on_the_left_and_labels_on_the_right(tiny_tokenizers, family):
     tokenizer = tiny_tokenizers[family]
-    made = tokenization(tokenizer, decoder_only=True)
-    batch = made.collate(one_split(made, ["a cat", TEXT], [TARGET, "dog"]), [0, 1])
+    made = preprocessor(tokenizer, decoder_only=True)
+    batch = collate(made, one_split(made, ["a cat", TEXT], [TARGET, "dog"]), [0, 1])
     short, long = ids(tokenizer, "a cat"), ids(tokenizer, TEXT)
     padding = len(long) - len(short)
     assert batch.input_ids.tolist() == [[*[tokenizer.pad_token_id] * padding, *short], long]
@@ -371,9 +366,9 @@ def test_contexts_are_padded_on_the_left_and_labels_on_the_right(tiny_tokenizers
 def test_a_real_eos_is_never_masked_where_pad_is_eos(t5, gpt2, decoder_only):
     tokenizer = copy.deepcopy(gpt2 if decoder_only else t5)
     tokenizer.pad_token = tokenizer.eos_token
-    made = Tokenization(tokenizer, not decoder_only, 64, 32, special_tokens_in_text=True)
+    made = Preprocessor(tokenizer, not decoder_only, 64, 32, special_tokens_in_text=True)
     texts = ["a cat</s>", TEXT] if decoder_only else ["a cat", TEXT]
-    batch = made.collate(one_split(made, texts, ["", TARGET]), [0, 1])
+    batch = collate(made, one_split(made, texts, ["", TARGET]), [0, 1])
     eos = tokenizer.eos_token_id
     [own] = inputs_of(made, texts[0])
     assert own[-1] == eos
@@ -385,9 +380,9 @@ def test_a_real_eos_is_never_masked_where_pad_is_eos(t5, gpt2, decoder_only):
 
 
 def test_a_batch_names_its_rows_and_follows_their_order(t5):
-    made = tokenization(t5)
+    made = preprocessor(t5)
     split = one_split(made, ["a cat", "a dog", "a cat", "a bird"], ["1", "2", "3", "4"])
-    batch = made.collate(split, np.array([3, 0, 2]))
+    batch = collate(made, split, np.array([3, 0, 2]))
     assert batch.rows == (3, 0, 2)
     assert all(type(row) is int for row in batch.rows)
     assert torch.equal(batch.input_ids[1], batch.input_ids[2])
@@ -396,10 +391,10 @@ def test_a_batch_names_its_rows_and_follows_their_order(t5):
 
 
 def test_without_targets_there_are_no_labels(t5):
-    made = tokenization(t5)
+    made = preprocessor(t5)
     split = one_split(made, ["a cat"], None)
     assert split.labels is None
-    batch = made.collate(split, [0])
+    batch = collate(made, split, [0])
     assert batch.labels is None
     assert batch.to(torch.device("meta")).labels is None
 
@@ -431,15 +426,15 @@ def test_padding_is_where_the_mask_is_zero(sequences, left):
 
 
 def counting(monkeypatch, name: str) -> list[str]:
-    """Every text that goes through the Tokenization's method `name` from now on."""
+    """Every text that goes through the Preprocessor's method `name` from now on."""
     seen: list[str] = []
-    original = getattr(Tokenization, name)
+    original = getattr(Preprocessor, name)
 
     def count(self, texts):
         seen.extend(texts)
         return original(self, texts)
 
-    monkeypatch.setattr(Tokenization, name, count)
+    monkeypatch.setattr(Preprocessor, name, count)
     return seen
 
 
@@ -451,7 +446,7 @@ def test_equal_texts_are_tokenized_once_over_all_splits_and_epochs(t5, monkeypat
             "train_1": {"text": ["a dog", "a bird"], "target": ["4", "5"]},
             "dev": {"text": ["a cat"], "target": ["6"]},
         },
-        tokenization(t5),
+        preprocessor(t5),
     )
     assert texts == []  # nothing before its first use
     first = data.split("train_0")
@@ -470,18 +465,18 @@ def test_a_split_tokenized_ahead_is_the_same(t5, monkeypatch):
         f"train_{k}": {"text": [f"a {word} {k % 2}" for word in words], "target": [f"{word} {k}" for word in words]}
         for k in range(4)
     }
-    plain = TokenizedDatasets(datasets, tokenization(t5))
+    plain = TokenizedDatasets(datasets, preprocessor(t5))
     expected = {name: plain.split(name) for name in datasets}
     threads, tokenizers = [], []
-    encode = Tokenization.encode_labels
+    encode = Preprocessor.encode_labels
 
     def noted(self, targets):
         threads.append(threading.current_thread() is threading.main_thread())
         tokenizers.append(self.tokenizer)
         return encode(self, targets)
 
-    monkeypatch.setattr(Tokenization, "encode_labels", noted)
-    data = TokenizedDatasets(datasets, tokenization(t5))
+    monkeypatch.setattr(Preprocessor, "encode_labels", noted)
+    data = TokenizedDatasets(datasets, preprocessor(t5))
     made = [data.split("train_0")]
     data.tokenize_ahead("train_1")
     data.tokenize_ahead("train_1")
@@ -500,7 +495,7 @@ def test_a_split_tokenized_ahead_is_the_same(t5, monkeypatch):
 
 def test_what_goes_wrong_ahead_is_raised_where_the_split_is_used(t5):
     stored = {"text": ["a", "b"], "target": ["a", "b"], "tokens": [[[1]], [[1]]], "logits": [[[0.0]], [[0.0]]]}
-    data = TokenizedDatasets({"train_0": {"text": ["a"], "target": ["a"]}, "train_1": stored}, tokenization(t5))
+    data = TokenizedDatasets({"train_0": {"text": ["a"], "target": ["a"]}, "train_1": stored}, preprocessor(t5))
     data.tokenize_ahead("train_1")
     with pytest.raises(UserError, match="split 'train_1', row 0"):
         data.split("train_1")
@@ -511,7 +506,7 @@ def test_rows_of_every_split_read_their_own_text(t5):
         "train_0": {"text": ["a cat", "a dog", "a cat"], "target": ["a", "b", "c"]},
         "train_1": {"text": ["a bird", "a dog"], "target": ["d", "e"]},
     }
-    data = TokenizedDatasets(datasets, tokenization(t5))
+    data = TokenizedDatasets(datasets, preprocessor(t5))
     splits = {name: data.split(name) for name in datasets}
     for name, split in splits.items():
         texts = datasets[name]["text"]
@@ -525,9 +520,9 @@ def test_rows_of_every_split_read_their_own_text(t5):
 
 
 def test_more_texts_than_fit_one_call_keep_their_order(t5, monkeypatch):
-    monkeypatch.setattr(batches, "TEXTS_PER_CALL", 2)
+    monkeypatch.setattr(preprocessing, "TEXTS_PER_CALL", 2)
     texts = ["a cat", "", "a dog", "the bird", "house"]
-    made = tokenization(t5)
+    made = preprocessor(t5)
     assert inputs_of(made, *texts) == [t5(text)["input_ids"] for text in texts]
     assert labels_of(made, *texts) == [t5(text)["input_ids"] for text in texts]
     assert len(made.encode_inputs([]).tokens) == 0
@@ -585,7 +580,7 @@ def test_an_epochs_order_leaves_global_random_states_alone():
 @pytest.mark.parametrize("decoder_only", [False, True])
 def test_a_text_that_was_cut_off_teaches_no_eos(tiny_tokenizers, decoder_only):
     tokenizer = tiny_tokenizers["gpt2" if decoder_only else "t5"]
-    made = tokenization(tokenizer, decoder_only=decoder_only, max_labels_length=8)
+    made = preprocessor(tokenizer, decoder_only=decoder_only, max_labels_length=8)
     targets = [TARGET, "a cat", "a cat", "", TARGET]
     columns = {"text": [TEXT] * 5, "target": targets}
     reasons = ["length", "length", "stop", "length", None]

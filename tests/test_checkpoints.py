@@ -18,7 +18,8 @@ import ft_main
 from src.config.errors import UserError
 from src.models.loading import load_model, load_tokenizer
 from src.training import checkpoints
-from src.training.checkpoints import Best, RunState, StateFolder, Training, load_checkpoint, save_checkpoint
+from src.training.checkpoints import StateFolder, load_checkpoint, save_checkpoint
+from src.training.state import Best, RunState, Training
 
 FAMILIES = ("t5", "gpt2")
 STATE = RunState(

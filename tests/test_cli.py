@@ -8,17 +8,14 @@ from dataclasses import fields
 
 import pytest
 
-from src.config.arguments import (
-    REPOSITORY,
-    CreateStudentArguments,
-    DistillArguments,
-    DistillStoredArguments,
-    FineTuneArguments,
-    GenerateArguments,
-    PrepareArguments,
-)
 from src.config.cli import explicit_flags, parse, run_script
 from src.config.errors import UserError
+from src.config.flags.base import REPOSITORY
+from src.config.flags.create_student import CreateStudentArguments
+from src.config.flags.distill import DistillArguments, DistillStoredArguments
+from src.config.flags.fine_tune import FineTuneArguments
+from src.config.flags.generate import GenerateArguments
+from src.config.flags.prepare import PrepareArguments
 
 CLASSES = {
     each.script: each
@@ -318,7 +315,7 @@ def test_help_shows_every_flag(arguments_class, capsys):
 def test_light_imports():
     """--help and flag errors must be quick: nothing heavy, and not even PyYAML, is imported before it is needed."""
     code = (
-        "import sys; import src.config.arguments, src.config.cli, src.config.experiments, src.config.constants; "
+        "import sys; import src.config.flags.distill, src.config.cli, src.config.experiments.load, src.config.constants; "
         "print([name for name in ('torch', 'transformers', 'datasets', 'numpy', 'yaml') if name in sys.modules])"
     )
     done = subprocess.run(

@@ -7,15 +7,16 @@ from tiny_runs import kd_flags, rows
 
 import kd_main
 from src.config.errors import UserError
-from src.config.experiments import LossEntry
-from src.decoding.generate import decoding_of, write_tokens
+from src.config.experiments.schema import LossEntry
+from src.decoding.generate import write_tokens
+from src.decoding.settings import decoding_of
 from src.distillation.capture import run
 from src.distillation.objectives import Window, distillation_loss
 from src.models import compiled
 from src.models.compiled import as_it_is, compile_layers
 from src.models.families import family_of
 from src.models.loading import load_model
-from src.tokens.batches import Batch
+from src.tokens.batch import Batch
 
 NLL = LossEntry(name="nll", forward_weight=1.0)
 
@@ -61,9 +62,7 @@ def test_only_compiled_models_change_anything(tiny_models, monkeypatch):
 
 def test_kd_main_learns_nearly_the_same(tiny_models, rotation_path, tmp_path, traced_only, monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        "src.training.session.compile_layers", lambda model: seen.append(model) or compile_layers(model)
-    )
+    monkeypatch.setattr("src.training.setup.compile_layers", lambda model: seen.append(model) or compile_layers(model))
     module = "src.kd_models_accelerator_multiple_loaders.compile_layers"
     monkeypatch.setattr(module, lambda model: seen.append(model) or compile_layers(model))
     losses = []

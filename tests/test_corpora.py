@@ -6,8 +6,10 @@ import pytest
 
 from src.config.constants import CORPORA
 from src.config.errors import UserError
-from src.data import corpora, formats
-from src.data.corpora import Request, load_corpus
+from src.data import hub
+from src.data.corpora import bisect, registry, request, shakespeare
+from src.data.corpora.registry import load_corpus
+from src.data.corpora.request import Request
 from src.data.splits import Sizes
 
 
@@ -22,7 +24,7 @@ def raw_folder(path, splits: dict) -> str:
 
 
 def test_every_corpus_has_its_function():
-    assert set(corpora.CORPUS_FUNCTIONS) == set(CORPORA)
+    assert set(registry.CORPUS_FUNCTIONS) == set(CORPORA)
 
 
 def test_xsum(tmp_path):
@@ -82,7 +84,7 @@ def test_bisect_filters(tmp_path, monkeypatch):
     datasets = load_corpus("bisect", Request(path))
     assert datasets["train"]["target"] == [row["target"] for row in good]
     assert {split: len(rows["text"]) for split, rows in datasets.items()} == {"train": 3, "dev": 3, "test": 9}
-    monkeypatch.setattr(corpora, "BISECT_TRAIN_ROWS", 2)
+    monkeypatch.setattr(bisect, "BISECT_TRAIN_ROWS", 2)
     assert len(load_corpus("bisect", Request(path))["train"]["text"]) == 2
 
 
@@ -142,7 +144,7 @@ def test_shakespeare_needs_its_file(tmp_path, monkeypatch):
         UserError, match=r"datasets/raw/shakespeare/shakespeare_splits.json: .*--dataset_path.*original"
     ):
         load_corpus("shakespeare", Request())
-    file = tmp_path / corpora.SHAKESPEARE_FILE
+    file = tmp_path / shakespeare.SHAKESPEARE_FILE
     file.parent.mkdir(parents=True)
     shakespeare_file(file, {"train": 20})
     assert len(load_corpus("shakespeare", Request())["train"]["text"]) == 16
@@ -209,7 +211,7 @@ def test_a_hub_that_cannot_be_had_says_what_to_do_instead(name, monkeypatch):
     def fail(hub_name, *, config=None, splits=()):
         raise UserError(f"hf:{hub_name}: not loaded")
 
-    monkeypatch.setattr(corpora, "load_hub", fail)
+    monkeypatch.setattr(request, "load_hub", fail)
     with pytest.raises(
         UserError, match=r"^hf:\S+: not loaded. Or download it and give --dataset_path a folder with train"
     ):
@@ -223,7 +225,7 @@ def test_hub_splits_are_read_under_the_hubs_names(monkeypatch):
         asked.append((hub_name, splits))
         return {split: {"document": ["d"], "summary": ["s"]} for split in splits}
 
-    monkeypatch.setattr(corpora, "load_hub", load)
+    monkeypatch.setattr(request, "load_hub", load)
     assert list(load_corpus("xsum", Request())) == ["train", "dev", "test"]
     assert asked == [("EdinburghNLP/xsum", ("train", "validation", "test"))]
 
@@ -235,5 +237,5 @@ def test_offline_hub_load_fails_in_seconds(monkeypatch):
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     monkeypatch.setattr(config, "HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match="hf:nobody/nothing: not loaded from the hub") as caught:
-        formats.load_hub("nobody/nothing", splits=["train"])
+        hub.load_hub("nobody/nothing", splits=["train"])
     assert "\n" not in str(caught.value)

@@ -9,15 +9,20 @@ import torch
 from conftest import FAMILY_NAMES
 from tiny_runs import argv, tree
 
+from src.tokens.collate import collate
+
 pytest.importorskip("ctranslate2", reason="an optional engine")
 
 import gen_main
 from src.config.errors import UserError
 from src.decoding import ctranslate2_engine
 from src.decoding.ctranslate2_engine import CTranslate2Engine
-from src.decoding.generate import behind_eos, decoding_of, to_texts, write_tokens
-from src.models.loading import fit_to_tokenizer, load_model, load_tokenizer
-from src.tokens.batches import Tokenization, TokenizedDatasets
+from src.decoding.generate import behind_eos, to_texts, write_tokens
+from src.decoding.settings import decoding_of
+from src.models.generation_config import fit_to_tokenizer
+from src.models.loading import load_model, load_tokenizer
+from src.tokens.preprocessing import Preprocessor
+from src.tokens.tokenized import TokenizedDatasets
 
 TEXTS = ["the red cat sees", "a dog", "the old house near the bird likes"]
 
@@ -43,8 +48,8 @@ def sharpened(folder: str):
 
 def batch_of(model, tokenizer):
     kind = model.config.is_encoder_decoder
-    made = Tokenization(tokenizer, kind, max_input_length=32, max_labels_length=12)
-    return made.collate(TokenizedDatasets({"train": {"text": TEXTS}}, made).split("train"), range(len(TEXTS)))
+    made = Preprocessor(tokenizer, kind, max_input_length=32, max_labels_length=12)
+    return collate(made, TokenizedDatasets({"train": {"text": TEXTS}}, made).split("train"), range(len(TEXTS)))
 
 
 def decoding(generation_type: str = "beam_search", k: int = 1, num_beams: int = 4):

@@ -10,11 +10,13 @@ from transformers import GenerationConfig
 from src.config.constants import GENERATION_TYPES
 from src.config.errors import NotFiniteError
 from src.decoding.diverse_beams import diverse_beam_search
-from src.decoding.generate import Decoding, decoding_of, finish_reasons, to_texts, write_tokens
-from src.models.families import Sizes
-from src.models.loading import safe_generation_config
-from src.models.students import build_from_scratch
-from src.tokens.batches import Batch, Ragged, pad_sequences
+from src.decoding.generate import finish_reasons, to_texts, write_tokens
+from src.decoding.settings import Decoding, decoding_of
+from src.models.generation_config import safe_generation_config
+from src.models.new_models import Sizes, build_from_scratch
+from src.tokens.batch import Batch
+from src.tokens.collate import pad_sequences
+from src.tokens.ragged import Ragged
 
 PAD, EOS = 0, 1
 INPUTS = ([3, 4, 5], [6, 7], [8, 9, 10, 11, 2], [4])

@@ -10,8 +10,8 @@ from types import ModuleType
 import pytest
 from conftest import ARGUMENTS
 
-from src.config.arguments import REPOSITORY
 from src.config.cli import parse
+from src.config.flags.base import REPOSITORY
 
 
 def benchmark(name: str) -> ModuleType:

@@ -10,13 +10,13 @@ from collections.abc import Iterator
 
 import pytest
 
-from src.data import demo_lexicon
-from src.data.demo_corpus import demo_rows, sentence
-from src.data.demo_lexicon import Choice, Kind, Verb, inflected, plural, with_s
+from src.data.corpora.demo import lexicon
+from src.data.corpora.demo.grammar import demo_rows, sentence
+from src.data.corpora.demo.lexicon import Choice, Kind, Verb, inflected, plural, with_s
 
 ARCHAIC = {
     old
-    for old, _ in demo_lexicon.pairs("""thou, thee, thy, thine, ye, hath, doth, hast, dost, art, wert, wast,
+    for old, _ in lexicon.pairs("""thou, thee, thy, thine, ye, hath, doth, hast, dost, art, wert, wast,
     shalt, wilt, canst, didst, hadst, wouldst, unto, 'tis, 'twas, 'twere, whither, whence, wherefore, ere, anon,
     mayhap, perchance, methinks, betimes, nigh, hither, thither, yon, yonder, prithee, forsooth, sith, albeit,
     whilst, lest, o'er, ne'er, oft, alway, divers, sundry, saith, liketh, repenteth, knave, swain, chide, slay,
@@ -36,7 +36,7 @@ def is_lexical(entry: object) -> bool:
 def lexical_tables() -> list[Choice]:
     """Every table of words and of verbs in the module, those of kinds included."""
     found: dict[int, Choice] = {}
-    for value in vars(demo_lexicon).values():
+    for value in vars(lexicon).values():
         for table in (value.nouns, value.adjectives) if isinstance(value, Kind) else (value,):
             if isinstance(table, Choice) and is_lexical(table.entries[0]):
                 found[id(table)] = table
@@ -78,7 +78,7 @@ def test_more_rows_begin_with_fewer() -> None:
 
 
 def test_rows_do_not_depend_on_the_hash_seed() -> None:
-    program = "import hashlib; from src.data.demo_corpus import demo_rows as d; " \
+    program = "import hashlib; from src.data.corpora.demo.grammar import demo_rows as d; " \
               "print(hashlib.sha256(repr(d(2000, seed=5)).encode()).hexdigest())"  # fmt: skip
     prints = {
         subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONHASHSEED": value, "PYTHONPATH": "."},
@@ -139,19 +139,19 @@ def test_a_verb_form_tells_its_tense_and_its_wording() -> None:
             for verb in table.entries:
                 for key in range(4):
                     assert verb.past[key] not in verb.present[key].entries
-    wording = {verb.base: verb.new for verb in demo_lexicon.BELIEVING.entries}
-    assert all(wording.get(verb.base, verb.new) == verb.new for verb in demo_lexicon.WONDERING.entries)
+    wording = {verb.base: verb.new for verb in lexicon.BELIEVING.entries}
+    assert all(wording.get(verb.base, verb.new) == verb.new for verb in lexicon.WONDERING.entries)
     for name in ("ABOUT_PEOPLE", "ABOUT_THINGS", "GIVING", "TELLING", "ACTING", "GOING", "INTENDING", "BELIEVING"):
-        bases = [verb.base for verb in getattr(demo_lexicon, name).entries]
+        bases = [verb.base for verb in getattr(lexicon, name).entries]
         assert len(set(bases)) == len(bases), name
 
 
 def test_tables_name_an_entry_once_and_a_noun_has_one_kind() -> None:
     for table in lexical_tables():
         assert len(table.entries) == len(table.bounds)
-        if table is not demo_lexicon.JOINTS and not isinstance(table.entries[0], Verb):
+        if table is not lexicon.JOINTS and not isinstance(table.entries[0], Verb):
             assert len({old for old, _ in table.entries}) == len(table.entries), table.entries[:3]
-    kinds = [value for value in vars(demo_lexicon).values() if isinstance(value, Kind)]
+    kinds = [value for value in vars(lexicon).values() if isinstance(value, Kind)]
     nouns = [old for each in kinds for old, _ in each.nouns.entries]
     assert len(set(nouns)) == len(nouns)
 

@@ -15,13 +15,16 @@ import kd_dataset_with_logits_main
 import kd_main
 from src.config.cli import run_script
 from src.config.errors import UserError
-from src.data.files import read_datasets
+from src.data.formats import read_datasets
 from src.distillation.student_targets import student_writes
 from src.distillation.teachers import LiveTeacher
 from src.evaluation.evaluate import Evaluation, Evaluator
 from src.models import forward
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
-from src.tokens.batches import Tokenization, TokenizedDatasets, TokenizedSplit, chunks, epoch_order
+from src.tokens.collate import collate
+from src.tokens.order import chunks, epoch_order
+from src.tokens.preprocessing import Preprocessor
+from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
 from src.training import engine
 from src.training.engine import Trainer
 
@@ -170,13 +173,13 @@ def test_gradient_is_that_of_the_mean_over_a_window_s_tokens_and_of_nothing_else
     data = write(tmp_path / "d.json", train=UNEQUAL)
     flags = {"batch_size": 4, "max_gpu_batch_size": 1, "learning_rate": 1e-12, "save_checkpoint_every_n_steps": 2}
     ft_main.main(ft_flags(folder, data, tmp_path / "out", epochs=2, **flags))
-    tokenization = Tokenization(load_tokenizer(folder), True, 32, 8)
-    split = TokenizedDatasets({"train": {"text": UNEQUAL, "target": UNEQUAL}}, tokenization).split("train")
+    preprocessor = Preprocessor(load_tokenizer(folder), True, 32, 8)
+    split = TokenizedDatasets({"train": {"text": UNEQUAL, "target": UNEQUAL}}, preprocessor).split("train")
     orders = [epoch_order(len(split), seed=42, epoch=epoch) for epoch in range(2)]
     windows = [order[start : start + 4] for order in orders for start in (0, 4)]
     stock = load_model(folder)
     for window, update in zip(windows, updates, strict=True):
-        batch = tokenization.collate(split, window)
+        batch = collate(preprocessor, split, window)
         stock.zero_grad()
         stock(input_ids=batch.input_ids, attention_mask=batch.attention_mask, labels=batch.labels).loss.backward()
         expected = torch.cat([parameter.grad.flatten() for parameter in stock.parameters()])
@@ -201,8 +204,8 @@ def test_every_row_once_in_an_epoch_and_every_window_is_an_update(model, tmp_pat
 def tokenized(model: str, path: str | Path, split: str = "train") -> TokenizedSplit:
     kind = is_encoder_decoder(load_config(model))
     lengths = TINY["max_input_length"], TINY["max_labels_length"]
-    tokenization = Tokenization(load_tokenizer(model), kind, *lengths, task_prompt="summarize:")
-    return TokenizedDatasets(read_datasets(str(path)), tokenization).split(split)
+    preprocessor = Preprocessor(load_tokenizer(model), kind, *lengths, task_prompt="summarize:")
+    return TokenizedDatasets(read_datasets(str(path)), preprocessor).split(split)
 
 
 def order_of(model: str, path: str, split: str, epoch: int, batch_size: int = 4) -> list[int]:

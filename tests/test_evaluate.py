@@ -7,10 +7,13 @@ import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 
-from src.decoding.generate import decoding_of, to_texts, write_tokens
+from src.decoding.generate import to_texts, write_tokens
+from src.decoding.settings import decoding_of
 from src.evaluation.evaluate import Evaluator
 from src.models.loading import load_model
-from src.tokens.batches import Tokenization, TokenizedDatasets, TokenizedSplit
+from src.tokens.collate import collate
+from src.tokens.preprocessing import Preprocessor
+from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
 
 KINDS = ("t5", "gpt2")
 METRICS = ("rouge", "chrf")
@@ -42,14 +45,14 @@ def data(tiny_tokenizers) -> dict[str, TokenizedDatasets]:
     made = {}
     for family in KINDS:
         tokenizer = tiny_tokenizers[family]
-        tokenization = Tokenization(tokenizer, family == "t5", 64, 32, "summarize:")
-        made[family] = TokenizedDatasets({"dev": DEV, "dev_ppl": DEV_PPL}, tokenization)
+        preprocessor = Preprocessor(tokenizer, family == "t5", 64, 32, "summarize:")
+        made[family] = TokenizedDatasets({"dev": DEV, "dev_ppl": DEV_PPL}, preprocessor)
     return made
 
 
 def evaluator(data: TokenizedDatasets, *, batch_size: int = 4, check=lambda: None, metrics=METRICS) -> Evaluator:
     decoding = decoding_of("beam_search", num_beams=2, targets_per_input=1, max_new_tokens=6)
-    return Evaluator(data.tokenization, decoding, metrics, batch_size, torch.device("cpu"), check)
+    return Evaluator(data.preprocessor, decoding, metrics, batch_size, torch.device("cpu"), check)
 
 
 def token_losses(model, data: TokenizedDatasets, split: TokenizedSplit) -> list[torch.Tensor]:
@@ -126,9 +129,9 @@ def test_predictions_stand_in_the_order_of_the_rows(models, data, family, batch_
     scorer = evaluator(data[family], batch_size=batch_size)
     expected = []
     for row in range(len(split)):
-        batch = data[family].tokenization.collate(split, [row])
+        batch = collate(data[family].preprocessor, split, [row])
         rows = write_tokens(models[family], batch, scorer.decoding)
-        expected += to_texts(data[family].tokenization.tokenizer, rows)
+        expected += to_texts(data[family].preprocessor.tokenizer, rows)
     assert len(set(expected)) > 3, "rows must lead to different predictions"
     assert scorer.predict(models[family], split) == expected
     assert scorer.evaluate(models[family], split, DEV["target"]).predictions == expected
@@ -136,9 +139,9 @@ def test_predictions_stand_in_the_order_of_the_rows(models, data, family, batch_
 
 @pytest.mark.parametrize("family", KINDS)
 def test_rows_with_equal_text_each_get_a_prediction(models, tiny_tokenizers, family):
-    tokenization = Tokenization(tiny_tokenizers[family], family == "t5", 64, 32)
+    preprocessor = Preprocessor(tiny_tokenizers[family], family == "t5", 64, 32)
     twice = {"text": ["a cat", "a dog", "a cat"], "target": ["x", "y", "z"]}
-    both = TokenizedDatasets({"dev": twice}, tokenization)
+    both = TokenizedDatasets({"dev": twice}, preprocessor)
     first, second, third = evaluator(both).predict(models[family], both.split("dev"))
     assert first == third
     assert first != second

@@ -7,17 +7,12 @@ import pytest
 
 import kd_dataset_with_logits_main
 import kd_main
-from src.config.arguments import EXPERIMENTS, REPOSITORY
 from src.config.errors import UserError
-from src.config.experiments import (
-    Experiment,
-    LayerMap,
-    LossEntry,
-    Schedule,
-    describe,
-    load_experiment,
-    load_experiments,
-)
+from src.config.experiments.describe import describe
+from src.config.experiments.load import load_experiment, load_experiments
+from src.config.experiments.schema import Experiment, LayerMap, LossEntry, Schedule
+from src.config.flags.base import REPOSITORY
+from src.config.flags.distill import EXPERIMENTS
 
 SHIPPED = REPOSITORY / EXPERIMENTS
 RELATIONS = {"logits_weight": 0.5, "kl_loss": True, "loss_scale": True}

@@ -16,19 +16,24 @@ import gen_main
 import kd_main
 from src.config.constants import IGNORE_INDEX
 from src.config.errors import UserError
-from src.config.experiments import LossEntry
-from src.decoding.generate import decoding_of, write_tokens
+from src.config.experiments.schema import LossEntry
+from src.decoding.generate import write_tokens
+from src.decoding.settings import decoding_of
 from src.distillation.capture import HeadStates, States, run
-from src.distillation.losses import divergence_rows
 from src.distillation.objectives import Window, distillation_loss, term_names
 from src.distillation.relations import regrouped
 from src.distillation.student_targets import student_writes
+from src.distillation.support import divergence_rows
 from src.models import loading
-from src.models.families import FAMILIES, attention_projections, family_of, layer_counts
+from src.models.families import FAMILIES, family_of, layer_counts
+from src.models.folders import write_model_folder
 from src.models.forward import read_positions, target_labels, target_logits, teacher_forcing_inputs
-from src.models.loading import fit_to_tokenizer, is_encoder_decoder, load_config, load_model
-from src.models.students import train_tokenizer, write_model_folder
-from src.tokens.batches import Batch, Tokenization
+from src.models.generation_config import fit_to_tokenizer
+from src.models.loading import is_encoder_decoder, load_config, load_model
+from src.models.new_tokenizers import train_tokenizer
+from src.models.projections import attention_projections
+from src.tokens.batch import Batch
+from src.tokens.preprocessing import Preprocessor
 
 VARIANTS = {  # what checkpoints of a family have and the default config has not; some instead of the default
     "t5 1.1 and flan": ("t5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
@@ -648,7 +653,7 @@ def test_labels_of_mbart_end_with_eos_and_not_with_a_language():
     pieces = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁a", -1.0), ("▁b", -2.0)]
     tokenizer = MBartTokenizer(vocab=[*pieces, ("en_XX", 0.0), ("de_DE", 0.0)], src_lang="en_XX", tgt_lang="de_DE")
     assert tokenizer(text_target="a b")["input_ids"] == [4, 5, 2, tokenizer.convert_tokens_to_ids("de_DE")]
-    made = Tokenization(tokenizer, True, max_input_length=5, max_labels_length=3)
+    made = Preprocessor(tokenizer, True, max_input_length=5, max_labels_length=3)
     encoded = made.encode_labels(["a b", "a", "a b a b", ""])
     assert [encoded.tokens[row].tolist() for row in range(4)] == [[4, 5, 2], [4, 2], [4, 5, 2], [2]]
     assert (encoded.whole.tolist(), encoded.n_empty) == ([3, 2, 5, 1], 1)

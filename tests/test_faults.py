@@ -19,11 +19,12 @@ import pytest
 
 from src.config.cli import run_script
 from src.config.signals import Stopped, signals_wait, sigterm_as_exception
-from src.data import files
+from src.data import formats
 from src.models import loading
 from src.storage.atomic import atomic_write, recover, whole_folder
-from src.tokens.batches import Tokenization, TokenizedDatasets
-from src.training.checkpoints import RunState
+from src.tokens.preprocessing import Preprocessor
+from src.tokens.tokenized import TokenizedDatasets
+from src.training.state import RunState
 from tests.faults import (
     Case,
     Ended,
@@ -239,10 +240,10 @@ def caught(owner: Any, name: str, number: int, call: int = 0) -> Callable[[], No
 
 
 STARTING = {  # what happens before the first update or the first text
-    "reads data": (files, "read_datasets"),
+    "reads data": (formats, "read_datasets"),
     "reads a tokenizer": (loading, "find_model"),
-    "reads weights": (loading, "_model_class"),
-    "tokenizes": (Tokenization, "encode_inputs"),
+    "reads weights": (loading, "model_class"),
+    "tokenizes": (Preprocessor, "encode_inputs"),
 }
 
 
@@ -269,7 +270,7 @@ def test_a_run_that_tokenizes_another_split_stops_at_once(tmp_path, cases, whole
     """That of an evaluation, or the next epoch's, beside this one."""
     out = tmp_path / "run" / "out"
     out.parent.mkdir()
-    ended = run(cases["ft"], out, tmp_path / "log", before=caught(Tokenization, "encode_inputs", signal.SIGTERM, call))
+    ended = run(cases["ft"], out, tmp_path / "log", before=caught(Preprocessor, "encode_inputs", signal.SIGTERM, call))
     assert (ended.status, ended.errors) == (143, "")
     assert ended.seconds < 10
     assert run(cases["ft"], out, tmp_path / "log").status == 0
@@ -290,7 +291,7 @@ def test_the_end_does_not_wait_for_the_next_epoch_s_tokens():
             return {"input_ids": [[5, 1] for _ in texts]} if isinstance(texts, list) else {"input_ids": [5, 1]}
 
     rows = {"text": [str(i) for i in range(10**6)]}
-    data = TokenizedDatasets({"train_0": rows}, Tokenization(Slow(), True, 8, 8))
+    data = TokenizedDatasets({"train_0": rows}, Preprocessor(Slow(), True, 8, 8))
     started = time.monotonic()
     data.tokenize_ahead("train_0")
     assert begun.wait(10)

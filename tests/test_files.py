@@ -19,7 +19,7 @@ import pyarrow.parquet
 import pytest
 
 from src.config.errors import UserError
-from src.data import files, formats, schema
+from src.data import formats, hub, schema, writers
 from src.data.json_values import json_form
 from src.data.soft_targets import NestedColumn
 from src.storage import atomic, json_files
@@ -55,15 +55,15 @@ def write_rows(path: Path, columns: dict) -> None:
 def test_json_round_trip(tmp_path, library, monkeypatch):
     if library == "json":
         monkeypatch.setattr(json_files, "orjson", None)
-    files.write_datasets(tmp_path / "d.json", DATASETS)
-    assert files.read_datasets(tmp_path / "d.json") == DATASETS
-    assert list(files.read_datasets(tmp_path / "d.json")) == list(DATASETS)
+    writers.write_datasets(tmp_path / "d.json", DATASETS)
+    assert formats.read_datasets(tmp_path / "d.json") == DATASETS
+    assert list(formats.read_datasets(tmp_path / "d.json")) == list(DATASETS)
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv"])
 def test_one_file_is_the_train_split(tmp_path, suffix):
     write_rows(tmp_path / f"rows{suffix}", ROWS)
-    assert files.read_datasets(tmp_path / f"rows{suffix}") == {"train": ROWS}
+    assert formats.read_datasets(tmp_path / f"rows{suffix}") == {"train": ROWS}
 
 
 @pytest.mark.parametrize("suffix", [".jsonl", ".parquet", ".csv", ".json"])
@@ -71,7 +71,7 @@ def test_folder_with_a_file_per_split(tmp_path, suffix):
     write_rows(tmp_path / f"train{suffix}", ROWS)
     write_rows(tmp_path / f"validation{suffix}", DATASETS["dev"])
     (tmp_path / "README.md").write_text("not a split")
-    assert files.read_datasets(tmp_path) == {"train": ROWS, "dev": DATASETS["dev"]}
+    assert formats.read_datasets(tmp_path) == {"train": ROWS, "dev": DATASETS["dev"]}
 
 
 def test_folder_of_shards_and_other_forms_of_json(tmp_path):
@@ -80,7 +80,7 @@ def test_folder_of_shards_and_other_forms_of_json(tmp_path):
     write(tmp_path / "dev.json", {"text": ["columns"], "target": ["t"]})
     write(tmp_path / "test.json", '{"text": "line", "target": "t"}\n{"text": "line 2", "target": "t"}\n')
     write(tmp_path / "ft.json", '{"text": "one line", "target": "t"}\n')
-    datasets = files.read_datasets(tmp_path)
+    datasets = formats.read_datasets(tmp_path)
     assert datasets["train"] == {"text": ["a", "b"], "target": ["1", "2"]}
     assert datasets["dev"]["text"] == ["columns"]
     assert datasets["test"]["text"] == ["line", "line 2"]
@@ -92,29 +92,29 @@ def test_folder_saved_by_datasets(tmp_path):
     split = library.Dataset.from_dict(ROWS)
     split.save_to_disk(str(tmp_path / "one"))
     library.DatasetDict({"train": split, "validation": split}).save_to_disk(str(tmp_path / "two"))
-    assert files.read_datasets(tmp_path / "one") == {"train": ROWS}
-    assert files.read_datasets(tmp_path / "two") == {"train": ROWS, "dev": ROWS}
+    assert formats.read_datasets(tmp_path / "one") == {"train": ROWS}
+    assert formats.read_datasets(tmp_path / "two") == {"train": ROWS, "dev": ROWS}
 
 
 def test_max_rows_cuts_every_split(tmp_path):
-    files.write_datasets(tmp_path / "d.json", DATASETS)
-    cut = files.read_datasets(tmp_path / "d.json", max_rows=2)
+    writers.write_datasets(tmp_path / "d.json", DATASETS)
+    cut = formats.read_datasets(tmp_path / "d.json", max_rows=2)
     assert cut["train"] == {"text": ROWS["text"][:2], "target": ROWS["target"][:2]}
     assert cut["dev"] == DATASETS["dev"]
 
 
 def test_byte_order_mark_is_no_part_of_the_data(tmp_path):
     path = write(tmp_path / "d.json", b"\xef\xbb\xbf" + json.dumps(DATASETS).encode())
-    assert files.read_datasets(path) == DATASETS
-    assert files.read_datasets(write(tmp_path / "d.csv", b"\xef\xbb\xbftext,target\na,b\n")) == {
+    assert formats.read_datasets(path) == DATASETS
+    assert formats.read_datasets(write(tmp_path / "d.csv", b"\xef\xbb\xbftext,target\na,b\n")) == {
         "train": {"text": ["a"], "target": ["b"]}
     }
 
 
 def test_extra_columns_are_kept(tmp_path):
     datasets = {"train": {"text": ["a"], "target": ["b"], "id": [7], "logits": [[[0.5, -1.25]]]}}
-    files.write_datasets(tmp_path / "d.json", datasets)
-    assert files.read_datasets(tmp_path / "d.json") == datasets
+    writers.write_datasets(tmp_path / "d.json", datasets)
+    assert formats.read_datasets(tmp_path / "d.json") == datasets
 
 
 PAIRS = {"text": ["a", "b"], "target": ["1", "2"]}
@@ -166,7 +166,7 @@ def test_columns_that_are_no_json_get_a_form_or_are_left_out(tmp_path, form, cap
         folder.mkdir()
         write_table(folder / f"train{form}", {**PAIRS, **columns})
         write_table(folder / f"dev{form}", {**PAIRS, "image": [1, 2]})  # left out of every split, or of none
-    read = files.read_datasets(folder)
+    read = formats.read_datasets(folder)
     train = {name: list(values) for name, values in read["train"].items()}
     assert train == PAIRS | {name: right for name, (_, _, right) in ODD_COLUMNS.items() if right is not None}
     assert read.get("dev", PAIRS) == PAIRS
@@ -175,16 +175,16 @@ def test_columns_that_are_no_json_get_a_form_or_are_left_out(tmp_path, form, cap
         "column 'image' is left out: JSON has no form for bytes",
         "column 'pages' is left out: JSON has no form for bytes",
     ]
-    files.write_datasets(tmp_path / "written.json", read)
-    assert files.read_datasets(tmp_path / "written.json")["train"].keys() == train.keys()
-    files.fingerprint_datasets(read)
+    writers.write_datasets(tmp_path / "written.json", read)
+    assert formats.read_datasets(tmp_path / "written.json")["train"].keys() == train.keys()
+    writers.fingerprint_datasets(read)
 
 
 def test_stored_numbers_stay_in_their_file(tmp_path):
     write_table(
         tmp_path / "train.arrow", PAIRS | {"logits": pa.array([[[0.5], []], []], pa.list_(pa.list_(pa.float32())))}
     )
-    assert isinstance(files.read_datasets(tmp_path)["train"]["logits"], NestedColumn)
+    assert isinstance(formats.read_datasets(tmp_path)["train"]["logits"], NestedColumn)
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_texts_and_targets_must_be_texts(tmp_path):
     """No date becomes one; targets of `unlabeled` are never read."""
     write_table(tmp_path / "train.parquet", PAIRS | {"target": [date(2026, 1, 2)] * 2})
     write_table(tmp_path / "unlabeled.parquet", PAIRS | {"target": [math.nan] * 2})
-    datasets = files.read_datasets(tmp_path)
+    datasets = formats.read_datasets(tmp_path)
     assert datasets["unlabeled"]["target"] == [None, None]
     with pytest.raises(UserError, match="column 'target', row 0: expected text, found date"):
         schema.check_datasets(datasets, "data")
@@ -219,10 +219,10 @@ def test_texts_and_targets_must_be_texts(tmp_path):
 
 def test_times_that_python_has_no_form_for_are_refused(tmp_path):
     write_table(tmp_path / "rows.parquet", PAIRS | {"when": pa.array([10**12, None], pa.timestamp("ms"))})
-    assert files.read_datasets(tmp_path / "rows.parquet")["train"]["when"][0].startswith("2001-09-09T")
+    assert formats.read_datasets(tmp_path / "rows.parquet")["train"]["when"][0].startswith("2001-09-09T")
     write_table(tmp_path / "rows.parquet", PAIRS | {"when": pa.array([10**15, None], pa.timestamp("ms"))})
     with pytest.raises(UserError, match=r"rows\.parquet: holds a time outside of the years 1 to 9999"):
-        files.read_datasets(tmp_path / "rows.parquet")
+        formats.read_datasets(tmp_path / "rows.parquet")
 
 
 BAD_FILES = {
@@ -255,34 +255,34 @@ def test_bad_files_are_one_line_that_names_the_place(tmp_path, name, library, mo
     content, message = BAD_FILES[name]
     path = write(tmp_path / name, content)
     with pytest.raises(UserError, match=message) as caught:
-        schema.check_trainable(files.read_datasets(path), path)
+        schema.check_trainable(formats.read_datasets(path), path)
     assert str(caught.value).startswith(path)
     assert "\n" not in str(caught.value)
 
 
 def test_missing_file_and_empty_folder(tmp_path):
     with pytest.raises(UserError, match="none.json: No such file"):
-        files.read_datasets(tmp_path / "none.json")
+        formats.read_datasets(tmp_path / "none.json")
     with pytest.raises(UserError, match="no split found"):
-        files.read_datasets(tmp_path)
+        formats.read_datasets(tmp_path)
 
 
 def test_a_split_given_twice_or_with_other_columns(tmp_path):
     write_rows(tmp_path / "a" / "train.jsonl", ROWS)
     write_rows(tmp_path / "a" / "train" / "0.jsonl", ROWS)
     with pytest.raises(UserError, match="split 'train' is there twice"):
-        files.read_datasets(tmp_path / "a")
+        formats.read_datasets(tmp_path / "a")
     write_rows(tmp_path / "b" / "train" / "0.jsonl", ROWS)
     write_rows(tmp_path / "b" / "train" / "1.jsonl", {"text": ["a"]})
     with pytest.raises(UserError, match=r"1\.jsonl: columns .* differ"):
-        files.read_datasets(tmp_path / "b")
+        formats.read_datasets(tmp_path / "b")
 
 
 # ---------------------------------------------------------------------------------------------------------------- hub
 
 
 @pytest.fixture
-def hub(monkeypatch):
+def hub_library(monkeypatch):
     """A hub that answers, with `loaders` in place of `datasets.load_dataset`: {first argument: result or error}."""
     library = pytest.importorskip("datasets")
     loaders: dict = {}
@@ -295,37 +295,37 @@ def hub(monkeypatch):
             raise result
         return library.DatasetDict({split: library.Dataset.from_dict(rows) for split, rows in result.items()})
 
-    monkeypatch.setattr(formats, "_check_hub_answers", lambda name: None)
+    monkeypatch.setattr(hub, "_check_hub_answers", lambda name: None)
     monkeypatch.setattr(library, "load_dataset", load_dataset)
     return loaders, calls
 
 
-def test_hub_name_and_configuration(hub):
-    loaders, calls = hub
+def test_hub_name_and_configuration(hub_library):
+    loaders, calls = hub_library
     loaders["some/name"] = {"train": ROWS, "validation": ROWS}
-    assert files.read_datasets("hf:some/name") == {"train": ROWS, "dev": ROWS}
-    assert files.read_datasets("hf:some/name:part", max_rows=1)["train"]["text"] == ["a b"]
+    assert formats.read_datasets("hf:some/name") == {"train": ROWS, "dev": ROWS}
+    assert formats.read_datasets("hf:some/name:part", max_rows=1)["train"]["text"] == ["a b"]
     assert [call[:2] for call in calls] == [("some/name", None), ("some/name", "part")]
 
 
-def test_local_folder_laid_out_like_a_repository(hub, tmp_path, monkeypatch):
-    loaders, _ = hub
+def test_local_folder_laid_out_like_a_repository(hub_library, tmp_path, monkeypatch):
+    loaders, _ = hub_library
     loaders[str(tmp_path)] = {"train": ROWS}
-    monkeypatch.setattr(formats, "_check_hub_answers", lambda name: pytest.fail("no network is needed"))
-    assert files.read_datasets(f"hf:{tmp_path}") == {"train": ROWS}
+    monkeypatch.setattr(hub, "_check_hub_answers", lambda name: pytest.fail("no network is needed"))
+    assert formats.read_datasets(f"hf:{tmp_path}") == {"train": ROWS}
 
 
-def test_script_repository_is_read_from_its_parquet_revision(hub):
-    loaders, calls = hub
+def test_script_repository_is_read_from_its_parquet_revision(hub_library):
+    loaders, calls = hub_library
     loaders["GEM/ART"] = RuntimeError("Dataset scripts are no longer supported,\nbut found ART.py")
     loaders["parquet"] = {"train": ROWS}
-    assert formats.load_hub("GEM/ART", splits=["train"]) == {"train": ROWS}
+    assert hub.load_hub("GEM/ART", splits=["train"]) == {"train": ROWS}
     assert calls[1][2] == {"data_files": {"train": "hf://datasets/GEM/ART@~parquet/*/train/*.parquet"}}
     loaders["parquet"] = FileNotFoundError("no such revision")
     with pytest.raises(
         UserError, match="no longer supported, but found ART.py; its parquet revision: no such"
     ) as error:
-        formats.load_hub("GEM/ART", splits=["train"])
+        hub.load_hub("GEM/ART", splits=["train"])
     assert "\n" not in str(error.value)
 
 
@@ -340,8 +340,8 @@ def test_unreachable_hub_is_said_at_once(monkeypatch):
     monkeypatch.setattr(urllib.request, "urlopen", refuse)
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
     with pytest.raises(UserError, match=r"hf:a/b: the hub does not answer \(no route\); .*HF_HUB_OFFLINE=1"):
-        files.read_datasets("hf:a/b")
-    assert asked == [formats.HUB_TIMEOUT]
+        formats.read_datasets("hf:a/b")
+    assert asked == [hub.HUB_TIMEOUT]
 
 
 def test_a_top_level_datasets_folder_does_not_shadow_the_library(tmp_path):
@@ -350,7 +350,7 @@ def test_a_top_level_datasets_folder_does_not_shadow_the_library(tmp_path):
     done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=True)
     assert done.stdout.strip().endswith("True")
     assert str(tmp_path) not in done.stdout
-    assert not (Path(files.__file__).parents[2] / "datasets" / "__init__.py").exists()
+    assert not (Path(writers.__file__).parents[2] / "datasets" / "__init__.py").exists()
 
 
 # ----------------------------------------------------------------------------------------------------------- checking
@@ -403,11 +403,11 @@ def test_training_splits_are_in_the_order_of_rotation(caplog):
 
 def test_generations_need_generated_alone(tmp_path):
     path = write(tmp_path / "g.json", {"dev": {"generated": ["a"]}})
-    assert files.read_generations(path) == {"dev": {"generated": ["a"]}}
+    assert formats.read_generations(path) == {"dev": {"generated": ["a"]}}
     with pytest.raises(UserError, match="split 'dev': column 'generated' is missing"):
-        files.read_generations(write(tmp_path / "h.json", {"dev": {"text": ["a"]}}))
+        formats.read_generations(write(tmp_path / "h.json", {"dev": {"text": ["a"]}}))
     with pytest.raises(UserError, match="column 'text', row 0"):
-        files.read_generations(write(tmp_path / "i.json", {"dev": {"generated": ["a"], "text": [1]}}))
+        formats.read_generations(write(tmp_path / "i.json", {"dev": {"generated": ["a"], "text": [1]}}))
 
 
 # ------------------------------------------------------------------------------------------------------------ writing
@@ -422,7 +422,7 @@ def test_atomic_write_leaves_the_old_file_and_nothing_else_on_failure(tmp_path):
         raise KeyboardInterrupt
     assert path.read_text() == "old"
     with pytest.raises(ValueError, match="JSON"):
-        files.write_datasets(path, {"train": {"text": [float("nan")]}})
+        writers.write_datasets(path, {"train": {"text": [float("nan")]}})
     with pytest.raises(TypeError):
         json_files.write_json(path, {"not": object})
     assert [entry.name for entry in tmp_path.iterdir()] == ["d.json"]
@@ -449,12 +449,12 @@ def test_what_cannot_be_written_is_one_line(tmp_path):
 
 
 def test_dataset_files_are_readable_by_people_and_by_json(tmp_path):
-    files.write_datasets(tmp_path / "d.json", DATASETS)
+    writers.write_datasets(tmp_path / "d.json", DATASETS)
     text = (tmp_path / "d.json").read_text(encoding="utf-8")
     assert json.loads(text) == DATASETS
     assert '"é – 漢 \u2028 🙂"' in text
     assert '\n"a b",\n' in text
-    files.write_datasets(tmp_path / "empty.json", {"train": {"text": []}})
+    writers.write_datasets(tmp_path / "empty.json", {"train": {"text": []}})
     assert json.loads((tmp_path / "empty.json").read_text()) == {"train": {"text": []}}
 
 
@@ -493,14 +493,14 @@ def test_fingerprints(tmp_path):
     path = tmp_path / "d.json"
     path.write_bytes(b"abc")
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
-    assert files.fingerprint(path) == known
-    folder = files.fingerprint(tmp_path)
+    assert writers.fingerprint(path) == known
+    folder = writers.fingerprint(tmp_path)
     path.rename(tmp_path / "e.json")
-    assert files.fingerprint(tmp_path) != folder
-    files.write_datasets(path, DATASETS)
-    assert files.fingerprint_datasets(DATASETS) == files.fingerprint(path)
+    assert writers.fingerprint(tmp_path) != folder
+    writers.write_datasets(path, DATASETS)
+    assert writers.fingerprint_datasets(DATASETS) == writers.fingerprint(path)
     with pytest.raises(UserError, match="No such file"):
-        files.fingerprint(tmp_path / "none")
+        writers.fingerprint(tmp_path / "none")
 
 
 @pytest.mark.skipif(os.name != "posix" or os.geteuid() == 0, reason="root may write everywhere")
@@ -521,10 +521,10 @@ def test_the_layout_of_the_hub(tmp_path):
         write_rows(tmp_path / "data" / f"{file}.parquet", rows[name])
     (tmp_path / "README.md").write_text("a card")
     both = {"text": ["a", "b"], "target": ["a", "b"]}
-    assert files.read_datasets(tmp_path) == {"train": both, "dev": rows["c"], "test": rows["d"]}
+    assert formats.read_datasets(tmp_path) == {"train": both, "dev": rows["c"], "test": rows["d"]}
     (tmp_path / "data" / "train-00000-of-00002.parquet").unlink()
     with pytest.raises(UserError, match=r"split 'train' has 2 shards, of which \[0\] are not there"):
-        files.read_datasets(tmp_path)
+        formats.read_datasets(tmp_path)
 
 
 def test_hidden_files_are_no_splits(tmp_path):
@@ -538,21 +538,21 @@ def test_hidden_files_are_no_splits(tmp_path):
     ):
         (tmp_path / hidden).parent.mkdir(exist_ok=True)
         (tmp_path / hidden).write_bytes(b"\x00\x05\x16\x07Mac OS X")
-    assert files.read_datasets(tmp_path) == {"train": ROWS, "dev": ROWS}
+    assert formats.read_datasets(tmp_path) == {"train": ROWS, "dev": ROWS}
 
 
 def test_an_optional_key_that_some_rows_lack_is_null_there(tmp_path):
     write(tmp_path / "train.jsonl", '{"text": "a", "target": "1"}\n{"target": "2", "id": 7, "text": "b"}\n')
     write(tmp_path / "unlabeled.jsonl", '{"text": "a", "target": null}\n{"text": "b"}\n')
-    datasets = files.read_datasets(tmp_path)
+    datasets = formats.read_datasets(tmp_path)
     assert datasets["train"] == {"text": ["a", "b"], "target": ["1", "2"], "id": [None, 7]}
     assert datasets["unlabeled"] == {"text": ["a", "b"], "target": [None, None]}
     schema.check_datasets(datasets, "here")
     write(tmp_path / "dev.jsonl", '{"text": "a", "target": "1"}\n{"text": "b"}\n')
     with pytest.raises(UserError, match="split 'dev', column 'target', row 1: expected text, found null"):
-        schema.check_datasets(files.read_datasets(tmp_path), "here")
+        schema.check_datasets(formats.read_datasets(tmp_path), "here")
 
 
 def test_tsv(tmp_path):
     write(tmp_path / "train.tsv", 'text\ttarget\na, b\t"1\t2"\n')
-    assert files.read_datasets(tmp_path / "train.tsv") == {"train": {"text": ["a, b"], "target": ["1\t2"]}}
+    assert formats.read_datasets(tmp_path / "train.tsv") == {"train": {"text": ["a, b"], "target": ["1\t2"]}}

@@ -12,14 +12,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from src.config.constants import IGNORE_INDEX
-from src.distillation.losses import nll_rows
+from src.distillation.support import nll_rows
 from src.distillation.vocabulary_loss import RowTerm, weighed_sum
 from src.models import forward, lazy_logits
-from src.models.families import Sizes
 from src.models.forward import target_labels, target_logits, target_scores, teacher_forced, unwrapped
 from src.models.loading import load_model
-from src.models.students import build_from_scratch
-from src.tokens.batches import Batch, Ragged, pad_sequences
+from src.models.new_models import Sizes, build_from_scratch
+from src.tokens.batch import Batch
+from src.tokens.collate import pad_sequences
+from src.tokens.ragged import Ragged
 
 EOS = 1
 CONTEXTS = ([5, 6, 7, 8, 9], [10, 11], [12])

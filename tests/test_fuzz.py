@@ -22,11 +22,13 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet
 import pytest
-from datasets import Dataset
 
 import ft_main
 import prepare_datasets_main
-from src.models.students import build_from_scratch, train_tokenizer, write_model_folder
+from datasets import Dataset
+from src.models.folders import write_model_folder
+from src.models.new_models import build_from_scratch
+from src.models.new_tokenizers import train_tokenizer
 from tests.conftest import ALL_LETTERS, VOCAB_SIZE, tiny_sentences, tiny_sizes
 from tests.faults import Case, Ended, Kill, Whole, differences, make_cases, outcome, run, run_whole
 from tests.tiny_runs import TINY, argv, snapshot

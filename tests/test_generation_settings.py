@@ -14,9 +14,10 @@ import ft_main
 import gen_main
 from src.config.cli import run_script
 from src.config.errors import UserError
-from src.decoding.generate import decoding_of, write_tokens
+from src.decoding.generate import write_tokens
 from src.decoding.sampling import why_not
-from src.models.generation_settings import settings_of
+from src.decoding.settings import decoding_of
+from src.models.generation_config import settings_of
 from src.models.loading import load_model
 
 OWN = {"no_repeat_ngram_size": 2, "min_length": 6, "length_penalty": 0.3, "early_stopping": True}
@@ -116,7 +117,7 @@ def test_the_flag_of_a_generation_type_wins(model):
 
 
 def test_more_tokens_than_there_may_be_are_refused(model, tmp_path, tiny_dataset_path, capsys, monkeypatch):
-    monkeypatch.setattr("src.training.session.load_model", None)
+    monkeypatch.setattr("src.training.setup.load_model", None)
     flags = ft_flags(model, tiny_dataset_path, tmp_path / "out", max_labels_length=5)
     with pytest.raises(UserError, match="its generation config has min_length 6, more than --max_labels_length 5"):
         ft_main.main(flags)

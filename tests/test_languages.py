@@ -22,9 +22,10 @@ import ft_main
 import gen_main
 import kd_main
 from src.config.errors import UserError
+from src.models.generation_config import fit_to_tokenizer
 from src.models.languages import languages_of
-from src.models.loading import fit_to_tokenizer, load_model, load_tokenizer
-from src.tokens.batches import Tokenization
+from src.models.loading import load_model, load_tokenizer
+from src.tokens.preprocessing import Preprocessor
 
 PAIRS = [("the cat sees", "der hund sieht"), ("a dog", "ein hund"), ("the cat", "die katze"), ("a cat sees", "sieht")]
 LETTERS = [("<s>", 0.0), ("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0)]
@@ -122,9 +123,9 @@ def check_folder(folder: Path, source: str, target: str) -> None:
     model = load_model(str(folder))
     fit_to_tokenizer(model, tokenizer)
     codes = languages_of(tokenizer)
-    tokenization = Tokenization(tokenizer, True, 32, 32)
+    preprocessor = Preprocessor(tokenizer, True, 32, 32)
     inputs, labels = (
-        row.tokens[0].tolist() for row in (tokenization.encode_inputs(["a cat"]), tokenization.encode_labels(["hund"]))
+        row.tokens[0].tolist() for row in (preprocessor.encode_inputs(["a cat"]), preprocessor.encode_labels(["hund"]))
     )
     ids = model.generation_config
     assert codes[source] in inputs and codes[target] not in inputs
@@ -139,7 +140,7 @@ def check_folder(folder: Path, source: str, target: str) -> None:
 
 @pytest.mark.parametrize("kind", CODES)
 def test_without_languages_a_multilingual_model_is_refused_with_the_list(kind, folders, data, tmp_path, monkeypatch):
-    monkeypatch.setattr("src.training.session.load_model", None)
+    monkeypatch.setattr("src.training.setup.load_model", None)
     source, target = CODES[kind]
     for given, missing in (({}, "source"), ({"source_language": source}, "target")):
         with pytest.raises(UserError, match=rf"--{missing}_language: .* is multilingual; give one of .*{target}"):

@@ -8,13 +8,13 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from src.config.errors import UserError
-from src.config.experiments import LossEntry
-from src.distillation import losses
+from src.config.experiments.schema import LossEntry
+from src.distillation import fused_losses
 from src.distillation.capture import run
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
 from src.models.loading import load_model
-from src.tokens.batches import Batch
+from src.tokens.batch import Batch
 from src.training.metric_buffer import Ledger
 
 CPU = torch.device("cpu")
@@ -113,7 +113,7 @@ class Reads(TorchDispatchMode):
 @pytest.mark.parametrize("family", ["t5", "bart", "gpt2", "llama"])
 def test_a_step_waits_for_nothing(family, tiny_models, monkeypatch):
     """Padded rows of all kinds; where the rows are was found when the batch was made, on the host."""
-    monkeypatch.setattr(losses, "READS_ARE_FREE", ())
+    monkeypatch.setattr(fused_losses, "READS_ARE_FREE", ())
     student, teacher = (load_model(tiny_models[family][role]) for role in ("student", "teacher"))
     teach = LiveTeacher(teacher, LAYERS)
     mask = (

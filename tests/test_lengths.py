@@ -12,7 +12,8 @@ from transformers import ByT5Tokenizer
 
 import ft_main
 import gen_main
-from src.tokens.batches import Tokenization, TokenizedDatasets
+from src.tokens.preprocessing import Preprocessor
+from src.tokens.tokenized import TokenizedDatasets
 from src.tokens.truncation import Cuts, Lengths, of_inputs, of_nothing, of_targets, percent
 
 
@@ -87,7 +88,7 @@ def test_what_is_left_is_what_the_tokenizer_itself_would_leave(tiny_tokenizers, 
     texts = [*tiny_corpus[:40], "", "a"]
     whole = [len(ids) for ids in tokenizer(texts)["input_ids"]]
     for limit in (3, 6, 11, 30):
-        made = Tokenization(copy.deepcopy(tokenizer), True, max_input_length=limit, max_labels_length=limit)
+        made = Preprocessor(copy.deepcopy(tokenizer), True, max_input_length=limit, max_labels_length=limit)
         own = tokenizer(texts, truncation=True, max_length=limit)["input_ids"]
         for encoded in (made.encode_inputs(texts), made.encode_labels(texts)):
             assert [encoded.tokens[row].tolist() for row in range(len(texts))] == own
@@ -110,7 +111,7 @@ def test_cuts_of_a_split_by_hand(tiny_tokenizers, family):
         inputs = [n(text) + n(f" {prompt}") for text in texts]
     labels = [n(target if is_encoder_decoder else f" {target}") + 1 for target in targets[:2]] + [1]
     limits = (inputs[0], labels[1] - 1)
-    made = Tokenization(tokenizer, is_encoder_decoder, *limits, task_prompt=prompt)
+    made = Preprocessor(tokenizer, is_encoder_decoder, *limits, task_prompt=prompt)
     data = TokenizedDatasets({"dev": {"text": texts[:1]}, "train": {"text": texts, "target": targets}}, made)
     assert data.split("dev").cuts == Cuts(Lengths(limits[0], 1, inputs[0], inputs[0], 0, inputs[0]))
     cuts = data.split("train").cuts
@@ -136,7 +137,7 @@ def test_what_counts_as_nothing(tiny_tokenizers, kind, target, limit, is_empty):
     """BART's BOS is nothing either."""
     tokenizer = bart_like(tiny_tokenizers["t5"]) if kind == "bart-like" else tiny_tokenizers[kind]
     limit_of_kind = limit + (limit > 1 and kind == "bart-like")
-    made = Tokenization(tokenizer, kind != "gpt2", 32, limit_of_kind, special_tokens_in_text=True)
+    made = Preprocessor(tokenizer, kind != "gpt2", 32, limit_of_kind, special_tokens_in_text=True)
     assert made.encode_labels([target, "cat", target]).n_empty == 2 * is_empty + (limit == 1)
 
 
@@ -146,7 +147,7 @@ def test_a_word_boundary_alone_is_nothing(tiny_tokenizers):
     boundary = next(token for token in tokenizer.get_vocab().values() if not tokenizer.decode([token]).strip()
                     and token not in tokenizer.all_special_ids)  # fmt: skip
     word = next(w for w in (*ALL_LETTERS, "qu") if tokenizer(w)["input_ids"][0] == boundary)
-    counts = [Tokenization(tokenizer, True, 32, limit).encode_labels([word]).n_empty for limit in (2, 3)]
+    counts = [Preprocessor(tokenizer, True, 32, limit).encode_labels([word]).n_empty for limit in (2, 3)]
     assert counts == [1, 0]
 
 
@@ -164,7 +165,7 @@ def test_every_kind_is_said_once_for_the_first_split_where_it_occurs(tiny_tokeni
     fine = {"text": ["a"] * 4, "target": ["a"] * 4}
     cut = {"text": [LONG] * 4, "target": [LONG] * 4}
     blank = {"text": [LONG] * 4, "target": ["", "", LONG, LONG]}
-    made = Tokenization(tiny_tokenizers["t5"], True, 8, 4)
+    made = Preprocessor(tiny_tokenizers["t5"], True, 8, 4)
     data = TokenizedDatasets({"dev": blank, "train_0": fine, "train_1": cut, "train_2": blank, "train_3": blank}, made)
     data.split("train_0")
     assert capsys.readouterr().out == ""
@@ -185,8 +186,8 @@ def test_every_kind_is_said_once_for_the_first_split_where_it_occurs(tiny_tokeni
 
 def test_the_thread_itself_says_nothing(tiny_tokenizers, monkeypatch):
     threads = []
-    monkeypatch.setattr("src.tokens.batches.say", lambda line: threads.append(threading.current_thread()))
-    made = Tokenization(tiny_tokenizers["t5"], True, 8, 4)
+    monkeypatch.setattr("src.tokens.tokenized.say", lambda line: threads.append(threading.current_thread()))
+    made = Preprocessor(tiny_tokenizers["t5"], True, 8, 4)
     data = TokenizedDatasets({"train": {"text": [LONG], "target": [LONG]}}, made)
     data.tokenize_ahead("train")
     data.split("train")

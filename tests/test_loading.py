@@ -11,22 +11,16 @@ from conftest import DECODER_ONLY_NAMES, ENCODER_DECODER_NAMES, FAMILY_NAMES
 from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
-from src.config.arguments import FineTuneArguments
 from src.config.errors import UserError
+from src.config.flags.fine_tune import FineTuneArguments
+from src.models.checks import check_lengths, check_model_files, check_same_tokenizer
+from src.models.folders import write_model_folder
 from src.models.forward import teacher_forcing_inputs
-from src.models.loading import (
-    check_lengths,
-    check_model_files,
-    check_same_tokenizer,
-    is_encoder_decoder,
-    load_config,
-    load_model,
-    load_tokenizer,
-    parse_model_name,
-    read_state_dict,
-)
-from src.models.students import train_tokenizer, write_model_folder
-from src.tokens.batches import Batch
+from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
+from src.models.names import parse_model_name
+from src.models.new_tokenizers import train_tokenizer
+from src.models.weights import read_state_dict
+from src.tokens.batch import Batch
 
 TIED = {  # every name under which a family's one embedding matrix may be kept
     "t5": ("shared.weight", "lm_head.weight", "encoder.embed_tokens.weight", "decoder.embed_tokens.weight"),

@@ -5,9 +5,11 @@ from dataclasses import asdict
 
 import pytest
 
-from src.config.arguments import EXPERIMENTS, REPOSITORY
 from src.config.errors import UserError
-from src.config.experiments import Schedule, load_experiment
+from src.config.experiments.load import load_experiment
+from src.config.experiments.schema import Schedule
+from src.config.flags.base import REPOSITORY
+from src.config.flags.distill import EXPERIMENTS
 from src.distillation.loss_schedule import Stage, after_epoch, after_evaluation
 
 EPOCH, BETTER, NO_BETTER = "e", "+", "-"  # what happens: the end of an epoch, or an evaluation on dev

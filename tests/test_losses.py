@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.distillation.losses import divergence_rows, nll_rows, nucleus
+from src.distillation.support import divergence_rows, nll_rows, nucleus
 
 DOUBLE = torch.float64
 P = torch.tensor([[0.5, 0.3, 0.2]], dtype=DOUBLE)

@@ -12,7 +12,7 @@ import pyarrow.parquet
 import pytest
 
 import prepare_datasets_main
-from src.data.files import read_datasets
+from src.data.formats import read_datasets
 from src.data.schema import check_trainable
 from tests.tiny_runs import argv, read
 

@@ -17,7 +17,7 @@ import gen_main
 import kd_main
 from src.config.errors import UserError
 from src.models.loading import load_saved
-from src.models.students import train_tokenizer
+from src.models.new_tokenizers import train_tokenizer
 
 QUICK = ("mixtral", "gemma3", "led", "nemotron_h", "bert", "fsmt", "prophetnet", "rwkv", "whisper", "mllama")
 REFUSED = {  # before training, and what is said

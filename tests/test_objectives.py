@@ -11,9 +11,8 @@ from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation
 from src.config.constants import IGNORE_INDEX
 from src.config.divergences import DIVERGENCES
 from src.config.errors import UserError
-from src.config.experiments import Experiment, LayerMap, LossEntry, Schedule
+from src.config.experiments.schema import Experiment, LayerMap, LossEntry, Schedule
 from src.distillation.capture import HeadStates, States, check_comparable, run
-from src.distillation.losses import divergence_rows
 from src.distillation.objectives import (
     OBJECTIVES,
     Targets,
@@ -22,13 +21,13 @@ from src.distillation.objectives import (
     objective,
     term_names,
 )
+from src.distillation.support import divergence_rows
 from src.distillation.teachers import LiveTeacher
-from src.models.families import Sizes, family_to_build
 from src.models.forward import target_labels, target_logits
 from src.models.lazy_logits import Scores
 from src.models.loading import load_model
-from src.models.students import build_from_scratch
-from src.tokens.batches import Batch
+from src.models.new_models import BUILDERS, Sizes, build_from_scratch
+from src.tokens.batch import Batch
 
 FORWARD = LossEntry(name="forward", forward_weight=1.0)
 LOGITS = LossEntry(name="logits", logits_weight=1.0)
@@ -429,7 +428,7 @@ def test_the_teachers_vocabulary_may_be_larger(pairs):
 
 def config_of(family: str, *, n_layers: int = 2, d_model: int = 16, n_heads: int = 2):
     sizes = Sizes(40, 0, 1, n_encoder_layers=n_layers, n_decoder_layers=n_layers, d_model=d_model, n_heads=n_heads)
-    return family_to_build(family).build_config(sizes)
+    return BUILDERS[family](sizes)
 
 
 def compare(entry: LossEntry, family: str = "t5", layers: LayerMap = LAST, **student) -> None:

@@ -8,7 +8,8 @@ from conftest import FAMILY_NAMES
 from test_decoding import INPUTS, babbler, batch_of
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 
-from src.decoding.generate import Decoding, write_tokens
+from src.decoding.generate import write_tokens
+from src.decoding.settings import Decoding
 from src.models import lazy_logits
 from src.models import packed_linear as packed_module
 from src.models.lazy_logits import OutputProjection, Scores

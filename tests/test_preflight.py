@@ -16,11 +16,12 @@ from test_bad_input import MAINS, corrupt, flags_of, make_place, refused
 from tiny_runs import TINY, argv, ft_flags, gen_flags, kd_flags, names, read, rows, tree, weights
 
 import ft_main
-from src.config.arguments import REPOSITORY, FineTuneArguments
 from src.config.cli import parse, run_script
 from src.config.console import progress_bar
 from src.config.errors import UserError
-from src.config.experiments import LossEntry
+from src.config.experiments.schema import LossEntry
+from src.config.flags.base import REPOSITORY
+from src.config.flags.fine_tune import FineTuneArguments
 from src.devices import memory as machine
 from src.evaluation.evaluate import Evaluator
 from src.models.loading import is_encoder_decoder, load_config, load_tokenizer
@@ -53,13 +54,16 @@ from src.preflight.estimates import (
     work_in_epoch,
     work_of_phases,
 )
-from src.runs.folder import LOCK, RunFolder, data_fingerprint, open_run
+from src.runs.description import data_fingerprint
+from src.runs.folder import LOCK, RunFolder, open_run
 from src.storage.atomic import check_writable
-from src.tokens.batches import Tokenization, TokenizedDatasets
+from src.tokens.preprocessing import Preprocessor
+from src.tokens.tokenized import TokenizedDatasets
 from src.tokens.truncation import Cuts, Lengths
 from src.training import checkpoints
-from src.training.checkpoints import RunState
-from src.training.engine import Phase, Trainer
+from src.training.engine import Trainer
+from src.training.phase import Phase
+from src.training.state import RunState
 
 DRY = ["--dry_run", "True"]
 
@@ -393,7 +397,7 @@ def test_render():
 def stored_columns(model: str, columns: dict[str, list[str]]) -> dict:
     """The split with log-probabilities of an API that knows no token but the target's."""
     kind = is_encoder_decoder(load_config(model))
-    labels = Tokenization(load_tokenizer(model), kind, 64, 64).encode_labels(columns["target"]).tokens
+    labels = Preprocessor(load_tokenizer(model), kind, 64, 64).encode_labels(columns["target"]).tokens
     tokens = [[[int(token)] for token in labels[row]] for row in range(len(labels))]
     return {**columns, "tokens": tokens, "logits": [[[0.0] for _ in row] for row in tokens]}
 
@@ -684,7 +688,7 @@ def test_of_long_splits_some_rows_are_looked_at(command, tmp_path, capsys, monke
 
 
 def test_a_glimpse_is_of_rows_all_over_the_split(tiny_tokenizers):
-    made = Tokenization(tiny_tokenizers["t5"], True, 32, 8)
+    made = Preprocessor(tiny_tokenizers["t5"], True, 32, 8)
     words = ["a", "cat", "dog", "bird", "red", "blue", "old"]
     data = TokenizedDatasets({"train": {"text": words, "target": words[::-1]}}, made)
     some = data.glimpse("train", 3)
@@ -714,7 +718,7 @@ def test_memory_that_runs_out_in_a_step(command, tmp_path, capsys, monkeypatch, 
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(Trainer, "try_update", runs_out)
-    monkeypatch.setattr("src.training.writing.Writer.write", runs_out)
+    monkeypatch.setattr("src.decoding.durable.Writer.write", runs_out)
     sections = dry_run(script, command(script, "t5"), tmp_path, capsys)
     smaller = "--max_gpu_batch_size 1" if script == "ft" else "--batch_size 2"
     assert sections["memory"][0].startswith("does not fit: more than ")

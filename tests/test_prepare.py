@@ -9,8 +9,9 @@ import prepare_datasets_main
 from prepare_datasets_main import main
 from src.config.cli import run_script
 from src.config.errors import UserError
-from src.data.files import read_datasets, write_datasets
+from src.data.formats import read_datasets
 from src.data.schema import check_trainable
+from src.data.writers import write_datasets
 from src.prepare_datasets import table
 
 

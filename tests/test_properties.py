@@ -15,12 +15,12 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 
 from src.config.constants import IGNORE_INDEX
-from src.config.experiments import LossEntry
+from src.config.experiments.schema import LossEntry
 from src.distillation.capture import HeadStates, States, attention_kinds, hidden_stacks
-from src.distillation.losses import nucleus
 from src.distillation.objectives import NO_SCALES, Window, distillation_loss, term_names
+from src.distillation.support import nucleus
 from src.models.lazy_logits import Scores
-from src.tokens.batches import Batch
+from src.tokens.batch import Batch
 
 PROPERTY = settings(
     max_examples=10, deadline=None, derandomize=True, suppress_health_check=[HealthCheck.too_slow]

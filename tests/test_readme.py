@@ -10,9 +10,9 @@ from conftest import ARGUMENTS
 from tiny_runs import kd_flags
 
 import kd_main
-from src.config.arguments import REPOSITORY, REQUIRED
 from src.config.cli import explicit_flags, parse
 from src.config.divergences import DIVERGENCES
+from src.config.flags.base import REPOSITORY, REQUIRED
 from src.distillation.objectives import distillation_loss
 from src.distillation.student_targets import student_writes
 from src.training import engine

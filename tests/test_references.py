@@ -21,7 +21,7 @@ import gen_main
 import kd_main
 import prepare_datasets_main
 from src.config.cli import run_script
-from src.data.files import read_datasets
+from src.data.formats import read_datasets
 from src.data.references import count_references, first_references, row_for_each_reference
 from src.data.schema import check_trainable
 from src.evaluation.metrics import METRICS, bertscore, meteor, pieces, score_definitions, score_texts

@@ -19,8 +19,8 @@ import gen_main
 import kd_main
 from src.config.cli import run_script
 from src.config.errors import UserError
+from src.config.signals import Interrupted, StopRequests
 from src.runs.folder import LOCK
-from src.training.interrupts import Interrupted, StopRequests
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 Main = Callable[[Sequence[str]], object]

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 import torch
 from accelerate.state import AcceleratorState
-from tiny_runs import argv, ft_flags, gen_flags, kd_flags, names, places, read, rows, weights
+from tiny_runs import argv, ft_flags, gen_flags, kd_flags, names, places, read, rows
+from tiny_runs import weights as weights_of
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import create_student_main
@@ -18,13 +19,13 @@ import ft_main
 import gen_main
 import kd_main
 import prepare_datasets_main
-from src.config.arguments import DistillArguments
 from src.config.cli import parse
 from src.config.errors import UserError
-from src.devices import memory
+from src.config.flags.distill import DistillArguments
+from src.devices import memory, processes
 from src.evaluation import evaluate
-from src.models import loading
-from src.training import session
+from src.models import generation_config, loading, weights
+from src.training import setup
 
 K = 3
 WORDS = (("red", "blue", "old", "new", "the", "a"), ("cat", "dog", "bird", "house"), ("sees", "likes", "finds", "near"))
@@ -193,7 +194,7 @@ def test_the_portable_model(road, tmp_path):
     model = auto_class.from_pretrained(road.student / "model")
     assert AutoTokenizer.from_pretrained(road.student / "model").eos_token_id == model.config.eos_token_id
     (best,) = (path for path in road.student.glob("epoch*") if not path.name.endswith("__last"))
-    saved, kept = weights(road.student / "model"), weights(best)
+    saved, kept = weights_of(road.student / "model"), weights_of(best)
     assert all(torch.equal(value, kept[name]) for name, value in saved.items())
     card = (road.student / "model" / "README.md").read_text()
     assert "kd_main.py" in card
@@ -224,8 +225,8 @@ def no_weights(monkeypatch):
     def refuse(*_arguments, **_flags):
         raise AssertionError("weights were read")
 
-    monkeypatch.setattr(session, "load_model", refuse)
-    monkeypatch.setattr(loading, "read_state_dict", refuse)
+    monkeypatch.setattr(setup, "load_model", refuse)
+    monkeypatch.setattr(weights, "read_state_dict", refuse)
 
 
 def test_a_teacher_of_another_kind_is_refused_before_weights_are_read(
@@ -330,7 +331,7 @@ def test_bfloat16(fresh_accelerator, dropout_models, rotation_path, tmp_path, mo
     scores = kd_main.main(kd_flags(dropout_models[family], rotation_path, tmp_path / "out", **flags))
     assert scores["nll"] > 0
     assert in_bf16 and all(in_bf16)
-    assert {value.dtype for value in weights(tmp_path / "out" / "model").values()} == {torch.float32}
+    assert {value.dtype for value in weights_of(tmp_path / "out" / "model").values()} == {torch.float32}
     gen_main.main(gen_flags(str(tmp_path / "out" / "model"), rotation_path, tmp_path / "gen", mixed_precision="bf16"))
 
 
@@ -362,7 +363,7 @@ def test_float16(fresh_accelerator, dropout_models, rotation_path, tmp_path, mon
     assert losses[-1] < 0.9 * losses[0]
     assert len(scales) > 20
     assert scales[-1] == scales[len(scales) // 4] >= 2**10
-    assert {value.dtype for value in weights(tmp_path / "out" / "model").values()} == {torch.float32}
+    assert {value.dtype for value in weights_of(tmp_path / "out" / "model").values()} == {torch.float32}
 
 
 @pytest.mark.parametrize(
@@ -379,7 +380,7 @@ def test_slow_bfloat16_is_told(fresh_accelerator, monkeypatch, capsys, flags, na
     seconds = {torch.bfloat16: slowness, torch.float32: 1.0}
     monkeypatch.setattr(memory, "_seconds_of_product", lambda device, dtype: seconds[dtype])
     command = {"experiment_config_key": "logits_kd", "dataset_path": "d.json", "output_dir": "out", **flags}
-    device = session.make_accelerator(parse(DistillArguments, argv(command))).device.type
+    device = processes.make_accelerator(parse(DistillArguments, argv(command))).device.type
     told = f"warning: {named}: on this {device} a product takes 15 times as long as in float32\n"
     assert capsys.readouterr().out == (told if named and slowness > 1 else "")
 
@@ -495,7 +496,7 @@ def test_texts_end_with_the_tokenizer_s_eos_whatever_the_config_names(tiny_model
     assert made["eos_token_id"] == [tokenizer.eos_token_id, 7]
     kind = AutoModelForSeq2SeqLM if family == "t5" else AutoModelForCausalLM
     model = kind.from_pretrained(tmp_path / "out" / "model")
-    loading.fit_to_tokenizer(model, tokenizer)
+    generation_config.fit_to_tokenizer(model, tokenizer)
     assert model.generation_config.eos_token_id == [tokenizer.eos_token_id, 7]
     last = read(tmp_path / "out" / "eval_generations.json")["test__epoch-1__step-1"]
     assert set(last["predictions"]) == {"x"}

@@ -15,14 +15,15 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from src.decoding import nucleus as nucleus_module
 from src.decoding import sampling
-from src.decoding.generate import Decoding, decoding_of, write_tokens
-from src.decoding.kv_cache import AttentionByInput, attend, growing_cache
+from src.decoding.generate import write_tokens
+from src.decoding.grouped_attention import AttentionByInput, attend
+from src.decoding.kv_cache import growing_cache
 from src.decoding.nucleus import BLOCK, Nucleus, draw
 from src.decoding.sampling import sample, warn_of_generate, why_not
+from src.decoding.settings import Decoding, decoding_of
 from src.models import lazy_logits
-from src.models.families import Sizes
-from src.models.loading import safe_generation_config
-from src.models.students import build_from_scratch
+from src.models.generation_config import safe_generation_config
+from src.models.new_models import Sizes, build_from_scratch
 
 ALWAYS, NEVER = 1e-6, 2.0  # values of WORTH_LEAVING
 families = pytest.mark.parametrize("family", FAMILY_NAMES)

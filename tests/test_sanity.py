@@ -14,14 +14,15 @@ from torch.amp import GradScaler
 import ft_main
 import kd_dataset_with_logits_main
 import kd_main
+from src.config.signals import Interrupted
+from src.devices import processes
 from src.evaluation import evaluate
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.health import of_copying, of_likelihood, of_loops, of_skipped, of_teacher, of_zeros, repeats_itself
+from src.models.folders import write_model_folder
 from src.models.loading import load_model, load_tokenizer
-from src.models.students import write_model_folder
-from src.training import session
+from src.training import setup
 from src.training.engine import Trainer
-from src.training.interrupts import Interrupted
 
 
 @pytest.mark.parametrize(
@@ -339,7 +340,7 @@ def test_a_teacher_in_bfloat16_with_a_padded_vocabulary(
 def overflowing(monkeypatch) -> Callable[[Callable[[int], bool]], None]:
     """`overflowing(when)`: runs from here on have a scaler, as in fp16 on a GPU, and gradients that overflow at the
     updates of which when(number) is true."""
-    plain, look = session.make_accelerator, Trainer._look_at_gradient
+    plain, look = processes.make_accelerator, Trainer._look_at_gradient
 
     def install(when: Callable[[int], bool]) -> None:
         def make(config):
@@ -352,7 +353,7 @@ def overflowing(monkeypatch) -> Callable[[Callable[[int], bool]], None]:
                 next(iter(self.training.model.parameters())).grad.fill_(torch.inf)
             look(self, phase, batches)
 
-        monkeypatch.setattr(session, "make_accelerator", make)
+        monkeypatch.setattr(setup, "make_accelerator", make)
         monkeypatch.setattr(Trainer, "_look_at_gradient", look_at)
 
     return install
@@ -403,7 +404,7 @@ def test_a_run_with_a_scaler_is_continued_exactly(dropout_models, rotation_path,
                 raise Interrupted(15)
 
         with monkeypatch.context() as patch:
-            patch.setattr("src.training.interrupts.StopRequests.check", stops)
+            patch.setattr("src.config.signals.StopRequests.check", stops)
             with pytest.raises(Interrupted):
                 ft_main.main(flags)
     ft_main.main(flags)

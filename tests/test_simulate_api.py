@@ -14,14 +14,20 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 
 import gen_main
 import simulate_api_main
+from src.api.simulated import Completion, name_of, spell
+from src.config.signals import Interrupted, StopRequests
+from src.decoding.durable import Writer
+from src.decoding.top_logprobs import top_logprobs
+from src.models.folders import write_model_folder
 from src.models.forward import target_labels, target_logits
 from src.models.loading import load_model, load_tokenizer
-from src.models.students import build_from_scratch, train_tokenizer, write_model_folder
-from src.simulate_api import Completion, name_of, spell, top_logprobs
-from src.tokens.batches import Batch, Tokenization, TokenizedDatasets
+from src.models.new_models import build_from_scratch
+from src.models.new_tokenizers import train_tokenizer
+from src.tokens.batch import Batch
+from src.tokens.collate import collate
+from src.tokens.preprocessing import Preprocessor
 from src.tokens.token_bytes import TokenBytes, n_whole
-from src.training.interrupts import Interrupted, StopRequests
-from src.training.writing import Writer
+from src.tokens.tokenized import TokenizedDatasets
 
 K = 3  # most likely tokens
 COUNTS = {"train": 2, "dev": 1, "unlabeled": 2}  # completions of an input with --n_completions 2
@@ -402,9 +408,9 @@ def test_word_pieces():
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
 def test_tokens_that_the_tokenizer_has_not_are_left_out_but_keep_their_mass(tiny_models, tiny_dataset, family):
     model, tokenizer = load_model(tiny_models[family]["teacher"]), load_tokenizer(tiny_models[family]["teacher"])
-    tokenization = Tokenization(tokenizer, model.config.is_encoder_decoder, 32, 8)
-    data = TokenizedDatasets({"dev": tiny_dataset["dev"]}, tokenization)
-    batch = tokenization.collate(data.split("dev"), range(4))
+    preprocessor = Preprocessor(tokenizer, model.config.is_encoder_decoder, 32, 8)
+    data = TokenizedDatasets({"dev": tiny_dataset["dev"]}, preprocessor)
+    batch = collate(preprocessor, data.split("dev"), range(4))
     with torch.no_grad():
         logs = target_logits(model, batch).log_softmax(-1)
     likely = logs.mean(0).argmax().item()

@@ -17,16 +17,19 @@ import kd_dataset_with_logits_main
 import kd_main
 from src.config.constants import IGNORE_INDEX
 from src.config.errors import UserError
-from src.config.experiments import LossEntry
-from src.data.files import read_datasets
+from src.config.experiments.schema import LossEntry
+from src.data.formats import read_datasets
 from src.data.soft_targets import NestedColumn, StoredRows, pad_stored
 from src.distillation.capture import run
-from src.distillation.losses import divergence_rows, stored_divergence_rows
 from src.distillation.objectives import Window, distillation_loss
+from src.distillation.support import divergence_rows, stored_divergence_rows
 from src.distillation.teachers import LiveTeacher, StoredTeacher
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
-from src.tokens.batches import Tokenization, TokenizedDatasets, TopK
-from src.training import session
+from src.tokens.batch import TopK
+from src.tokens.collate import collate
+from src.tokens.preprocessing import Preprocessor
+from src.tokens.tokenized import TokenizedDatasets
+from src.training import setup
 
 CLOSE = {"atol": 1e-6, "rtol": 1e-5}
 
@@ -209,16 +212,16 @@ def test_columns_that_store_nothing(tokens, logs, said):
 # -------------------------------------------------------------------------------------------------- a teacher, stored
 
 
-def tokenization_of(model: str, max_labels_length: int = TINY["max_labels_length"]) -> Tokenization:
+def tokenization_of(model: str, max_labels_length: int = TINY["max_labels_length"]) -> Preprocessor:
     kind = is_encoder_decoder(load_config(model))
-    return Tokenization(load_tokenizer(model), kind, TINY["max_input_length"], max_labels_length, "summarize:")
+    return Preprocessor(load_tokenizer(model), kind, TINY["max_input_length"], max_labels_length, "summarize:")
 
 
 def store(teacher: str, datasets: dict, k: int | None, max_labels_length: int = TINY["max_labels_length"]) -> dict:
     """The data with the k likeliest tokens (None: all) of a live teacher at every label position of training splits."""
     model = load_model(teacher)
-    tokenization = tokenization_of(teacher, max_labels_length)
-    tokenized = TokenizedDatasets({name: split for name, split in datasets.items() if "target" in split}, tokenization)
+    preprocessor = tokenization_of(teacher, max_labels_length)
+    tokenized = TokenizedDatasets({name: split for name, split in datasets.items() if "target" in split}, preprocessor)
     entry = LossEntry(name="x", logits_weight=1.0)
     stored = {}
     for name, columns in datasets.items():
@@ -227,7 +230,7 @@ def store(teacher: str, datasets: dict, k: int | None, max_labels_length: int = 
             continue
         stored[name]["tokens"], stored[name]["logits"] = [], []
         for row in range(len(columns["text"])):
-            batch = tokenization.collate(tokenized.split(name), [row])
+            batch = collate(preprocessor, tokenized.split(name), [row])
             logs = LiveTeacher(model, {})(batch, entry).scores.logits.log_softmax(-1)
             best, ids = logs.topk(k or logs.shape[1])
             stored[name]["tokens"].append(ids.tolist())
@@ -313,8 +316,8 @@ def test_of_cut_targets_too_a_stored_teacher_teaches_what_a_live_one_does(tiny_m
     texts = [" ".join(words[:n]) for n in n_words]
     models = tiny_models[family]
     stored = store(models["teacher"], {"train": {"text": texts, "target": texts}}, None, 60)
-    tokenization = tokenization_of(models["student"], limit)
-    batch = tokenization.collate(TokenizedDatasets(stored, tokenization).split("train"), range(len(texts)))
+    preprocessor = tokenization_of(models["student"], limit)
+    batch = collate(preprocessor, TokenizedDatasets(stored, preprocessor).split("train"), range(len(texts)))
     assert batch.labels.shape[1] <= limit
     entry = LossEntry(name="x", logits_weight=0.7, forward_weight=0.3)
     window = Window(len(texts), len(batch.valid))
@@ -335,8 +338,8 @@ def test_an_empty_entry_is_not_learnt_from(tiny_models):
     texts = ["The cat sees.", "A dog."]
     stored = store(tiny_models["t5"]["teacher"], {"train": {"text": texts, "target": texts}}, 3)
     stored["train"]["tokens"][0][-1], stored["train"]["logits"][0][-1] = [], []
-    tokenization = tokenization_of(tiny_models["t5"]["student"])
-    batch = tokenization.collate(TokenizedDatasets(stored, tokenization).split("train"), [0, 1])
+    preprocessor = tokenization_of(tiny_models["t5"]["student"])
+    batch = collate(preprocessor, TokenizedDatasets(stored, preprocessor).split("train"), [0, 1])
     n_labels = len(stored["train"]["tokens"][0])
     assert batch.labels[0, n_labels - 1] == IGNORE_INDEX
     taught = StoredTeacher()(batch, LossEntry(name="x", logits_weight=1.0))
@@ -351,22 +354,22 @@ def test_shares_of_a_window_add_up(tiny_models):
 
     texts = ["The old red cat sees the bird.", "A dog.", "Near.", "A blue bird."]
     stored = store(tiny_models["t5"]["teacher"], {"train": {"text": texts, "target": texts}}, 4)
-    tokenization = tokenization_of(tiny_models["t5"]["student"])
-    split = TokenizedDatasets(stored, tokenization).split("train")
+    preprocessor = tokenization_of(tiny_models["t5"]["student"])
+    split = TokenizedDatasets(stored, preprocessor).split("train")
     student = load_model(tiny_models["t5"]["student"])
     entry = LossEntry(name="x", logits_weight=0.5, forward_weight=0.5)
-    whole = tokenization.collate(split, [0, 1, 2, 3])
+    whole = collate(preprocessor, split, [0, 1, 2, 3])
     window = Window(4, int((whole.labels != IGNORE_INDEX).sum()))
 
     def loss(rows_: list[int]) -> torch.Tensor:
-        batch = tokenization.collate(split, rows_)
+        batch = collate(preprocessor, split, rows_)
         return distillation_loss(run(student, batch, entry, {}), StoredTeacher()(batch, entry), batch, entry, window)[0]
 
     torch.testing.assert_close(loss([0, 1, 2, 3]), loss([0]) + loss([1, 2]) + loss([3]))
 
 
 def test_data_for_another_tokenizer_are_refused_by_row_before_weights_are_read(tiny_models, tmp_path, monkeypatch):
-    monkeypatch.setattr(session, "load_model", None)
+    monkeypatch.setattr(setup, "load_model", None)
     texts = ["The cat sees.", "A dog."]
     stored = store(tiny_models["t5"]["teacher"], {"train": {"text": texts, "target": texts}}, 2)
     for column in ("tokens", "logits"):
@@ -396,7 +399,7 @@ def test_a_split_without_log_probabilities_is_refused(tiny_models, tmp_path, rot
 
 
 def test_the_batch_moves_with_its_teacher():
-    from src.tokens.batches import Batch
+    from src.tokens.batch import Batch
 
     ids = torch.ones(1, 1, dtype=torch.long)
     teacher = TopK(torch.ones(1, 1, 2, dtype=torch.long), torch.zeros(1, 1, 2))

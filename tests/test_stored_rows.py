@@ -7,18 +7,19 @@ import pyarrow
 import pytest
 from test_align_tokens import STUDENTS
 from tiny_runs import snapshot
-from tiny_students import FAMILY, model_folder, tokenization
+from tiny_students import FAMILY, model_folder, preprocessor
 
 from prepare_datasets_main import main
 from src.api.alignment import Alignment
 from src.config.cli import run_script
 from src.config.errors import UserError
-from src.data import files
-from src.data.files import open_dataset, read_datasets
+from src.data import writers
+from src.data.formats import read_datasets
 from src.data.schema import check_trainable
+from src.data.writers import open_dataset
 from src.models.loading import load_tokenizer
 from src.prepare_datasets import stored_table
-from src.tokens.batches import TokenizedDatasets
+from src.tokens.tokenized import TokenizedDatasets
 
 KINDS = ("unigram", "bytes", "wordpiece")
 
@@ -119,11 +120,11 @@ def test_positions_are_the_labels_that_are_trained_on(prepare, students, kind):
     texts = ["the cat walking.", "Don't — 🙂 see", "a, b?", " red  cat "]
     made = prepare({"train": columns(*(row(f"x{i}", text) for i, text in enumerate(texts)))}, kind=kind)
     tokenizer = load_tokenizer(students[kind])
-    labels = tokenization(tokenizer, is_encoder_decoder=kind != "bytes").encode_labels(made["train_0"]["target"]).tokens
+    labels = preprocessor(tokenizer, is_encoder_decoder=kind != "bytes").encode_labels(made["train_0"]["target"]).tokens
     assert list(map(len, made["train_0"]["tokens"])) == labels.lengths.tolist()
     for i, entries in enumerate(made["train_0"]["tokens"]):
         assert all(label in entry for label, entry in zip(labels[i].tolist(), entries, strict=True))
-    split = TokenizedDatasets(made, tokenization(tokenizer, is_encoder_decoder=kind != "bytes")).split("train_0")
+    split = TokenizedDatasets(made, preprocessor(tokenizer, is_encoder_decoder=kind != "bytes")).split("train_0")
     assert split.teacher is not None
 
 
@@ -143,8 +144,8 @@ def test_every_form_and_both_outputs_hold_the_same(prepare, kind, tmp_path):
 
 
 def test_many_record_batches(prepare, monkeypatch, tmp_path):
-    monkeypatch.setattr(files, "ROWS_PER_BATCH", 3)
-    monkeypatch.setattr(files, "NUMBERS_PER_BATCH", 16)
+    monkeypatch.setattr(writers, "ROWS_PER_BATCH", 3)
+    monkeypatch.setattr(writers, "NUMBERS_PER_BATCH", 16)
     rows = [row(f"x{i}", "the cat" + " likes" * (i % 4)) for i in range(20)]
     expected = prepare({"train": columns(*rows)})["train_0"]
     found = plain(prepare({"train": columns(*rows)}, file_name="made.arrow"))["train_0"]
@@ -336,7 +337,7 @@ REFUSED = {
 @pytest.mark.parametrize("output", ["made.json", "made.arrow"])
 @pytest.mark.parametrize("name", REFUSED)
 def test_what_is_refused_leaves_nothing_behind(prepare, tmp_path, name, output, monkeypatch):
-    monkeypatch.setattr(files, "ROWS_PER_BATCH", 1)  # rows are on disk when the error comes
+    monkeypatch.setattr(writers, "ROWS_PER_BATCH", 1)  # rows are on disk when the error comes
     data, said = REFUSED[name]
     with pytest.raises(UserError) as error:
         prepare(data, file_name=output)

@@ -10,14 +10,15 @@ from conftest import FAMILY_NAMES
 from test_decoding import EOS, INPUTS, babbler, batch_of, cut
 
 from src.config.constants import IGNORE_INDEX
-from src.config.experiments import LossEntry
-from src.decoding.generate import decoding_of, write_tokens
+from src.config.experiments.schema import LossEntry
+from src.decoding.generate import write_tokens
+from src.decoding.settings import decoding_of
 from src.distillation.capture import run
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.student_targets import relabelled, student_writes
 from src.models.forward import target_labels, target_logits
 from src.models.loading import load_model
-from src.tokens.batches import Batch
+from src.tokens.batch import Batch
 
 KINDS = ("t5", "gpt2")  # encoder-decoder and decoder-only
 ENTRY = LossEntry(name="own", logits_weight=1.0, generate_labels_weight=1.0)

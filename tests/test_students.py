@@ -11,23 +11,19 @@ from conftest import ENCODER_DECODER_NAMES, FAMILY_NAMES, tiny_sizes
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, AutoTokenizer
 
 import create_student_main
-from src.config.arguments import FAMILIES as FAMILY_CHOICES
-from src.config.arguments import CreateStudentArguments
 from src.config.cli import run_script
 from src.config.errors import UserError
+from src.config.flags.create_student import FAMILIES as FAMILY_CHOICES
+from src.config.flags.create_student import CreateStudentArguments
 from src.create_student import flags_in_words, training_texts
-from src.models.families import FAMILIES, Sizes, family_of
+from src.models.families import FAMILIES, family_of
+from src.models.folders import write_model_folder
 from src.models.lean import made_lean
 from src.models.loading import load_config, load_model, load_tokenizer
-from src.models.students import (
-    build_from_scratch,
-    prune,
-    pruned_config,
-    resolve_layers,
-    spaced_layers,
-    train_tokenizer,
-    write_model_folder,
-)
+from src.models.names import resolve_layers
+from src.models.new_models import BUILDERS, Sizes, build_from_scratch
+from src.models.new_tokenizers import train_tokenizer
+from src.models.pruning import prune, pruned_config, spaced_layers
 
 MODEL_TYPES = [model_type for family in FAMILIES for model_type in family.model_types]
 TINY = {  # sizes under every name that some family gives them; each config takes its own
@@ -205,7 +201,7 @@ def test_mode_and_dtype_stay():
 
 
 def test_every_choice_of_the_flag_can_be_built():
-    assert set(FAMILY_CHOICES) == {family.name for family in FAMILIES if family.build_config} == set(FAMILY_NAMES)
+    assert set(FAMILY_CHOICES) == set(BUILDERS) == set(FAMILY_NAMES)
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)

@@ -19,7 +19,7 @@ from src import kd_models_accelerator_multiple_loaders as stage
 from src.config.constants import IGNORE_INDEX
 from src.distillation.student_targets import student_writes
 from src.models import forward
-from src.training import session
+from src.training import setup
 from src.training.engine import Trainer
 
 N_ROWS, BATCH, RATE, DECAY, EPS = 40, 8, 0.003, 0.01, 1e-6
@@ -59,7 +59,7 @@ def recorded(monkeypatch) -> Recorded:
 
     monkeypatch.setattr(Trainer, "_update", record)
     monkeypatch.setattr(forward, "_cost_of_pass", lambda *_, on_cpu: 8)  # so that a micro-batch takes several passes
-    monkeypatch.setattr(session, "load_model", in_float64(session.load_model))
+    monkeypatch.setattr(setup, "load_model", in_float64(setup.load_model))
     return seen
 
 
@@ -178,7 +178,7 @@ def give_student_texts(monkeypatch, recorded: Recorded) -> None:
         texts = [trainer.data.datasets["train"]["text"][row] for row in batch.rows]
         written = {text: "written " + " ".join(text.split()[:3]) for text in texts}
         recorded.updates[-1] = [(text, written.get(text, target)) for text, target in recorded.updates[-1]]
-        labels = trainer.evaluator.tokenization.encode_labels(list(map(written.get, texts))).tokens
+        labels = trainer.evaluator.preprocessor.encode_labels(list(map(written.get, texts))).tokens
         return replace(batch, labels=padded([labels[i].tolist() for i in range(len(texts))], IGNORE_INDEX))
 
     monkeypatch.setattr(Trainer, "_relabelled", relabelled)

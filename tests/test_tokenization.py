@@ -14,7 +14,8 @@ from transformers import NllbTokenizer
 import ft_main
 from src.config.errors import UserError
 from src.models.languages import choose_languages
-from src.tokens.batches import Tokenization, TokenizedDatasets
+from src.tokens.preprocessing import Preprocessor
+from src.tokens.tokenized import TokenizedDatasets
 
 NAMED = "a </s> b <pad> c<unk>"
 
@@ -30,7 +31,7 @@ def control_tokens(tokenizer, tokens: list[int]) -> list[int]:
 def test_texts_that_name_special_tokens_are_text(tiny_tokenizers, family):
     tokenizer = tiny_tokenizers[family]
     kind = family in ("t5", "bart")
-    made = Tokenization(tokenizer, kind, 64, 64)
+    made = Preprocessor(tokenizer, kind, 64, 64)
     (text, plain), (target, _) = (encode(made, NAMED, "a b") for encode in (inputs_of, labels_of))
     around = 1 if kind else 0  # T5's and BART's EOS
     assert len(control_tokens(tokenizer, text)) == len(control_tokens(tokenizer, plain))
@@ -38,7 +39,7 @@ def test_texts_that_name_special_tokens_are_text(tiny_tokenizers, family):
     assert target[-1] == tokenizer.eos_token_id
     assert not control_tokens(tokenizer, target[:-1][1:])
     assert inputs_of(made, "a b") == [plain]
-    by_flag = Tokenization(tokenizer, kind, 64, 64, special_tokens_in_text=True)
+    by_flag = Preprocessor(tokenizer, kind, 64, 64, special_tokens_in_text=True)
     assert {tokenizer.eos_token_id, tokenizer.pad_token_id} <= set(labels_of(by_flag, NAMED)[0][:-1])
 
 
@@ -50,7 +51,7 @@ def test_texts_that_name_special_tokens_are_text(tiny_tokenizers, family):
 def test_a_text_with_their_names_is_written_as_it_was(tokenizer, kind):
     """A model of the kind Unigram has their names in its vocabulary, too."""
     text = "say </s> now" if kind is False or tokenizer.eos_token == "</s>" else "say </s> [ SEP ] now"
-    labels = labels_of(Tokenization(tokenizer, kind, 64, 64), text)[0]
+    labels = labels_of(Preprocessor(tokenizer, kind, 64, 64), text)[0]
     assert labels[-1] == tokenizer.eos_token_id not in labels[:-1]
     written = tokenizer.decode(labels[:-1]).replace(" ", "")
     if tokenizer.unk_token_id not in labels:
@@ -59,7 +60,7 @@ def test_a_text_with_their_names_is_written_as_it_was(tokenizer, kind):
 
 def test_the_prompt_s_control_tokens_stay_while_the_text_s_are_text(tiny_tokenizers):
     t5 = tiny_tokenizers["t5"]
-    made = Tokenization(t5, True, 64, 8, task_prompt="<pad> say:")
+    made = Preprocessor(t5, True, 64, 8, task_prompt="<pad> say:")
     control, text = inputs_of(made, "a cat", "a </s> cat")
     assert control[0] == text[0] == t5.pad_token_id
     assert control_tokens(t5, text) == [t5.pad_token_id, t5.eos_token_id]
@@ -69,7 +70,7 @@ def test_the_prompt_s_control_tokens_stay_while_the_text_s_are_text(tiny_tokeniz
 def test_a_language_named_in_a_text_is_a_word(tmp_path):
     tokenizer = NllbTokenizer(vocab={piece: index for index, (piece, _) in enumerate(LETTERS)}, merges=[])
     choose_languages(tokenizer, "it", "eng_Latn", "deu_Latn")
-    made = Tokenization(tokenizer, True, 64, 64)
+    made = Preprocessor(tokenizer, True, 64, 64)
     [text] = inputs_of(made, "a fra_Latn b")
     english, french = tokenizer.convert_tokens_to_ids(["eng_Latn", "fra_Latn"])
     assert text[0] == english and french not in text and text[-1] == tokenizer.eos_token_id
@@ -93,7 +94,7 @@ def test_one_that_is_found_is_warned_of_once(tiny_models, tmp_path, tiny_dataset
 @pytest.mark.parametrize("decoder_only", [True, False])
 def test_a_text_that_begins_with_bos_gets_no_second(tiny_tokenizers, decoder_only):
     tokenizer = with_special_tokens(tiny_tokenizers["gpt2" if decoder_only else "t5"], "<s> $A </s>")
-    made = Tokenization(tokenizer, not decoder_only, 64, 8, special_tokens_in_text=True)
+    made = Preprocessor(tokenizer, not decoder_only, 64, 8, special_tokens_in_text=True)
     plain, rendered = inputs_of(made, "a cat", "<s>a cat")
     assert plain[0] == rendered[0] == tokenizer.bos_token_id
     assert rendered.count(tokenizer.bos_token_id) == 1
@@ -111,7 +112,7 @@ def chat() -> tuple:
 @pytest.mark.parametrize("spelling", ["<|im_end|>\n<|im_start|>assistant\n", r"<|im_end|>\n<|im_start|>assistant\n"])
 def test_a_chat_prompt_is_kept_to_the_letter(spelling):
     tokenizer, start, end = chat()
-    made = Tokenization(tokenizer, False, 64, 64, task_prompt=spelling)
+    made = Preprocessor(tokenizer, False, 64, 64, task_prompt=spelling)
     [read], [target] = inputs_of(made, "a cat"), labels_of(made, "assistant")
     newline, word = ids(tokenizer, "\n"), ids(tokenizer, "assistant")
     assert read == [*ids(tokenizer, "a cat"), end, *newline, start, *word, *newline]
@@ -139,7 +140,7 @@ def test_a_chat_prompt_is_kept_to_the_letter(spelling):
 def test_text_prompt_and_target_make_one_text(prompt, whole):
     """And the tokens are those of the whole text, as a model has seen it."""
     tokenizer, *_ = chat()
-    made = Tokenization(tokenizer, False, 64, 64, task_prompt=prompt)
+    made = Preprocessor(tokenizer, False, 64, 64, task_prompt=prompt)
     tokens = inputs_of(made, "a cat")[0] + labels_of(made, "modern cat")[0][:-1]
     assert tokenizer.decode(tokens) == whole
     assert tokens == ids(tokenizer, whole)
@@ -148,18 +149,18 @@ def test_text_prompt_and_target_make_one_text(prompt, whole):
 def test_a_blank_target_ends_at_once_behind_every_prompt():
     tokenizer, *_ = chat()
     for prompt in ("modern:", r"assistant\n", "<|im_end|>"):
-        made = Tokenization(tokenizer, False, 64, 64, task_prompt=prompt)
+        made = Preprocessor(tokenizer, False, 64, 64, task_prompt=prompt)
         assert labels_of(made, " ", "") == [[tokenizer.eos_token_id]] * 2
 
 
 def test_an_encoder_decoder_model_s_prompt_is_words_and_a_space(tiny_tokenizers):
-    made = Tokenization(tiny_tokenizers["t5"], True, 64, 8, task_prompt=r" modern\n: ")
+    made = Preprocessor(tiny_tokenizers["t5"], True, 64, 8, task_prompt=r" modern\n: ")
     assert made.prompt == r"modern\n: "
 
 
 def test_stored_targets_follow_a_space(tiny_tokenizers):
     """Data of an API are prepared without a prompt."""
-    made = Tokenization(tiny_tokenizers["gpt2"], False, 64, 8, task_prompt=r"answer:\n")
+    made = Preprocessor(tiny_tokenizers["gpt2"], False, 64, 8, task_prompt=r"answer:\n")
     n = len(labels_of(made, "a cat")[0])
     columns = {"text": ["x"], "target": ["a cat"], "tokens": [[[1]] * n], "logits": [[[0.0]] * n]}
     data = TokenizedDatasets({"train": columns}, made)
@@ -175,7 +176,7 @@ def test_a_text_too_long_may_lose_its_beginning(tiny_tokenizers, family):
     tokenizer = with_special_tokens(tiny_tokenizers[family], "<s> $A </s>" if family == "t5" else "<s> $A")
     text = "the red cat sees a dog near the old house"
     whole, right, left = (
-        inputs_of(Tokenization(tokenizer, family == "t5", limit, 8, "modern:", side), text)[0]
+        inputs_of(Preprocessor(tokenizer, family == "t5", limit, 8, "modern:", side), text)[0]
         for limit, side in ((64, "right"), (16, "right"), (16, "left"))
     )
     n_prompt = len(ids(tokenizer, "modern:" if family == "t5" else " modern:"))

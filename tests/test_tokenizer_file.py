@@ -12,8 +12,9 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, MBartT
 import ft_main
 import gen_main
 from src.config.errors import UserError
+from src.models.checks import check_same_tokenizer
 from src.models.languages import choose_languages
-from src.models.loading import check_same_tokenizer, load_tokenizer
+from src.models.loading import load_tokenizer
 
 SENTENCES = [f"The cat saw {year} birds." for year in range(1990, 2040)]
 THREE_DIGITS = r"\p{N}{1,3}"

@@ -15,11 +15,14 @@ from tiny_runs import ft_flags, rows
 
 import ft_main
 from src import __version__
-from src.config.arguments import REPOSITORY, FineTuneArguments, GenerateArguments
 from src.config.cli import run_script
 from src.config.errors import UserError
-from src.runs import folder
-from src.runs.folder import FINISHED, LOCK, NEW, SOFT_LOCK, UNFINISHED, RunFolder, data_fingerprint, open_run
+from src.config.flags.base import REPOSITORY
+from src.config.flags.fine_tune import FineTuneArguments
+from src.config.flags.generate import GenerateArguments
+from src.runs import description, folder
+from src.runs.description import FINISHED, NEW, UNFINISHED, data_fingerprint
+from src.runs.folder import LOCK, SOFT_LOCK, RunFolder, open_run
 from src.storage.soft_lock import NO_LOCKS, SoftLock
 
 DATA = {"dataset_path": "abc"}
@@ -246,11 +249,11 @@ def test_run_json(config):
 
 
 def test_no_commit_outside_a_checkout(monkeypatch, tmp_path):
-    monkeypatch.setattr(folder, "REPOSITORY", tmp_path)
+    monkeypatch.setattr(description, "REPOSITORY", tmp_path)
     monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
-    assert folder._commit() is None
+    assert description.commit() is None
     monkeypatch.setenv("PATH", str(tmp_path))  # no git at all
-    assert folder._commit() is None
+    assert description.commit() is None
 
 
 # ---------------------------------------------------------------------------------------------------- rows and lines

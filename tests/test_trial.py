@@ -7,11 +7,12 @@ import torch
 from model_types import write_tiny_model
 from transformers import GPT2LMHeadModel
 
-from src.config.arguments import FineTuneArguments
 from src.config.errors import UserError
-from src.decoding.generate import decoding_of
+from src.config.flags.fine_tune import FineTuneArguments
+from src.decoding.settings import decoding_of
 from src.decoding.trial import try_out
-from src.models.loading import check_lengths, check_model_files, load_config, load_model
+from src.models.checks import check_lengths, check_model_files
+from src.models.loading import load_config, load_model
 
 POSITIONS = 64  # of a tiny model, where it has a table or says how far it was trained
 

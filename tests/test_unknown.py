@@ -11,7 +11,7 @@ from tiny_students import model_folder, unigram, wordpiece
 import ft_main
 import gen_main
 from src.config.errors import UserError
-from src.tokens.batches import Tokenization
+from src.tokens.preprocessing import Preprocessor
 from src.tokens.unknown import check_characters_known
 
 CHINESE = ["猫喜欢房子", "狗看见鸟", "旧房子", "新红色"] * 10
@@ -19,7 +19,7 @@ PLAIN = list(dict.fromkeys(tiny_sentences(400, seed=1)))[:40]
 
 
 def said(capsys, tokenizer, targets: list[str], *, texts: list[str] = PLAIN, kind: bool = True) -> list[str]:
-    made = Tokenization(tokenizer, kind, 64, 64)
+    made = Preprocessor(tokenizer, kind, 64, 64)
     check_characters_known(made, {"train": {"text": texts, "target": targets}}, "data.json")
     return capsys.readouterr().out.splitlines()
 
@@ -67,7 +67,7 @@ def test_bytes_and_decoder_only_models_write_everything(tiny_tokenizers, capsys)
 def test_a_run_is_refused_before_weights_are_read(tmp_path, monkeypatch, capsys):
     folder = model_folder(tmp_path / "model", unigram([]), "t5")
     data = write(tmp_path / "data.json", CHINESE)
-    monkeypatch.setattr("src.training.session.load_model", None)
+    monkeypatch.setattr("src.training.setup.load_model", None)
     for flags in ({}, {"dry_run": True}):
         with pytest.raises(UserError, match="nearly all targets"):
             ft_main.main(ft_flags(folder, data, tmp_path / "out", **flags))

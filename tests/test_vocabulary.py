@@ -5,11 +5,12 @@ import math
 import pytest
 import torch
 
-from src.distillation.losses import divergence_rows, nll_and_kl_, nll_rows, stored_divergence_rows, to_weights_
+from src.distillation.fused_losses import nll_and_kl_, to_weights_
+from src.distillation.support import divergence_rows, nll_rows, stored_divergence_rows
 from src.distillation.vocabulary_loss import RowTerm, weighed_sum
 from src.models import lazy_logits
 from src.models.lazy_logits import OutputProjection, Scores
-from src.tokens.batches import TopK
+from src.tokens.batch import TopK
 
 N, V, D, K = 23, 41, 6, 5
 CLOSE = {"rtol": 1e-9, "atol": 1e-12}

@@ -7,8 +7,9 @@ from conftest import tiny_sizes
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from transformers import PreTrainedTokenizerFast
 
-from src.models.students import build_from_scratch, write_model_folder
-from src.tokens.batches import Tokenization
+from src.models.folders import write_model_folder
+from src.models.new_models import build_from_scratch
+from src.tokens.preprocessing import Preprocessor
 
 UNCUT = 2**30
 FAMILY = {"unigram": "t5", "bytes": "gpt2", "wordpiece": "t5"}
@@ -55,8 +56,8 @@ def wordpiece(pieces: Sequence[str]) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, pad_token="[PAD]", eos_token="[SEP]", unk_token="[UNK]")
 
 
-def tokenization(tokenizer: PreTrainedTokenizerFast, *, is_encoder_decoder: bool) -> Tokenization:
-    return Tokenization(tokenizer, is_encoder_decoder, max_input_length=UNCUT, max_labels_length=UNCUT)
+def preprocessor(tokenizer: PreTrainedTokenizerFast, *, is_encoder_decoder: bool) -> Preprocessor:
+    return Preprocessor(tokenizer, is_encoder_decoder, max_input_length=UNCUT, max_labels_length=UNCUT)
 
 
 def model_folder(folder: Path, tokenizer: PreTrainedTokenizerFast, family: str) -> str:

@@ -16,13 +16,13 @@ from transformers import PreTrainedModel
 from benchmarks.speed.models import PAD, Pairs, batch_of, build
 from benchmarks.speed.rows import Learning
 from src.config.constants import IGNORE_INDEX
-from src.config.experiments import LossEntry
+from src.config.experiments.schema import LossEntry
 from src.distillation.capture import run
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
 from src.models.compiled import compile_layers
 from src.models.lean import made_lean
-from src.tokens.batches import Batch
+from src.tokens.batch import Batch
 
 Inputs = dict[str, Tensor]
 Step = Callable[[], int]

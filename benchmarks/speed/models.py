@@ -13,9 +13,9 @@ from transformers import PreTrainedModel, T5ForConditionalGeneration
 
 from benchmarks.speed.rows import Learning, Lengths, Shape, Writing
 from src.config.constants import IGNORE_INDEX
-from src.models.families import Sizes, family_to_build
-from src.models.students import build_from_scratch
-from src.tokens.batches import Batch, pad_sequences
+from src.models.new_models import Sizes, build_from_scratch, family_to_build
+from src.tokens.batch import Batch
+from src.tokens.collate import pad_sequences
 
 PAD, EOS, FIRST_WORD = 0, 1, 3
 TOP, MASS = 256, 0.9999  # of a trained model of 32,128 tokens, the 256 likeliest hold 99.99 % on average

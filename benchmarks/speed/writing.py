@@ -13,9 +13,10 @@ from torch import Tensor
 
 from benchmarks.speed.models import EOS, FIRST_WORD, PAD, Pairs, batch_of, trained_like
 from benchmarks.speed.rows import Writing
-from src.decoding.generate import TOP_P, decoding_of, write_tokens
+from src.decoding.generate import write_tokens
+from src.decoding.settings import TOP_P, decoding_of
 from src.models.lean import made_lean
-from src.models.students import quiet
+from src.models.library_errors import quiet
 
 Write = Callable[[], int]
 

@@ -19,7 +19,7 @@ from src.data.references import references_of
 from src.data.schema import Datasets, is_training_split
 from src.data.soft_targets import LOGITS, TOKENS
 from src.data.splits import debug_rows
-from src.tokens.batches import Tokenization
+from src.tokens.preprocessing import Preprocessor
 
 logger = logging.getLogger(__name__)
 
@@ -263,12 +263,12 @@ class _Waiting:
 
 
 def stored_rows(
-    file: ApiFile, plan: Plan, tokenization: Tokenization, aligner: Aligner
+    file: ApiFile, plan: Plan, preprocessor: Preprocessor, aligner: Aligner
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of the data set with their splits, aligned on the way, each split's in the order of the file.
 
     Columns: `text`, `target`, `reference` (None if there is none; lists where some rows have several), and in training
-    splits `tokens` and `logits`. `tokenization` must not cut labels. Raises UserError, naming the row, for tokens that
+    splits `tokens` and `logits`. `preprocessor` must not cut labels. Raises UserError, naming the row, for tokens that
     cannot be used.
     """
     waiting: list[_Waiting] = []
@@ -294,17 +294,17 @@ def stored_rows(
             waiting.append(_Waiting(split, columns, completion))
             n_tokens += len(target or "") // 4  # about
         if n_tokens >= TOKENS_PER_CALL:
-            yield from _aligned(waiting, tokenization, aligner)
+            yield from _aligned(waiting, preprocessor, aligner)
             waiting, n_tokens = [], 0
-    yield from _aligned(waiting, tokenization, aligner)
+    yield from _aligned(waiting, preprocessor, aligner)
 
 
 def _aligned(
-    waiting: list[_Waiting], tokenization: Tokenization, aligner: Aligner
+    waiting: list[_Waiting], preprocessor: Preprocessor, aligner: Aligner
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     if not waiting:
         return
-    located = tokenization.locate_labels([row.columns[TARGET] for row in waiting])
+    located = preprocessor.locate_labels([row.columns[TARGET] for row in waiting])
     for row, (labels, characters) in zip(waiting, located, strict=True):
         if row.completion is None:
             tokens, logs = [[label] for label in labels], [[0.0] for _ in labels]

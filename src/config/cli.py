@@ -7,8 +7,8 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from src.config.arguments import GROUPS, REQUIRED, Arguments
 from src.config.errors import UserError
+from src.config.flags.base import GROUPS, REQUIRED, Arguments
 from src.config.parsing import base_type, check_value, convert, is_list, nearest
 from src.config.signals import sigterm_as_exception
 

@@ -1,6 +1,6 @@
-"""The forms that data come in besides a dataset file: the hub, folders, CSV, Parquet, Arrow, JSON Lines → columns.
+"""Dataset files: read in every supported form, written whole.
 
-A file that would take far more memory than it has bytes is refused before it is unpacked.
+A dataset is `{split: {column: [value per row]}}` (SPEC §1).
 """
 
 from __future__ import annotations
@@ -9,73 +9,85 @@ import csv
 import io
 import re
 import sys
-import urllib.error
-import urllib.request
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from src.config.constants import TRAIN
+from src.config.constants import DEV, GENERATED, TEXT, TRAIN
 from src.config.errors import UserError, one_line
 from src.data import unpacked
-from src.data.schema import Columns, Datasets, kind
+from src.data.hub import HUB_PREFIX, load_hub
+from src.data.json_values import with_json_values
+from src.data.schema import Columns, Datasets, check_shape, check_strings, kind
 from src.data.soft_targets import NestedColumn
 from src.storage.json_files import COMPRESSED, opened_text, parse_json, read_bytes, read_json
 
-HUB_PREFIX = "hf:"
-HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer
-SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")  # as the hub and `datasets` name them
-LARGE, MOST_EXPANSION = 2**30, 1_000  # bytes in memory, and how many times a file's own, before it is refused
+SPLIT_ALIASES = {"validation": DEV, "valid": DEV, "val": DEV}
 
 
-def load_hub(name: str, *, config: str | None = None, splits: Iterable[str] = ()) -> Datasets:
-    """A dataset of the hub, under its own names of splits and columns.
+def read_datasets(path: str | Path, *, max_rows: int | None = None) -> Datasets:
+    """Read a dataset of any supported form, cut to the first `max_rows` rows of each split.
 
-    Repositories that hold a script (`datasets` runs none) are read from their `refs/convert/parquet` revision if
-    `splits` names what to look for there. With HF_HUB_OFFLINE=1 only the library's cache is read.
-    Raises UserError, within seconds if the hub cannot be reached.
+    `path` is one of: a dataset file (JSON); a `.jsonl`, `.parquet` or `.csv` file, which becomes the split `train`; a
+    folder with one such file (or `.json`), or one folder of them, per split; a folder saved by `datasets`;
+    `hf:<hub name>` or `hf:<hub name>:<configuration>`. The split names `validation`, `valid` and `val` become `dev`.
+
+    Checks the shape alone (splits of named columns of one length); see `check_datasets` and `check_trainable`. Values
+    that JSON has no form for get one (`with_json_values`).
+    Raises UserError naming the file and the place.
     """
-    from huggingface_hub.errors import HfHubHTTPError
-
-    import datasets
-
-    # HfHubHTTPError's bases: the HTTP client's own error (requests, httpx, httpx2, as the version has it) and OSError.
-    failures = (*HfHubHTTPError.__bases__, OSError, ValueError, RuntimeError, datasets.exceptions.DatasetsError)
-    if not Path(name).exists():  # `datasets` reads local folders laid out like a repository too
-        _check_hub_answers(name)
+    source = str(path)
     try:
-        loaded = datasets.load_dataset(name, config)
-    except failures as error:
-        loaded = None
-        reason = one_line(error)
-    if loaded is None and splits:
-        root = f"hf://datasets/{name}@~parquet"
-        try:
-            loaded = datasets.load_dataset("parquet", data_files={s: f"{root}/*/{s}/*.parquet" for s in splits})
-        except failures as error:
-            reason += f"; its parquet revision: {one_line(error)}"
-    if loaded is None:
-        raise UserError(f"{HUB_PREFIX}{name}: not loaded from the hub: {reason}")
-    return {str(split): rows.to_dict() for split, rows in loaded.items()}
+        datasets = _read_any(source)
+    except OverflowError:
+        raise UserError(f"{source}: holds a time outside of the years 1 to 9999; leave its column out") from None
+    check_shape(datasets, source)
+    datasets = rename_splits(datasets, source)
+    if max_rows is not None:
+        datasets = {split: {name: c[:max_rows] for name, c in columns.items()} for split, columns in datasets.items()}
+    is_json = Path(source).suffix in (".json", ".jsonl") and Path(source).is_file()
+    return datasets if is_json else with_json_values(datasets, source)
 
 
-def _check_hub_answers(name: str) -> None:
-    """Fail in seconds where the libraries' own retries take minutes."""
-    from huggingface_hub import constants
+def _read_any(source: str) -> Datasets:
+    if source.startswith(HUB_PREFIX):
+        name, _, config = source.removeprefix(HUB_PREFIX).partition(":")
+        if not name:
+            raise UserError(f"{source}: names no data set; write {HUB_PREFIX}<hub name>")
+        return load_hub(name, config=config or None)
+    if Path(source).is_dir():
+        return read_folder(Path(source))
+    if Path(source).suffix in ROW_READERS:
+        return {TRAIN: ROW_READERS[Path(source).suffix](Path(source))}
+    return read_json(source)
 
-    if constants.HF_HUB_OFFLINE:
-        return
-    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=HUB_TIMEOUT).close()
-    except urllib.error.HTTPError:
-        return  # it answered
-    except OSError as error:
-        raise UserError(
-            f"{HUB_PREFIX}{name}: the hub does not answer ({getattr(error, 'reason', error)}); give a local file or "
-            "folder, or set HF_HUB_OFFLINE=1 to use a copy in the cache"
-        ) from None
+
+def read_generations(path: str | Path) -> Datasets:
+    """Read a file of pseudo-targets: every split has `generated`, its other columns are as long as it."""
+    generations = read_datasets(path)
+    for split, columns in generations.items():
+        check_strings(columns, GENERATED, f"{path}: split '{split}'")
+        if TEXT in columns:
+            check_strings(columns, TEXT, f"{path}: split '{split}'")
+    return generations
+
+
+def rename_splits(datasets: Datasets, source: str) -> Datasets:
+    """Give the hub's names of the development split ours."""
+    renamed: Datasets = {}
+    for split, columns in datasets.items():
+        name = SPLIT_ALIASES.get(split, split)
+        if name in renamed:
+            raise UserError(f"{source}: two splits mean '{name}' ('{split}' is one of them); keep one")
+        renamed[name] = columns
+    return renamed
+
+
+SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")  # as the hub and `datasets` name them
+
+
+LARGE, MOST_EXPANSION = 2**30, 1_000  # bytes in memory, and how many times a file's own, before it is refused
 
 
 def read_folder(folder: Path) -> Datasets:
@@ -283,6 +295,8 @@ def _check_arrow(stream: Any, path: Path) -> None:
 
 
 ROW_READERS = {".jsonl": _read_json_rows, ".parquet": _read_parquet, ".csv": _read_csv, ".tsv": _read_tsv}
+
+
 SPLIT_READERS = {**ROW_READERS, ".json": _read_split_json, ".arrow": _read_arrow}
 
 

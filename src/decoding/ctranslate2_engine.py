@@ -20,12 +20,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.console import say
 from src.config.errors import UserError
-from src.decoding.generate import Decoding
 from src.decoding.sampling import unknown_fields
-from src.models.students import write_model_folder
+from src.decoding.settings import Decoding
+from src.models.folders import write_model_folder
 from src.storage.atomic import whole_folder
 from src.storage.json_files import read_json
-from src.tokens.batches import Batch, pad_sequences
+from src.tokens.batch import Batch
+from src.tokens.collate import pad_sequences
 
 if TYPE_CHECKING:
     import ctranslate2

@@ -3,10 +3,8 @@
 Shapes: B inputs, S source tokens, K targets per input, L new tokens.
 """
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
-from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -15,73 +13,11 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from src.config.constants import LENGTH, STOP
 from src.config.errors import NotFiniteError
-from src.decoding.diverse_beams import diverse_beam_search
-from src.decoding.nucleus import Nucleus
 from src.decoding.sampling import sample, warn_of_generate, why_not
+from src.decoding.settings import Decoding
 from src.models.compiled import as_it_is
 from src.models.packed_linear import packed_head
-from src.tokens.batches import Batch
-
-TOP_P = 0.95
-SAMPLING_TEMPERATURES = {"sampling": 1.0, "sampling_low": 0.75, "sampling_high": 1.5}
-DEFAULT_NUCLEUS: Mapping[str, Any] = MappingProxyType({})
-LENGTH_PENALTIES = {"beam_search": None, "beam_search_short": 0.4, "beam_search_long": 2.0}  # None: the model's own
-
-
-@dataclass(frozen=True)
-class Decoding:
-    """How to write: the most probable tokens (num_beams 1), beams, or draws from a nucleus.
-
-    `loop` replaces the beam search of `generate` where transformers has none.
-    """
-
-    max_new_tokens: int
-    targets_per_input: int = 1
-    num_beams: int = 1
-    nucleus: Nucleus | None = None
-    length_penalty: float | None = None
-    loop: Callable | None = None
-
-    @property
-    def arguments(self) -> dict[str, Any]:
-        """Those of `generate`."""
-        arguments: dict[str, Any] = {
-            "max_new_tokens": self.max_new_tokens,
-            "num_return_sequences": self.targets_per_input,
-            "num_beams": self.num_beams,
-            "do_sample": self.nucleus is not None,
-            "custom_generate": self.loop,
-        }
-        if self.num_beams > 1 and self.length_penalty is not None:
-            arguments["length_penalty"] = self.length_penalty
-        if self.nucleus is not None:
-            nucleus = self.nucleus
-            arguments |= {"top_p": nucleus.top_p, "top_k": nucleus.top_k, "temperature": nucleus.temperature}
-        return arguments
-
-
-def decoding_of(
-    generation_type: str,
-    *,
-    num_beams: int,
-    targets_per_input: int,
-    max_new_tokens: int,
-    nucleus: Mapping[str, Any] = DEFAULT_NUCLEUS,
-) -> Decoding:
-    """The generation types of SPEC §2. Sampling uses top-p 0.95, no top-k, and no beams.
-
-    nucleus: top_p, top_k, temperature of a type that samples; what is None or missing is the type's own.
-    """
-    plain = Decoding(max_new_tokens, targets_per_input, num_beams)
-    given = {name: value for name, value in nucleus.items() if value is not None}
-    if generation_type in SAMPLING_TEMPERATURES:
-        usual = Nucleus(TOP_P, SAMPLING_TEMPERATURES[generation_type])
-        return replace(plain, num_beams=1, nucleus=replace(usual, **given))
-    if generation_type == "sampling_beam_search":
-        return replace(plain, nucleus=replace(Nucleus(TOP_P), **given))
-    if generation_type == "diverse_beam_search":
-        return replace(plain, loop=diverse_beam_search(num_beams // 2, penalty=0.1))
-    return replace(plain, length_penalty=LENGTH_PENALTIES[generation_type])
+from src.tokens.batch import Batch
 
 
 @torch.no_grad()

@@ -18,45 +18,44 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig, GenerationMixin, PreTrainedModel
-from transformers.generation import (
-    LogitsProcessorList,
-    MinLengthLogitsProcessor,
-    MinNewTokensLengthLogitsProcessor,
-    NoRepeatNGramLogitsProcessor,
-    RepetitionPenaltyLogitsProcessor,
-)
 from transformers.modeling_outputs import BaseModelOutput
 
-from src.decoding.kv_cache import AttentionByInput, attends_fully, attention_by_input, growing_cache
+from src.decoding.grouped_attention import AttentionByInput, attends_fully, attention_by_input
+from src.decoding.kv_cache import growing_cache
 from src.decoding.nucleus import Nucleus, draw
-from src.models.families import head_shape, knows_layers, layer_counts
-from src.models.generation_settings import NEUTRAL, settings_of
+from src.decoding.token_rules import PROCESSED, Processors, Rules, single_start, start_token
+from src.models.families import knows_layers, layer_counts
+from src.models.generation_config import NEUTRAL
 from src.models.lazy_logits import OutputProjection, Scores, Seen, agree, output_projection
-from src.tokens.batches import Batch
+from src.models.projections import head_shape
+from src.tokens.batch import Batch
 
 WORTH_LEAVING = 1 / 8  # share of ended rows at which the others are copied; 0.03 to 0.3 are about as fast
 
+
 MEMORY, SHARE_OF_GPU = 2**31, 1 / 4  # bytes for what is written at once: 2 GiB, or this share of a GPU's memory
+
+
 COPIES_OF_LOGITS = 3  # that are alive in a step
+
 
 HONORED = {
     "pad_token_id", "bos_token_id", "eos_token_id", "decoder_start_token_id", "forced_bos_token_id",
     "forced_eos_token_id", "suppress_tokens", "bad_words_ids",
 }  # fmt: skip
+
+
 DECIDED_BY_THE_CALLER = {
     "do_sample", "num_beams", "temperature", "top_k", "top_p", "num_return_sequences", "max_length", "max_new_tokens",
 }  # fmt: skip
-PROCESSED = {
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "min_length",
-    "min_new_tokens",
-}  # by `generate`'s own classes
+
+
 WITHOUT_EFFECT = {  # here: on beams, on speed, on what else is returned
     "early_stopping", "length_penalty", "use_cache", "output_attentions", "output_hidden_states", "output_scores",
     "output_logits", "return_dict_in_generate", "transformers_version", "_from_model_config", "disable_compile",
     "compile_config", "prefill_chunk_size",
 }  # fmt: skip
+
 
 log = logging.getLogger(__name__)
 
@@ -78,7 +77,7 @@ def why_not(model: PreTrainedModel) -> str | None:
     stock = (GenerationMixin.generate, GenerationMixin.prepare_inputs_for_generation)
     if (kind.generate, kind.prepare_inputs_for_generation) != stock:
         return f"{kind.__name__} prepares its inputs in its own way"
-    if model.config.is_encoder_decoder and not isinstance(_start_token(model.generation_config), int):
+    if model.config.is_encoder_decoder and not isinstance(start_token(model.generation_config), int):
         return "its targets have no single start token"
     if model.get_output_embeddings() is None:
         return f"{kind.__name__} names no output projection"
@@ -144,8 +143,8 @@ def _sample(model: PreTrainedModel, batch: Batch, nucleus: Nucleus | None, max_n
     ids = model.generation_config
     n_rows = len(batch.input_ids) * k
     targets = batch.input_ids.new_full((n_rows, max_new_tokens), ids.pad_token_id or 0)
-    rules = _Rules.of(ids, batch.input_ids.device, start=_start_length(model, batch), length=max_new_tokens)
-    processors = _Processors.of(model, batch)
+    rules = Rules.of(ids, batch.input_ids.device, start=_start_length(model, batch), length=max_new_tokens)
+    processors = Processors.of(model, batch)
     rows = _Rows(*(torch.arange(n_rows, device=targets.device) for _ in range(2)))
 
     def allow(logits: Tensor, part: slice, step: int) -> Tensor:
@@ -191,59 +190,6 @@ def _next_tokens(
     return torch.cat(tokens)
 
 
-@dataclass(frozen=True)
-class _Processors:
-    """Those of `generate`, in its order, for the settings that PROCESSED names.
-
-    read, without_padding (B, ·): what the decoder reads before the first new token, and the same with a token of the
-    prompt in place of its padding, which is not to be penalized.
-    """
-
-    penalty: RepetitionPenaltyLogitsProcessor | None
-    others: Any  # a LogitsProcessorList, whose types are too narrow
-    read: Tensor
-    without_padding: Tensor
-
-    @classmethod
-    def of(cls, model: PreTrainedModel, batch: Batch) -> "_Processors | None":
-        settings, eos = settings_of(model.generation_config), model.generation_config.eos_token_id
-        if not settings.keys() & PROCESSED:
-            return None
-        penalty = settings.get("repetition_penalty")
-        read = without_padding = batch.input_ids
-        if model.config.is_encoder_decoder:
-            start = _single_start(model.generation_config)
-            read = without_padding = batch.input_ids.new_full((len(batch.input_ids), 1), start)
-        else:
-            without_padding = torch.where(batch.attention_mask.bool(), read, read[:, -1:])
-        device, others = str(read.device), LogitsProcessorList()
-        if "no_repeat_ngram_size" in settings:
-            others.append(NoRepeatNGramLogitsProcessor(settings["no_repeat_ngram_size"]))
-        if eos is not None and "min_length" in settings:
-            others.append(MinLengthLogitsProcessor(settings["min_length"], eos, device=device))
-        if eos is not None and "min_new_tokens" in settings:
-            least = settings["min_new_tokens"]
-            others.append(MinNewTokensLengthLogitsProcessor(read.shape[1], least, eos, device=device))
-        return cls(penalty and RepetitionPenaltyLogitsProcessor(penalty), others, read, without_padding)
-
-    def apply(self, logits: Tensor, inputs: Tensor, written: Tensor) -> Tensor:
-        """Logits (N, V) of rows that read `inputs` (N,) and have written (N, L) tokens."""
-        if self.penalty is not None:
-            logits = self.penalty(torch.cat([self.without_padding[inputs], written], dim=1), logits)
-        return self.others(torch.cat([self.read[inputs], written], dim=1), logits)
-
-
-def _single_start(ids: GenerationConfig) -> int:
-    """The token that all targets start with; `why_not` has seen to it that there is one."""
-    token = _start_token(ids)
-    assert isinstance(token, int)
-    return token
-
-
-def _start_token(ids: GenerationConfig) -> int | list[int] | None:
-    return ids.bos_token_id if ids.decoder_start_token_id is None else ids.decoder_start_token_id
-
-
 @dataclass
 class _Rows:
     """The rows of the decoder. numbers (R,): which target each writes; live (N,): those that have not ended."""
@@ -265,51 +211,6 @@ class _Rows:
 def _start_length(model: PreTrainedModel, batch: Batch) -> int:
     """The tokens that the decoder reads before the first new one."""
     return 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
-
-
-@dataclass(frozen=True)
-class _Rules:
-    """Which tokens a generation config ends on, never allows, and allows alone at a step (in the order of `generate`).
-
-    A forced token may be one of `bad`, but none of `suppressed`.
-    """
-
-    eos: Tensor | None
-    bad: Tensor
-    suppressed: Tensor
-    forced: dict[int, Tensor]
-
-    @classmethod
-    def of(cls, ids: GenerationConfig, device: torch.device, *, start: int, length: int) -> "_Rules":
-        def tensor(tokens: int | list[int] | None) -> Tensor:
-            return torch.tensor(_as_list(tokens), dtype=torch.long, device=device)
-
-        eos = _as_list(ids.eos_token_id)
-        bad = [token for [token] in ids.bad_words_ids or () if token not in eos]
-        forced = {}
-        if start == 1 and ids.forced_bos_token_id is not None:
-            forced[0] = tensor(ids.forced_bos_token_id)
-        if ids.forced_eos_token_id is not None:
-            forced[length - 1] = tensor(ids.forced_eos_token_id)
-        return cls(tensor(eos) if eos else None, tensor(bad), tensor(ids.suppress_tokens), forced)
-
-    def apply(self, logits: Tensor, step: int) -> Tensor:
-        """Logits (N, V), changed in place, for the new token number `step`."""
-        if step in self.forced:
-            logits = logits.fill_(-torch.inf).index_fill_(1, self.forced[step], 0)
-        elif len(self.bad):
-            logits = logits.index_fill_(1, self.bad, -torch.inf)
-        return logits.index_fill_(1, self.suppressed, -torch.inf) if len(self.suppressed) else logits
-
-    def ends(self, tokens: Tensor) -> Tensor | None:
-        """(N,) whether tokens (N,) end their rows; None if nothing does."""
-        return None if self.eos is None else torch.isin(tokens, self.eos)
-
-
-def _as_list(tokens: int | list[int] | None) -> list[int]:
-    if tokens is None:
-        return []
-    return [tokens] if isinstance(tokens, int) else list(tokens)
 
 
 @contextmanager
@@ -388,7 +289,7 @@ class _EncoderDecoder(_Decoder):
         self._by_input = False
 
     def read(self) -> Scores:
-        start = _single_start(self._model.generation_config)
+        start = single_start(self._model.generation_config)
         self._attention.watch()
         scores = self._first(**self._inputs_of(self._mask.new_full((len(self._mask), 1), start)))
         self._by_input = self._attention.covers(self._cross)

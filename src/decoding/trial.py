@@ -6,15 +6,16 @@ from dataclasses import replace
 import torch
 from transformers import PreTrainedModel
 
-from src.config.arguments import SharedArguments
 from src.config.console import say
-from src.decoding.generate import Decoding, decoding_of, write_tokens
-from src.models.families import beyond_positions, knows_layers
+from src.config.flags.shared import SharedArguments
+from src.decoding.generate import write_tokens
+from src.decoding.settings import Decoding, decoding_of
+from src.models.families import knows_layers
 from src.models.forward import teacher_forced
-from src.models.one_line import in_one_line
-from src.models.students import quiet
+from src.models.library_errors import in_one_line, quiet
+from src.models.positions import beyond_positions
 from src.models.trial import plain_tokens, two_rows
-from src.tokens.batches import Batch
+from src.tokens.batch import Batch
 
 N_NEW = 3  # tokens that are written to see whether a model can
 

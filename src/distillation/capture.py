@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from src.config.console import say
 from src.config.errors import UserError
-from src.config.experiments import Experiment, LossEntry
-from src.models.families import HeadShape, attention_projections, head_shape, layer_counts
+from src.config.experiments.schema import Experiment, LossEntry
+from src.models.families import layer_counts
 from src.models.forward import read_positions, target_scores, teacher_forced, unwrapped
 from src.models.lazy_logits import Scores
-from src.tokens.batches import Batch
+from src.models.projections import HeadShape, attention_projections, head_shape
+from src.tokens.batch import Batch
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel

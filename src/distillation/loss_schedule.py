@@ -4,7 +4,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from src.config.experiments import Schedule
+from src.config.experiments.schema import Schedule
 
 
 @dataclass(frozen=True)

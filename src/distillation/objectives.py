@@ -12,13 +12,13 @@ from torch import Tensor
 
 from src.config.constants import IGNORE_INDEX
 from src.config.divergences import DIVERGENCES, Divergence, forward_kl
-from src.config.experiments import LossEntry
+from src.config.experiments.schema import LossEntry
 from src.distillation.capture import States, attention_kinds, hidden_stacks
-from src.distillation.losses import divergence_rows, nll_rows, stored_divergence_rows
 from src.distillation.relations import regrouped, related_positions, relation_kl, relation_rmse
+from src.distillation.support import divergence_rows, nll_rows, stored_divergence_rows
 from src.distillation.vocabulary_loss import RowTerm, weighed_sum
 from src.models.forward import target_labels
-from src.tokens.batches import Batch, TopK
+from src.tokens.batch import Batch, TopK
 
 NO_SCALES: Mapping[str, float] = MappingProxyType({})
 

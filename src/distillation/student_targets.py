@@ -9,9 +9,10 @@ import numpy as np
 from transformers import PreTrainedModel
 
 from src.config.constants import IGNORE_INDEX
-from src.config.experiments import LossEntry
-from src.decoding.generate import behind_eos, decoding_of, write_tokens
-from src.tokens.batches import Batch
+from src.config.experiments.schema import LossEntry
+from src.decoding.generate import behind_eos, write_tokens
+from src.decoding.settings import decoding_of
+from src.tokens.batch import Batch
 
 
 def student_writes(share: float, *, seed: int, epoch: int, step: int) -> bool:

@@ -6,10 +6,10 @@ from typing import Protocol
 import torch
 from transformers import PreTrainedModel
 
-from src.config.experiments import LossEntry
+from src.config.experiments.schema import LossEntry
 from src.distillation.capture import Layers, States, run
 from src.distillation.objectives import Taught
-from src.tokens.batches import Batch, TopK
+from src.tokens.batch import Batch, TopK
 
 
 class Teacher(Protocol):

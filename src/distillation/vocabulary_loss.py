@@ -13,9 +13,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from src.distillation.losses import nll_and_kl_
+from src.distillation.fused_losses import nll_and_kl_
 from src.models.lazy_logits import OutputProjection, Scores
-from src.tokens.batches import TopK
+from src.tokens.batch import TopK
 
 FLOAT16_UNIT = 2.0**15  # what a chunk's largest gradient becomes in float16, whose numbers end at 65,504
 Taught = Scores | TopK | None  # a live teacher's scores, what is stored of one, (N, K), or no teacher

@@ -16,7 +16,8 @@ from transformers import PreTrainedTokenizerBase
 
 from src.config.console import progress_bar
 from src.data.references import Target
-from src.decoding.generate import Decoding, to_texts, write_tokens
+from src.decoding.generate import to_texts, write_tokens
+from src.decoding.settings import Decoding
 from src.evaluation.metrics import (
     LIKELIHOOD_SCORES,
     Options,
@@ -25,7 +26,10 @@ from src.evaluation.metrics import (
     score_texts,
 )
 from src.models.forward import target_labels, teacher_forced, unwrapped
-from src.tokens.batches import Tokenization, TokenizedSplit, chunks, longest_first
+from src.tokens.collate import collate
+from src.tokens.order import chunks, longest_first
+from src.tokens.preprocessing import Preprocessor
+from src.tokens.tokenized import TokenizedSplit
 
 COMPARED_ROWS = 256  # that another model writes for, to be compared with
 
@@ -47,7 +51,7 @@ class Evaluator:
     options: of the metrics.
     """
 
-    tokenization: Tokenization
+    preprocessor: Preprocessor
     decoding: Decoding
     metrics: tuple[str, ...]
     batch_size: int
@@ -115,7 +119,7 @@ class Evaluator:
 
     def write(self, model: nn.Module, split: TokenizedSplit, rows: np.ndarray) -> list[str]:
         """A text for each of some rows, which are one batch; the model's train/eval mode is the caller's business."""
-        batch = self.tokenization.collate(split, rows).to(self.device)
+        batch = collate(self.preprocessor, split, rows).to(self.device)
         return to_texts(self._tokenizer, write_tokens(unwrapped(model), batch, self.decoding))
 
     @torch.no_grad()
@@ -135,7 +139,7 @@ class Evaluator:
     @torch.no_grad()
     def token_losses(self, model: nn.Module, split: TokenizedSplit, rows: np.ndarray) -> Iterator[Tensor]:
         """Negative log-likelihoods of the target tokens of some rows, which are one batch: (N,) in several parts."""
-        batch = self.tokenization.collate(split, rows).to(self.device)
+        batch = collate(self.preprocessor, split, rows).to(self.device)
         labels = target_labels(batch)
         scores = teacher_forced(model, batch).scores.cast()
         for part in scores.chunks():
@@ -143,7 +147,7 @@ class Evaluator:
 
     @property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.tokenization.tokenizer
+        return self.preprocessor.tokenizer
 
 
 @contextmanager

@@ -3,39 +3,21 @@
 Shapes: B batch, L sequence, H heads, W = H × head size.
 """
 
-from collections.abc import Callable
 from dataclasses import dataclass
-from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from src.config.arguments import SharedArguments
 from src.config.errors import UserError
 
 if TYPE_CHECKING:
-    from torch import Tensor, nn
-    from transformers import PreTrainedConfig, PreTrainedModel
+    from transformers import PreTrainedConfig
 
 LLAMA_LIKE = (
     "llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "smollm3", "olmo",
     "olmo2", "granite", "starcoder2", "stablelm", "cohere", "cohere2", "glm", "helium",
 )  # fmt: skip
+
+
 PER_LAYER_KEYS = ("layer_types", "no_rope_layers", "mlp_layer_types")  # config lists with one entry per decoder layer
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """The shape of a model that is built from scratch; token ids come from its tokenizer."""
-
-    vocab_size: int
-    pad_token_id: int
-    eos_token_id: int
-    n_encoder_layers: int = 4
-    n_decoder_layers: int = 4
-    d_model: int = 256
-    d_ff: int = 1024
-    n_heads: int = 4
-    dropout: float = 0.1
-    max_position_embeddings: int = 1024  # tokens; T5 has relative positions and no limit
 
 
 @dataclass(frozen=True)
@@ -58,7 +40,6 @@ class Family:
     scales_queries: bool = False  # queries count × head size ** -0.5, as the published BART has them; T5's, × 1
     encoder_layers: str | None = None
     n_encoder_layers: str | None = None
-    build_config: "Callable[[Sizes], PreTrainedConfig] | None" = None
     has_rotary_positions: bool = False  # an even number of dimensions per head
     has_position_table: bool = False  # of config.max_position_embeddings entries, beyond which the model fails
     n_cache_layers: str | None = None  # config key, see `set_layer_counts`
@@ -101,215 +82,9 @@ def set_layer_counts(config: "PreTrainedConfig", counts: dict[str, int]) -> None
         setattr(config, family.n_cache_layers, counts["decoder"])
 
 
-@dataclass(frozen=True)
-class HeadShape:
-    """Heads of an attention and the dimensions of each; grouped-query attention has fewer heads of keys and values."""
-
-    n_heads: int
-    n_key_value_heads: int
-    head_size: int
-
-    def heads(self, part: str) -> int:
-        """The heads of q, k or v."""
-        return self.n_heads if part == "q" else self.n_key_value_heads
-
-    def width(self, part: str) -> int:
-        """W of q, k or v."""
-        return self.heads(part) * self.head_size
-
-
-def head_shape(config: "PreTrainedConfig", kind: str) -> HeadShape:
-    """The heads of an attention kind (enc_sa, dec_sa, dec_ca), as the config says."""
-    side = "encoder" if kind.startswith("enc") else "decoder"
-    n_heads = getattr(config, f"{side}_attention_heads", None) or config.num_attention_heads
-    n_key_value_heads = getattr(config, "num_key_value_heads", None) or n_heads
-    return HeadShape(n_heads, n_key_value_heads, getattr(config, "head_dim", None) or config.hidden_size // n_heads)
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Where queries, keys or values come from: a module, and how its output (B, L, ·) gives the states (B, L, W)."""
-
-    module: "nn.Module"
-    states: "Callable[[Tensor], Tensor]"
-
-
-def attention_projections(model: "PreTrainedModel", kind: str, layer: int) -> dict[str, Projection]:
-    """{"q", "k", "v"} of an attention kind (enc_sa, dec_sa, dec_ca) in a layer, −1 the last.
-
-    Queries and keys are those before rotary positions and before any norm of their own.
-    """
-    family, shape = family_of(model.config), head_shape(model.config, kind)
-    layers = family.encoder_layers if kind.startswith("enc") else family.decoder_layers
-    assert layers is not None
-    stack: Any = model.get_submodule(layers)
-    attention = stack[layer].get_submodule(family.attention[kind])
-    modules = [attention.get_submodule(name) for name in family.projections]
-    if len(modules) == 1:
-        joint = _of_head if family.fused_by_head else _of_block
-        return {part: Projection(modules[0], partial(joint, shape, part)) for part in ("q", "k", "v")}
-    scale = shape.head_size**-0.5 if family.scales_queries else 1.0
-    plain = {part: Projection(module, _unchanged) for part, module in zip(("k", "v"), modules[1:], strict=True)}
-    return {"q": Projection(modules[0], partial(_scaled, scale)), **plain}
-
-
-def _unchanged(states: "Tensor") -> "Tensor":
-    return states
-
-
-def _scaled(scale: float, states: "Tensor") -> "Tensor":
-    return states * scale
-
-
-def _of_block(shape: HeadShape, part: str, joint: "Tensor") -> "Tensor":
-    """One of [q | k | v]."""
-    widths = [shape.width(each) for each in ("q", "k", "v")]
-    return joint.split(widths, dim=-1)["qkv".index(part)]
-
-
-def _of_head(shape: HeadShape, part: str, joint: "Tensor") -> "Tensor":
-    """One of [q₀ k₀ v₀ | q₁ k₁ v₁ | …]."""
-    by_head = joint.unflatten(-1, (shape.n_heads, 3, shape.head_size))
-    return by_head[..., "qkv".index(part), :].flatten(-2)
-
-
 def knows_layers(config: "PreTrainedConfig") -> bool:
     """Whether `family_of` knows where this model's layers lie."""
     return any(config.model_type in family.model_types for family in FAMILIES)
-
-
-def has_position_table(config: "PreTrainedConfig") -> bool:
-    """Whether a model of a family here fails beyond the positions that its config states."""
-    return any(family.has_position_table and config.model_type in family.model_types for family in FAMILIES)
-
-
-def beyond_positions(config: "PreTrainedConfig", flags: SharedArguments) -> list[tuple[str, int, int]]:
-    """(flags, the length they allow, the positions that the config states) of each side for which these are fewer."""
-    if config.is_encoder_decoder:
-        lengths = {
-            "encoder": ("--max_input_length", flags.max_input_length),
-            "decoder": ("--max_labels_length", flags.max_labels_length),
-        }
-    else:
-        together = flags.max_input_length + flags.max_labels_length
-        lengths = {"decoder": ("--max_input_length plus --max_labels_length", together)}
-    limits = {side: _stated_positions(config, side) for side in lengths}
-    return [(*asked, limit) for side, asked in lengths.items() if (limit := limits[side]) and asked[1] > limit]
-
-
-def _stated_positions(config: "PreTrainedConfig", side: str) -> int | None:
-    """Tokens that a sequence may have, or was trained to have; None for relative positions without a limit."""
-    part = config.get_text_config(encoder=side == "encoder", decoder=side == "decoder")
-    names = (f"max_{side}_position_embeddings", "max_position_embeddings", "max_seq_len")
-    limits = (getattr(each, name, None) for each in (part, config) for name in names)
-    return next((limit for limit in limits if isinstance(limit, int)), None)
-
-
-def family_to_build(name: str) -> Family:
-    """The family `name`, if a model of it can be built from scratch; UserError otherwise."""
-    buildable = {family.name: family for family in FAMILIES if family.build_config}
-    if name not in buildable:
-        raise UserError(f"--family: unknown family '{name}'; possible: {' '.join(buildable)}")
-    return buildable[name]
-
-
-def _t5_config(sizes: Sizes) -> "PreTrainedConfig":
-    """T5 1.1's gated GELU with T5 1.0's tied and scaled output: the embedding is a large part of a small model."""
-    from transformers import T5Config
-
-    return T5Config(  # type: ignore[call-arg]
-        vocab_size=sizes.vocab_size,
-        d_model=sizes.d_model,
-        d_kv=sizes.d_model // sizes.n_heads,
-        d_ff=sizes.d_ff,
-        num_layers=sizes.n_encoder_layers,
-        num_decoder_layers=sizes.n_decoder_layers,
-        decoder_layers=sizes.n_decoder_layers,  # see `set_layer_counts`
-        num_heads=sizes.n_heads,
-        dropout_rate=sizes.dropout,
-        feed_forward_proj="gated-gelu",
-        pad_token_id=sizes.pad_token_id,
-        eos_token_id=sizes.eos_token_id,
-        decoder_start_token_id=sizes.pad_token_id,
-    )
-
-
-def _bart_config(sizes: Sizes) -> "PreTrainedConfig":
-    from transformers import BartConfig
-
-    return BartConfig(
-        vocab_size=sizes.vocab_size,
-        d_model=sizes.d_model,
-        encoder_layers=sizes.n_encoder_layers,
-        decoder_layers=sizes.n_decoder_layers,
-        encoder_ffn_dim=sizes.d_ff,
-        decoder_ffn_dim=sizes.d_ff,
-        encoder_attention_heads=sizes.n_heads,
-        decoder_attention_heads=sizes.n_heads,
-        dropout=sizes.dropout,
-        max_position_embeddings=sizes.max_position_embeddings,
-        pad_token_id=sizes.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=sizes.eos_token_id,
-        decoder_start_token_id=sizes.eos_token_id,
-        forced_eos_token_id=None,
-    )
-
-
-def _gpt2_config(sizes: Sizes) -> "PreTrainedConfig":
-    from transformers import GPT2Config
-
-    return GPT2Config(
-        vocab_size=sizes.vocab_size,
-        n_embd=sizes.d_model,
-        n_inner=sizes.d_ff,
-        n_layer=sizes.n_decoder_layers,
-        n_head=sizes.n_heads,
-        n_positions=sizes.max_position_embeddings,
-        resid_pdrop=sizes.dropout,
-        embd_pdrop=sizes.dropout,
-        attn_pdrop=sizes.dropout,
-        pad_token_id=sizes.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=sizes.eos_token_id,
-    )
-
-
-def _opt_config(sizes: Sizes) -> "PreTrainedConfig":
-    from transformers import OPTConfig
-
-    return OPTConfig(
-        vocab_size=sizes.vocab_size,
-        hidden_size=sizes.d_model,
-        word_embed_proj_dim=sizes.d_model,
-        ffn_dim=sizes.d_ff,
-        num_hidden_layers=sizes.n_decoder_layers,
-        num_attention_heads=sizes.n_heads,
-        dropout=sizes.dropout,
-        max_position_embeddings=sizes.max_position_embeddings,
-        pad_token_id=sizes.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=sizes.eos_token_id,
-    )
-
-
-def _llama_config(sizes: Sizes) -> "PreTrainedConfig":
-    """Llama with tied embeddings; the architecture has no dropout but the attention's."""
-    from transformers import LlamaConfig
-
-    return LlamaConfig(
-        vocab_size=sizes.vocab_size,
-        hidden_size=sizes.d_model,
-        intermediate_size=sizes.d_ff,
-        num_hidden_layers=sizes.n_decoder_layers,
-        num_attention_heads=sizes.n_heads,
-        attention_dropout=sizes.dropout,
-        max_position_embeddings=sizes.max_position_embeddings,
-        tie_word_embeddings=True,
-        pad_token_id=sizes.pad_token_id,
-        bos_token_id=None,
-        eos_token_id=sizes.eos_token_id,
-    )
 
 
 FAMILIES = (
@@ -327,7 +102,6 @@ FAMILIES = (
             "dec_ca": "layer.1.EncDecAttention",
         },
         projections=("q", "k", "v"),
-        build_config=_t5_config,
     ),
     Family(
         name="bart",
@@ -338,7 +112,6 @@ FAMILIES = (
         n_decoder_layers="decoder_layers",
         attention={"enc_sa": "self_attn", "dec_sa": "self_attn", "dec_ca": "encoder_attn"},
         scales_queries=True,
-        build_config=_bart_config,
         has_position_table=True,
     ),
     Family(
@@ -348,7 +121,6 @@ FAMILIES = (
         n_decoder_layers="n_layer",
         attention={"dec_sa": "attn"},
         projections=("c_attn",),
-        build_config=_gpt2_config,
         has_position_table=True,
     ),
     Family(
@@ -375,7 +147,6 @@ FAMILIES = (
         n_decoder_layers="num_hidden_layers",
         attention={"dec_sa": "self_attn"},
         scales_queries=True,
-        build_config=_opt_config,
         has_position_table=True,
     ),
     Family(
@@ -384,7 +155,6 @@ FAMILIES = (
         decoder_layers="model.layers",
         n_decoder_layers="num_hidden_layers",
         attention={"dec_sa": "self_attn"},
-        build_config=_llama_config,
         has_rotary_positions=True,
     ),
     Family(

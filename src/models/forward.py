@@ -17,7 +17,8 @@ from transformers import PreTrainedModel
 
 from src.config.constants import IGNORE_INDEX
 from src.models.lazy_logits import OutputProjection, Scores, Seen, agree, output_projection
-from src.tokens.batches import Batch, least_padding
+from src.tokens.batch import Batch
+from src.tokens.order import least_padding
 
 # What a pass costs besides its tokens: as much as this many tokens, for reading weights and adding to their gradients
 # (without and with gradients), and the products of this many tokens and weights, for launching kernels.

@@ -5,9 +5,9 @@ from pathlib import Path
 from src.config.console import say
 from src.config.errors import UserError
 from src.config.parsing import shown
-from src.models.loading import parse_model_name
+from src.models.names import parse_model_name
 from src.storage.json_files import read_json
-from src.tokens.batches import spelled
+from src.tokens.preprocessing import spelled
 
 PROMPT_FILE = "task_prompt.json"
 KEY = "task_prompt"

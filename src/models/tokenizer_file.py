@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from src.config.errors import UserError
 from src.config.parsing import shown
 from src.models.languages import languages_of
-from src.models.students import quiet
+from src.models.library_errors import quiet
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer

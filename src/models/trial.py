@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from src.config.errors import UserError
 from src.models.families import knows_layers
 from src.models.forward import teacher_forced
-from src.tokens.batches import Batch, pad_sequences
+from src.tokens.batch import Batch
+from src.tokens.collate import pad_sequences
 
 SAME, ALIKE = 1e-4, 1e-2  # of the largest logit, in float32; with padding other kernels sum in another order
 N_NEW = 3  # tokens that are written to see whether a model can

@@ -2,13 +2,14 @@
 
 from pathlib import Path
 
-from src.config.arguments import SharedArguments, TrainingArguments, WritingArguments
 from src.config.console import say
+from src.config.flags.shared import SharedArguments, TrainingArguments, WritingArguments
 from src.data.schema import Datasets
+from src.decoding.durable import Job, chosen_splits, is_written, open_writing_run, prepare_writing, write_file
 from src.preflight.report import report_finished, report_training, report_writing
-from src.runs.folder import FINISHED
-from src.training.session import Task, open_training_run, prepare_training, train
-from src.training.writing import Job, chosen_splits, is_written, open_writing_run, prepare_writing, write_file
+from src.runs.description import FINISHED
+from src.training.finish import train
+from src.training.setup import Task, open_training_run, prepare_training
 
 
 def train_or_report(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str, float]:

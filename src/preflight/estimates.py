@@ -6,14 +6,14 @@ from functools import cache
 
 import numpy as np
 
-from src.config.arguments import TrainingArguments
 from src.config.constants import DEV, TEST
+from src.config.flags.shared import TrainingArguments
 from src.data.references import Target, first_references, references_of
-from src.tokens.batches import TokenizedDatasets
+from src.tokens.tokenized import TokenizedDatasets
 from src.tokens.truncation import Cuts, Lengths, percent
 from src.training import rhythm
-from src.training.checkpoints import RunState
-from src.training.engine import Phase
+from src.training.phase import Phase
+from src.training.state import RunState
 
 Section = tuple[str, Sequence[str]]  # a word, and lines about it
 AROUND_A_TEXT = 7  # bytes of quotes, comma, newline and indent

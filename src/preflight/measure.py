@@ -11,16 +11,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from src.config.arguments import TrainingArguments
 from src.config.console import progress_bar
+from src.config.flags.shared import TrainingArguments
 from src.devices import memory as machine
 from src.distillation.teachers import LiveTeacher
 from src.preflight.estimates import Kind, Memory, Needs, memory_at_peak, nearest_to_mean
-from src.tokens.batches import TokenizedDatasets, TokenizedSplit, chunks, epoch_order, longest_first
-from src.training.engine import Phase, Trainer
+from src.tokens.collate import collate
+from src.tokens.order import chunks, epoch_order, longest_first
+from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
+from src.training.engine import Trainer
+from src.training.phase import Phase
 
 if TYPE_CHECKING:
-    from src.training.writing import Writing
+    from src.decoding.durable import Writing
 
 ROWS = 20_000  # of a split, at most, that are looked at
 TYPICAL, MOST = 2, 20  # steps of usual size that are timed: more than a few only while all together are quicker than
@@ -60,7 +63,7 @@ def try_training(
 
 def try_writing(writing: "Writing", data: TokenizedDatasets) -> tuple[float | None, Memory]:
     """Seconds by target, from a few batches after the longest one; None where there is not enough memory."""
-    tokenization, device = writing.writer.tokenization, writing.writer.accelerator.device
+    preprocessor, device = writing.writer.preprocessor, writing.writer.accelerator.device
     splits = {name: data.glimpse(name, ROWS) for name in writing.datasets}
     batches = [
         (name, rows)
@@ -71,7 +74,7 @@ def try_writing(writing: "Writing", data: TokenizedDatasets) -> tuple[float | No
 
     def write(place: int) -> None:
         name, rows = batches[place]
-        writing.write(tokenization.collate(splits[name], rows).to(device), writing.k_of[name])
+        writing.write(collate(preprocessor, splits[name], rows).to(device), writing.k_of[name])
 
     def steps(bar: Any) -> float:
         times = _time_typical(write, sizes, device, bar)

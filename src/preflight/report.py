@@ -6,10 +6,11 @@ import torch
 from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from src.config.arguments import SharedArguments, TrainingArguments
 from src.config.console import say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST
 from src.config.errors import UserError
+from src.config.flags.shared import SharedArguments, TrainingArguments
+from src.decoding.durable import Writing
 from src.devices import memory as machine
 from src.distillation.teachers import LiveTeacher, StoredTeacher
 from src.models.families import family_of, layer_counts
@@ -36,12 +37,13 @@ from src.preflight.estimates import (
     work_of_phases,
 )
 from src.preflight.measure import ROWS, Trained, needs_of_training, try_training, try_writing
-from src.runs.folder import UNFINISHED, RunFolder
-from src.tokens.batches import TokenizedDatasets
+from src.runs.description import UNFINISHED
+from src.runs.folder import RunFolder
+from src.tokens.tokenized import TokenizedDatasets
 from src.training import rhythm
-from src.training.engine import Phase, Trainer
-from src.training.session import Prepared
-from src.training.writing import Writing
+from src.training.engine import Trainer
+from src.training.phase import Phase
+from src.training.setup import Prepared
 
 NOT_TIMED = ["not known: there is not enough memory for a step"]
 

@@ -3,16 +3,12 @@
 import csv
 import io
 import os
-import platform
-import re
 import secrets
 import shutil
-import subprocess
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
-from importlib.metadata import PackageNotFoundError, version
 from itertools import islice
 from math import isfinite, nan
 from pathlib import Path
@@ -20,32 +16,53 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from src import __version__
-from src.config.arguments import REPOSITORY, SharedArguments
 from src.config.console import say
 from src.config.errors import UserError
-from src.data.files import fingerprint, fingerprint_datasets
+from src.config.flags.shared import SharedArguments
 from src.data.references import Target
-from src.data.schema import Datasets
+from src.runs.description import (
+    FINISHED,
+    LOSSES,
+    NEW,
+    RUN,
+    SCORES,
+    UNFINISHED,
+    commit,
+    described,
+    differences,
+    former_run,
+    versions,
+)
 from src.storage.atomic import append_bytes, atomic_write, check_output_folder, check_writable, is_locked
-from src.storage.json_files import append_json_line, read_json, read_json_lines, write_json
+from src.storage.json_files import append_json_line, read_json_lines, write_json
 from src.storage.soft_lock import NO_LOCKS, SoftLock
 
-RUN, SCORES, LOSSES = "run.json", "eval_scores.csv", "train_losses.csv"
 GENERATIONS, GENERATION_LINES = "eval_generations.json", "eval_generations.jsonl"
-LOCK = ".lock"  # held by the run that is at work in the folder; the system frees it however a process ends
-SOFT_LOCK = ".soft_lock"  # its like where the file system has no locks
-PARTIAL = "generated_datasets.partial.jsonl"  # what gen_main.py or simulate_api_main.py has generated so far
-RESUMABLE = ("state", PARTIAL)
-WRITTEN = ("generated_datasets.json", "api_completions.json", "api_completions.jsonl")
-OURS = (*RESUMABLE, SCORES, LOSSES, GENERATIONS, GENERATION_LINES, "model", "epoch*__step*", *WRITTEN)
-UNFINISHED_FILES = tuple(f".{name}{ending}" for name in (*OURS, RUN) for ending in (".*.tmp", ".*.former"))
-SCRIPT = r"\w{1,60}\.py"
-PUT_BACK = "put it back, or start anew with --overwrite True"
-WITHOUT_INFLUENCE = ("output_dir", "resume", "overwrite", "save_state_every_n_minutes", "dry_run", "greater_is_better")
-PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "sacrebleu", "rouge_score", "nltk")
 
-NEW, UNFINISHED, FINISHED = "new", "unfinished", "finished"
+
+LOCK = ".lock"  # held by the run that is at work in the folder; the system frees it however a process ends
+
+
+SOFT_LOCK = ".soft_lock"  # its like where the file system has no locks
+
+
+PARTIAL = "generated_datasets.partial.jsonl"  # what gen_main.py or simulate_api_main.py has generated so far
+
+
+RESUMABLE = ("state", PARTIAL)
+
+
+WRITTEN = ("generated_datasets.json", "api_completions.json", "api_completions.jsonl")
+
+
+OURS = (*RESUMABLE, SCORES, LOSSES, GENERATIONS, GENERATION_LINES, "model", "epoch*__step*", *WRITTEN)
+
+
+UNFINISHED_FILES = tuple(f".{name}{ending}" for name in (*OURS, RUN) for ending in (".*.tmp", ".*.former"))
+
+
+PUT_BACK = "put it back, or start anew with --overwrite True"
+
 
 Row = dict[str, Any]
 
@@ -98,7 +115,7 @@ class RunFolder:
             say(f"warning: {self.path}: its file system has no locks; the file {SOFT_LOCK} keeps other runs out")
             self.lock = soft
             soft.acquire()
-        if _described(self.path) != self.former:
+        if described(self.path) != self.former:
             raise UserError(
                 f"{self.path}: another run changed this folder after this one started; run the command again"
             )
@@ -167,8 +184,8 @@ class RunFolder:
             "flags": {name: value for name, value in self.flags.items() if name != "script"},
             "score_definitions": dict(self.score_definitions),
             "data": dict(self.inputs),
-            "versions": _versions(),
-            "commit": _commit(),
+            "versions": versions(),
+            "commit": commit(),
         }
         write_json(self.path / RUN, description, indent=1)
 
@@ -260,11 +277,6 @@ def _with_header(n_rows: int) -> int:
     return n_rows + 1 if n_rows else 0
 
 
-def data_fingerprint(path: str, datasets: Datasets) -> str:
-    """What tells two states of a data set apart: of a file or folder its bytes, of a hub name the rows."""
-    return fingerprint(path) if Path(path).exists() else fingerprint_datasets(datasets)
-
-
 def open_run(config: SharedArguments, inputs: Mapping[str, Any]) -> RunFolder:
     """The run that `config` describes: new, unfinished (to be resumed) or finished. Writes nothing.
 
@@ -276,8 +288,8 @@ def open_run(config: SharedArguments, inputs: Mapping[str, Any]) -> RunFolder:
     path = Path(config.output_dir)
     check_output_folder(path)
     run = RunFolder(path, {"script": config.script, **asdict(config)}, inputs, NEW)
-    run.former = _described(path)
-    found = None if config.overwrite else _former_run(path)
+    run.former = described(path)
+    found = None if config.overwrite else former_run(path)
     if found is None:
         _check_replaceable(run, overwrite=config.overwrite)
         return run
@@ -285,7 +297,7 @@ def open_run(config: SharedArguments, inputs: Mapping[str, Any]) -> RunFolder:
         run.flags["checkpoint_path"] = found["flags"].get("checkpoint_path")
     if found["script"] != config.script:
         raise UserError(f"{path}: holds a run of {found['script']}; take another --output_dir or --overwrite True")
-    differing = list(_differences(found, run))
+    differing = list(differences(found, run.flags, run.inputs))
     if differing:
         raise UserError(
             f"{path}: holds a run with other flags ({'; '.join(differing)}); "
@@ -296,32 +308,6 @@ def open_run(config: SharedArguments, inputs: Mapping[str, Any]) -> RunFolder:
     run.status = found["status"]
     run.scores = {name: nan if value is None else value for name, value in found["scores"].items()}
     return run
-
-
-def _described(path: Path) -> bytes | None:
-    return (path / RUN).read_bytes() if (path / RUN).is_file() else None
-
-
-def _former_run(path: Path) -> dict[str, Any] | None:
-    if not (path / RUN).is_file():
-        return None
-    found = read_json(path / RUN)
-    if not isinstance(found, dict) or not _describes_a_run(found):
-        raise UserError(f"{path / RUN}: not a description of a run; take another --output_dir or --overwrite True")
-    return found
-
-
-def _describes_a_run(found: dict[str, Any]) -> bool:
-    flags, data, scores = (found.get(name) for name in ("flags", "data", "scores"))
-    return (
-        re.fullmatch(SCRIPT, str(found.get("script"))) is not None
-        and found.get("status") in (UNFINISHED, FINISHED)
-        and isinstance(flags, dict)
-        and isinstance(data, dict)
-        and {"dataset_path", "output_dir"} <= flags.keys()
-        and isinstance(scores, dict)
-        and all(value is None or isinstance(value, int | float) for value in scores.values())
-    )
 
 
 def _check_replaceable(run: RunFolder, *, overwrite: bool) -> None:
@@ -338,38 +324,3 @@ def _check_replaceable(run: RunFolder, *, overwrite: bool) -> None:
         file = Path(value.partition("_prune")[0]).resolve()
         if any(file.is_relative_to(entry.resolve()) for entry in there):
             raise UserError(f"--overwrite True would remove --{name} {value}; take another --output_dir")
-
-
-def _differences(found: dict[str, Any], run: RunFolder) -> Iterable[str]:
-    for name, value in run.flags.items():
-        value = list(value) if isinstance(value, tuple) else value
-        former = found["flags"].get(name, value)
-        if name != "script" and name not in WITHOUT_INFLUENCE and former != value:
-            yield f"--{name} was {former}, is {value}"
-    for name, value in run.inputs.items():
-        if found["data"].get(name, value) != value:
-            yield f"what --{name} stands for has changed"
-
-
-def _versions() -> dict[str, str]:
-    found = {"kd-for-text-generation": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            found[package] = "not installed"
-    return found
-
-
-def _commit() -> str | None:
-    """The repository's commit, with '+' if files were changed since; None outside a checkout."""
-    try:
-        run = subprocess.run(
-            ["git", "-C", str(REPOSITORY), "describe", "--always", "--dirty=+", "--abbrev=40"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return run.stdout.strip()

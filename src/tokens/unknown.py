@@ -10,7 +10,7 @@ from src.config.errors import UserError
 from src.config.parsing import shown
 from src.data.references import first_references
 from src.data.schema import Datasets, training_splits
-from src.tokens.batches import Tokenization
+from src.tokens.preprocessing import Preprocessor
 
 ROWS = 1_000  # of a split that are looked at, evenly spread over it
 FEW = 0.01  # of them that may be changed without a word
@@ -18,14 +18,14 @@ NEARLY_ALL = 0.9  # of the targets with unknown characters: nothing can be learn
 UNCUT = 2**30
 
 
-def check_characters_known(tokenization: Tokenization, datasets: Datasets, source: str) -> None:
+def check_characters_known(preprocessor: Preprocessor, datasets: Datasets, source: str) -> None:
     """Warn about inputs and targets of a split that the tokenizer cannot represent.
 
     Looks at the first training split, or the first one if there is none. Raises UserError if nearly all targets have
     unknown characters.
     """
     split = next(iter(training_splits(datasets) or datasets))
-    uncut = replace(tokenization, max_input_length=UNCUT, max_labels_length=UNCUT)
+    uncut = replace(preprocessor, max_input_length=UNCUT, max_labels_length=UNCUT)
     texts = _sample(datasets[split][TEXT])
     _say_unknown(split, "inputs", texts, _with_unknown(uncut, texts))
     if TARGET not in datasets[split]:
@@ -50,12 +50,12 @@ def _sample(texts: Sequence[str]) -> list[str]:
     return list(texts[:: ceil(len(texts) / ROWS)])
 
 
-def _with_unknown(tokenization: Tokenization, texts: Sequence[str]) -> list[int]:
+def _with_unknown(preprocessor: Preprocessor, texts: Sequence[str]) -> list[int]:
     """1 for each text with an unknown token. White space is not counted."""
-    unknown = tokenization.tokenizer.unk_token_id
-    if unknown is None or unknown == tokenization.tokenizer.eos_token_id:
+    unknown = preprocessor.tokenizer.unk_token_id
+    if unknown is None or unknown == preprocessor.tokenizer.eos_token_id:
         return [0] * len(texts)
-    tokens = tokenization.encode_labels([" ".join(text.split()) for text in texts]).tokens
+    tokens = preprocessor.encode_labels([" ".join(text.split()) for text in texts]).tokens
     return [int(unknown in tokens[row]) for row in range(len(texts))]
 
 

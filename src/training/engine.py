@@ -6,7 +6,6 @@ A stage builds phases and hands them to `Trainer.fit`. A step is one micro-batch
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -17,52 +16,42 @@ from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from src.config.arguments import TrainingArguments
 from src.config.console import progress_bar, say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST, TEXT
 from src.config.errors import NotFiniteError, UserError
-from src.config.experiments import LossEntry, Schedule
-from src.distillation.capture import Layers, run
+from src.config.experiments.schema import LossEntry
+from src.config.flags.shared import TrainingArguments
+from src.config.signals import Interrupted, StopRequests
+from src.distillation.capture import run
 from src.distillation.loss_schedule import Stage, after_epoch, after_evaluation
 from src.distillation.objectives import Window, distillation_loss, term_names
 from src.distillation.student_targets import relabelled, student_writes
-from src.distillation.teachers import Teacher
 from src.evaluation import health
 from src.evaluation.evaluate import Evaluation, Evaluator
 from src.evaluation.metrics import LIKELIHOOD_SCORES
 from src.models.forward import unwrapped
-from src.runs.folder import LOSSES, SCORES, RunFolder
-from src.tokens.batches import Batch, TokenizedDatasets, TokenizedSplit, chunks, epoch_order
+from src.runs.description import LOSSES, SCORES
+from src.runs.folder import RunFolder
+from src.tokens.batch import Batch
+from src.tokens.collate import collate
+from src.tokens.order import chunks, epoch_order
+from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
 from src.training import checkpoints, rhythm
-from src.training.checkpoints import LAST, Best, RunState, StateFolder, Training
-from src.training.interrupts import Interrupted, StopRequests
+from src.training.checkpoints import LAST, StateFolder
 from src.training.metric_buffer import GRADIENT_NORM, LOSS, SKIPPED, Ledger
+from src.training.phase import Phase
+from src.training.state import Best, RunState, Training
 
-FORWARD = LossEntry(name="forward", forward_weight=1.0)  # plain fine-tuning: NLL of the labels
-NEVER_CHANGES = Schedule(name="no_scheduling")
 UPDATES = "updates"  # among the sums of losses
+
+
 FINAL = -1  # epoch and step of the closing test of the best checkpoint
+
+
 WRITING, MEASURING = 1, 2  # purposes that random numbers are drawn for
+
+
 SCALE_BATCHES, SCALE_FLOOR = 100, 0.025  # micro-batches that a scale is measured on, and the least mean it assumes
-
-
-@dataclass(frozen=True)
-class Phase:
-    """A stretch of training with one experiment.
-
-    splits: rotated, one per epoch. epochs: how many are run. losses: what is learned, one at a time, and `schedule`
-    says which. layers: of the student, where a loss compares layers. teacher: None where no loss needs one. from_best:
-    start from the best checkpoint so far (weights, optimizer, scheduler).
-    """
-
-    name: str
-    splits: tuple[str, ...]
-    epochs: int
-    losses: tuple[LossEntry, ...] = (FORWARD,)
-    schedule: Schedule = NEVER_CHANGES
-    layers: Layers = field(default_factory=dict)
-    teacher: Teacher | None = None
-    from_best: bool = False
 
 
 class Trainer:
@@ -160,7 +149,7 @@ class Trainer:
 
     def fit(self, phases: Sequence[Phase]) -> None:
         """Run the phases from where the run stands; afterwards the student holds the best weights."""
-        kind = self.evaluator.tokenization.is_encoder_decoder
+        kind = self.evaluator.preprocessor.is_encoder_decoder
         entries = [entry for phase in phases for entry in phase.losses]
         self.terms = tuple(dict.fromkeys(t for entry in entries for t in term_names(entry, is_encoder_decoder=kind)))
         try:
@@ -255,7 +244,7 @@ class Trainer:
         return [self._batch(split, some) for some in chunks(by_length, self.config.micro_batch_size)]
 
     def _batch(self, split: TokenizedSplit, rows: np.ndarray) -> Batch:
-        return self.evaluator.tokenization.collate(split, rows).to(self.device)
+        return collate(self.evaluator.preprocessor, split, rows).to(self.device)
 
     def _update(self, phase: Phase, split: TokenizedSplit, rows: np.ndarray) -> None:
         """One optimizer update on some rows; each micro-batch is weighed by its share of the window."""

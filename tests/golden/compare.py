@@ -15,12 +15,12 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from src.config.experiments import KEYS, LAYERS, LOSS, LayerMap, LossEntry
+from src.config.experiments.schema import KEYS, LAYERS, LOSS, LayerMap, LossEntry
 from src.distillation.capture import run
 from src.distillation.objectives import Targets, Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
 from src.models.loading import load_model
-from src.tokens.batches import Batch
+from src.tokens.batch import Batch
 
 VALUE_TOLERANCE = 1e-5
 GRADIENT_TOLERANCE, GRADIENT_SHARE = 1e-6, 1e-3  # absolute, and relative to the recorded norm

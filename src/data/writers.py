@@ -1,7 +1,4 @@
-"""Dataset files: read in every supported form, written whole.
-
-A dataset is `{split: {column: [value per row]}}` (SPEC §1).
-"""
+"""Write data sets: JSON, or Arrow for nested columns."""
 
 from __future__ import annotations
 
@@ -13,76 +10,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from src.config.constants import DEV, GENERATED, TEXT, TRAIN
 from src.config.errors import UserError
-from src.data.formats import HUB_PREFIX, ROW_READERS, load_hub, read_folder
-from src.data.json_values import with_json_values
-from src.data.schema import Datasets, check_shape, check_strings
+from src.data.schema import Datasets
 from src.storage.atomic import atomic_write, whole_folder
-from src.storage.json_files import opened, read_json
+from src.storage.json_files import opened
 
-SPLIT_ALIASES = {"validation": DEV, "valid": DEV, "val": DEV}
 ARROW = ".arrow"
+
+
 NESTED = {"tokens": "i", "logits": "f"}  # columns of lists of lists of numbers, and what these are (int32, float32)
+
+
 ROWS_PER_BATCH, NUMBERS_PER_BATCH = 1_000, 1_000_000  # a record batch ends when it has as many
-
-
-def read_datasets(path: str | Path, *, max_rows: int | None = None) -> Datasets:
-    """Read a dataset of any supported form, cut to the first `max_rows` rows of each split.
-
-    `path` is one of: a dataset file (JSON); a `.jsonl`, `.parquet` or `.csv` file, which becomes the split `train`; a
-    folder with one such file (or `.json`), or one folder of them, per split; a folder saved by `datasets`;
-    `hf:<hub name>` or `hf:<hub name>:<configuration>`. The split names `validation`, `valid` and `val` become `dev`.
-
-    Checks the shape alone (splits of named columns of one length); see `check_datasets` and `check_trainable`. Values
-    that JSON has no form for get one (`with_json_values`).
-    Raises UserError naming the file and the place.
-    """
-    source = str(path)
-    try:
-        datasets = _read_any(source)
-    except OverflowError:
-        raise UserError(f"{source}: holds a time outside of the years 1 to 9999; leave its column out") from None
-    check_shape(datasets, source)
-    datasets = rename_splits(datasets, source)
-    if max_rows is not None:
-        datasets = {split: {name: c[:max_rows] for name, c in columns.items()} for split, columns in datasets.items()}
-    is_json = Path(source).suffix in (".json", ".jsonl") and Path(source).is_file()
-    return datasets if is_json else with_json_values(datasets, source)
-
-
-def _read_any(source: str) -> Datasets:
-    if source.startswith(HUB_PREFIX):
-        name, _, config = source.removeprefix(HUB_PREFIX).partition(":")
-        if not name:
-            raise UserError(f"{source}: names no data set; write {HUB_PREFIX}<hub name>")
-        return load_hub(name, config=config or None)
-    if Path(source).is_dir():
-        return read_folder(Path(source))
-    if Path(source).suffix in ROW_READERS:
-        return {TRAIN: ROW_READERS[Path(source).suffix](Path(source))}
-    return read_json(source)
-
-
-def read_generations(path: str | Path) -> Datasets:
-    """Read a file of pseudo-targets: every split has `generated`, its other columns are as long as it."""
-    generations = read_datasets(path)
-    for split, columns in generations.items():
-        check_strings(columns, GENERATED, f"{path}: split '{split}'")
-        if TEXT in columns:
-            check_strings(columns, TEXT, f"{path}: split '{split}'")
-    return generations
-
-
-def rename_splits(datasets: Datasets, source: str) -> Datasets:
-    """Give the hub's names of the development split ours."""
-    renamed: Datasets = {}
-    for split, columns in datasets.items():
-        name = SPLIT_ALIASES.get(split, split)
-        if name in renamed:
-            raise UserError(f"{source}: two splits mean '{name}' ('{split}' is one of them); keep one")
-        renamed[name] = columns
-    return renamed
 
 
 def write_datasets(path: str | Path, datasets: Datasets) -> None:

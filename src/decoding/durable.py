@@ -13,32 +13,31 @@ from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from src.config.arguments import WritingArguments
 from src.config.console import progress_bar, say
 from src.config.constants import TEXT
 from src.config.errors import NotFiniteError, UserError
+from src.config.flags.shared import WritingArguments
 from src.config.parsing import nearest
+from src.config.signals import Interrupted, StopRequests
 from src.data.schema import Datasets, check_datasets, some_texts
-from src.decoding.generate import Decoding, write_tokens
+from src.decoding.generate import write_tokens
+from src.decoding.settings import Decoding
 from src.decoding.trial import try_out
-from src.models.generation_settings import apply_settings
+from src.devices.processes import make_accelerator
+from src.models.checks import check_lengths, check_model_files
+from src.models.generation_config import apply_settings, fit_to_tokenizer
 from src.models.languages import choose_languages
-from src.models.loading import (
-    check_lengths,
-    check_model_files,
-    fit_to_tokenizer,
-    is_encoder_decoder,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
+from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
 from src.models.prompts import warn_of_another_prompt
-from src.runs.folder import FINISHED, PARTIAL, UNFINISHED, RunFolder, data_fingerprint, open_run
+from src.runs.description import FINISHED, UNFINISHED, data_fingerprint
+from src.runs.folder import PARTIAL, RunFolder, open_run
 from src.storage.json_files import append_json_line, read_json_lines
-from src.tokens.batches import Batch, Tokenization, TokenizedDatasets, chunks, longest_first
+from src.tokens.batch import Batch
+from src.tokens.collate import collate
+from src.tokens.order import chunks, longest_first
+from src.tokens.preprocessing import Preprocessor
+from src.tokens.tokenized import TokenizedDatasets
 from src.tokens.unknown import check_characters_known
-from src.training.interrupts import Interrupted, StopRequests
-from src.training.session import make_accelerator
 
 WriteBatch = Callable[[Batch, int], list]
 
@@ -48,7 +47,7 @@ class Writer:
     """A model in eval mode on its device, and all that it needs to write K targets of an input."""
 
     accelerator: Accelerator
-    tokenization: Tokenization
+    preprocessor: Preprocessor
     model: PreTrainedModel
     decoding: Decoding
 
@@ -59,18 +58,18 @@ class Writer:
         tokenizer = load_tokenizer(config.model_name, some_texts(datasets))
         choose_languages(tokenizer, config.model_name, config.source_language, config.target_language)
         kind = is_encoder_decoder(load_config(config.model_name))
-        tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
+        preprocessor = Preprocessor.of(config, tokenizer, is_encoder_decoder=kind)
         inputs = {split: {TEXT: columns[TEXT]} for split, columns in datasets.items()}
-        check_characters_known(tokenization, inputs, config.dataset_path)
+        check_characters_known(preprocessor, inputs, config.dataset_path)
         model = load_model(config.model_name, state_dict_path=config.checkpoint_path)
         fit_to_tokenizer(model, tokenizer)
         apply_settings(model, config.model_name, config)
         try_out(model, config.model_name, config, decoding)
-        return cls(accelerator, tokenization, model.to(accelerator.device), decoding)
+        return cls(accelerator, preprocessor, model.to(accelerator.device), decoding)
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.tokenization.tokenizer
+        return self.preprocessor.tokenizer
 
     def write(self, batch: Batch, k: int) -> Tensor:
         """(B * K, L) as `write_tokens`; the batch must be on the device."""
@@ -101,7 +100,7 @@ class Writing:
 
     def tokenized(self) -> TokenizedDatasets:
         texts = {split: {TEXT: columns[TEXT]} for split, columns in self.datasets.items()}
-        return TokenizedDatasets(texts, self.writer.tokenization)
+        return TokenizedDatasets(texts, self.writer.preprocessor)
 
     def progress(self, *, repair: bool) -> list[dict[str, Any]]:
         """The pieces written already; `repair` cuts off one that is torn. UserError for one that has changed since."""
@@ -138,7 +137,7 @@ class Writing:
             for piece in pieces:
                 _check_stop(stop, progress)
                 torch.manual_seed(_seed(self.config.seed, piece))
-                batch = self.writer.tokenization.collate(data.split(piece.split), piece.rows)
+                batch = collate(self.writer.preprocessor, data.split(piece.split), piece.rows)
                 targets = self.write(batch.to(self.writer.accelerator.device), self.k_of[piece.split])
                 rows = [int(row) for row in piece.rows]
                 line = {"split": piece.split, "batch": piece.number, "rows": rows, "targets": targets}

@@ -1,7 +1,7 @@
 """The words of the demo corpus: tables of early-modern words beside their present-day ones, commoner entries first.
 
 To tune the difficulty: TAIL_EXPONENT and LEXICON_SHARE here; the range of words and the weights in the grammar
-(`demo_corpus.py`).
+(`grammar.py`).
 """
 
 from bisect import bisect

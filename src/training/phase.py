@@ -1,20 +1,46 @@
-"""What both kinds of distillation share: the experiment that the flags name, and the phases it is learned in."""
+"""Phases of training, and those of an experiment."""
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
-from src.config.arguments import DISTILL_PROMPT, DistillStoredArguments
 from src.config.console import say
 from src.config.constants import DEV, FT
 from src.config.errors import UserError
-from src.config.experiments import Experiment, load_experiment
+from src.config.experiments.load import load_experiment
+from src.config.experiments.schema import Experiment, LossEntry, Schedule
+from src.config.flags.distill import DISTILL_PROMPT, DistillStoredArguments
 from src.config.parsing import shown
 from src.data.schema import Datasets
+from src.distillation.capture import Layers
 from src.distillation.teachers import Teacher
 from src.models.languages import known_languages
 from src.models.loading import tokenizer_settings
 from src.models.prompts import known_prompt, warn_of_another_prompt
-from src.training.engine import Phase
+
+FORWARD = LossEntry(name="forward", forward_weight=1.0)  # plain fine-tuning: NLL of the labels
+
+
+NEVER_CHANGES = Schedule(name="no_scheduling")
+
+
+@dataclass(frozen=True)
+class Phase:
+    """A stretch of training with one experiment.
+
+    splits: rotated, one per epoch. epochs: how many are run. losses: what is learned, one at a time, and `schedule`
+    says which. layers: of the student, where a loss compares layers. teacher: None where no loss needs one. from_best:
+    start from the best checkpoint so far (weights, optimizer, scheduler).
+    """
+
+    name: str
+    splits: tuple[str, ...]
+    epochs: int
+    losses: tuple[LossEntry, ...] = (FORWARD,)
+    schedule: Schedule = NEVER_CHANGES
+    layers: Layers = field(default_factory=dict)
+    teacher: Teacher | None = None
+    from_best: bool = False
+
 
 Distillation = TypeVar("Distillation", bound=DistillStoredArguments)
 

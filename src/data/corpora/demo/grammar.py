@@ -2,7 +2,7 @@
 
 A pair is (old, new); a production draws its choices from r and returns a pair. What an old word means hangs on what is
 around it: the kind of noun beside an adjective, the complement of a verb, the order of the words. To tune the
-difficulty: the range of words and the weights in SENTENCES and PREDICATES here, the tables in `demo_lexicon.py`.
+difficulty: the range of words and the weights in SENTENCES and PREDICATES here, the tables in `lexicon.py`.
 """
 
 import random
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
-from src.data.demo_lexicon import (
+from src.data.corpora.demo.lexicon import (
     ABOUT_PEOPLE,
     ABOUT_THINGS,
     ACTING,

@@ -1,21 +1,20 @@
-"""Set up and finish a training run."""
+"""Set up a training run: check flags, data and models, then load them."""
 
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
-from accelerate.utils import GradientAccumulationPlugin
 from torch import nn
 from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
-from src.config.arguments import SharedArguments, TrainingArguments
 from src.config.console import say
 from src.config.constants import DEV, FT, TARGET, TEST
 from src.config.errors import UserError
+from src.config.flags.shared import TrainingArguments
+from src.config.signals import StopRequests
 from src.data.references import count_references, row_for_each_reference
 from src.data.schema import (
     Datasets,
@@ -26,34 +25,26 @@ from src.data.schema import (
     training_splits,
 )
 from src.data.splits import n_rows
-from src.decoding.generate import decoding_of
+from src.decoding.settings import decoding_of
 from src.decoding.trial import try_out
-from src.devices import memory
+from src.devices.processes import make_accelerator
 from src.distillation.capture import keep_all_layers
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics, score_definitions
+from src.models.checks import check_lengths, check_model_files
 from src.models.compiled import check_can_compile, compile_layers
-from src.models.generation_settings import apply_settings
+from src.models.generation_config import apply_settings, fit_to_tokenizer
 from src.models.languages import choose_languages
-from src.models.loading import (
-    check_lengths,
-    check_model_files,
-    fit_to_tokenizer,
-    is_encoder_decoder,
-    load_config,
-    load_model,
-    load_tokenizer,
-)
-from src.runs.folder import FINISHED, UNFINISHED, RunFolder, data_fingerprint, open_run
-from src.tokens.batches import Tokenization, TokenizedDatasets
+from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
+from src.runs.description import UNFINISHED, data_fingerprint
+from src.runs.folder import RunFolder, open_run
+from src.tokens.preprocessing import Preprocessor
+from src.tokens.tokenized import TokenizedDatasets
 from src.tokens.unknown import check_characters_known
 from src.training import checkpoints, rhythm
-from src.training.checkpoints import Training
-from src.training.engine import FINAL, Phase, Trainer
-from src.training.interrupts import StopRequests
-
-MODEL_FOLDER = "model"
-SLOW = 1.5  # times as long as in float32, before it is worth a word
+from src.training.engine import Trainer
+from src.training.phase import Phase
+from src.training.state import Training
 
 
 @dataclass(frozen=True)
@@ -92,28 +83,6 @@ def open_training_run(config: TrainingArguments, datasets: Datasets, task: Task)
     return open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets), **task.inputs})
 
 
-def train(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str, float]:
-    """Train the task's model through its phases, test its best checkpoint, and return the test's scores.
-
-    All that can be wrong is found before weights are read, and before anything is written.
-    """
-    run = open_training_run(config, datasets, task)
-    with run.held():
-        if run.status != FINISHED:
-            return _train(prepare_training(config, datasets, task, run), datasets)
-        _tidy(run, keep=config.keep_checkpoint_after_test)
-        _print_scores(run)
-        return run.scores
-
-
-def _train(prepared: Prepared, datasets: Datasets) -> dict[str, float]:
-    trainer = prepared.trainer
-    with trainer.stop, closing(trainer.data):
-        trainer.begin()
-        trainer.fit(prepared.phases)
-        return _finish(trainer, datasets)
-
-
 def prepare_training(config: TrainingArguments, datasets: Datasets, task: Task, run: RunFolder) -> Prepared:
     """Check flags, data and models, and load them: what is left to do is to train, or to report what it would take."""
     splits = _check(config, datasets)
@@ -132,9 +101,9 @@ def prepare_training(config: TrainingArguments, datasets: Datasets, task: Task, 
     tokenizer = load_tokenizer(task.model_name, some_texts(datasets))
     choose_languages(tokenizer, task.model_name, config.source_language, config.target_language)
     kind = is_encoder_decoder(load_config(task.model_name))
-    tokenization = Tokenization.of(config, tokenizer, is_encoder_decoder=kind)
-    check_characters_known(tokenization, datasets, config.dataset_path)
-    data = TokenizedDatasets(_rows_to_learn(config, datasets), tokenization)
+    preprocessor = Preprocessor.of(config, tokenizer, is_encoder_decoder=kind)
+    check_characters_known(preprocessor, datasets, config.dataset_path)
+    data = TokenizedDatasets(_rows_to_learn(config, datasets), preprocessor)
     data.check_stored(splits, config.dataset_path)
     model = load_model(task.model_name, state_dict_path=weights)
     fit_to_tokenizer(model, tokenizer)
@@ -150,7 +119,7 @@ def prepare_training(config: TrainingArguments, datasets: Datasets, task: Task, 
         "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
     )
     evaluator = Evaluator(
-        tokenization,
+        preprocessor,
         decoding,
         metrics,
         config.micro_batch_size,
@@ -217,24 +186,6 @@ def _starts_from_weights(run: RunFolder) -> bool:
     return not checkpoints.is_resumable(Path(path))
 
 
-def make_accelerator(config: SharedArguments) -> Accelerator:
-    """Device and number format. Raises UserError for a format that the device cannot compute."""
-    try:
-        # One step, whatever the launcher's environment says: it would divide every gradient by it.
-        one_step = GradientAccumulationPlugin(num_steps=1)
-        accelerator = Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_plugin=one_step)
-    except ValueError as error:
-        raise UserError(f"--mixed_precision {config.mixed_precision}: {str(error).splitlines()[0]}") from None
-    if config.mixed_precision != "no" and not accelerator.native_amp:  # accelerate says nothing of it
-        say(f"--mixed_precision {config.mixed_precision}: not on a {accelerator.device.type}; float32 is used")
-    flags = [f"--{name} bf16" for name in ("mixed_precision", "teacher_dtype") if getattr(config, name, "") == "bf16"]
-    slowness = memory.bfloat16_slowness(accelerator.device) if flags else 0.0
-    if slowness > SLOW:
-        device = accelerator.device.type
-        say(f"warning: {' '.join(flags)}: on this {device} a product takes {slowness:.0f} times as long as in float32")
-    return accelerator
-
-
 def _optimizer(config: TrainingArguments, model: nn.Module, *, fused: bool) -> torch.optim.AdamW:
     """AdamW, in one kernel if `fused`: one that skips an update by itself when a scaler says so, and tells nobody."""
     return torch.optim.AdamW(
@@ -257,56 +208,4 @@ def _nominal_updates(
     return sum(
         rhythm.updates_in_epoch(data.rows(split), config.micro_batch_size, config.accumulation_steps)
         for split in (*nominal, *closing)
-    )
-
-
-def _finish(trainer: Trainer, datasets: Datasets) -> dict[str, float]:
-    """Score the best weights on test, write the portable folder and what people read, and tidy up."""
-    run, config = trainer.run, trainer.config
-    scores: dict[str, float] = {}
-    if TEST in datasets:
-        result = trainer.evaluate(TEST, final=True)
-        trainer.note(TEST, FINAL, FINAL, result)
-        scores = result.scores
-    run.compose_generations({split: columns.get(TARGET, []) for split, columns in datasets.items()})
-    checkpoints.save_portable(
-        run.path / MODEL_FOLDER,
-        trainer.training.model,
-        trainer.training.tokenizer,
-        _card(trainer, scores),
-        config.task_prompt,
-    )
-    run.finish(scores)
-    _tidy(run, keep=config.keep_checkpoint_after_test)
-    _print_scores(run)
-    return scores
-
-
-def _tidy(run: RunFolder, *, keep: bool) -> None:
-    """Remove what only an unfinished run needs; without `keep`, checkpoints become bare state dicts."""
-    checkpoints.StateFolder(run.path).clear()
-    if not keep:
-        for folder in checkpoints.checkpoint_folders(run.path):
-            checkpoints.reduce_to_state_dict(folder)
-    run.tidy()
-
-
-def _print_scores(run: RunFolder) -> None:
-    if run.scores:
-        say("test: " + "  ".join(f"{name} {value:.2f}" for name, value in run.scores.items()))
-    say(f"model: {run.path / MODEL_FOLDER}   scores: {run.path / 'eval_scores.csv'}")
-
-
-def _card(trainer: Trainer, scores: dict[str, float]) -> str:
-    """The model card of a run: what was trained on what, how, and how well it does."""
-    config, best = trainer.config, trainer.state.best
-    flags = "\n".join(f"  {name}: {value}" for name, value in trainer.run.flags.items())
-    table = "\n".join(f"| {name} | {value:.3f} |" for name, value in scores.items())
-    chosen = f"best {config.metric_for_best_model} on dev ({best.score:.3f}, epoch {best.epoch})" if best else "last"
-    return (
-        f"# {config.script}: {Path(config.output_dir).name}\n\n"
-        f"Weights: {chosen}. Data: `{config.dataset_path}`. "
-        f"Input: {'prefix' if trainer.evaluator.tokenization.is_encoder_decoder else 'suffix'} "
-        f"`{trainer.evaluator.tokenization.prompt}`.\n\n"
-        f"| test | score |\n|---|---|\n{table}\n\n```yaml\n{flags}\n```\n"
     )

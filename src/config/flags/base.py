@@ -1,0 +1,102 @@
+"""What a flag is: a typed field with a default, a sentence, limits and a heading of --help."""
+
+from collections.abc import Sequence
+from dataclasses import MISSING, dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar
+
+from src.config.errors import UserError
+from src.config.parsing import check_value, shown
+
+ALIGNMENTS = ("edit", "exact")
+DEBUG_ROWS = 128
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+
+PATHS = ("_dir", "_path", "_name", "tokenizer", "from_model")  # how flags end that may name a file or folder
+
+
+LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as common file systems have it
+
+
+REQUIRED = MISSING
+
+
+# The headings of --help, in the order in which they are shown.
+FILES, MODEL, DATA, TRAINING = "files", "models", "data", "training"
+
+
+EVALUATION, DECODING, RUN = "evaluation and checkpoints", "decoding", "the run"
+
+
+GROUPS = (FILES, MODEL, DATA, TRAINING, EVALUATION, DECODING, RUN)
+
+
+SPECIAL_TOKENS = (
+    "Read special tokens that texts name (`</s>`, `<pad>`; a chat template writes some) as those tokens; "
+    "False: as text."
+)
+
+
+SOURCE_LANGUAGE = (
+    "Language of the inputs, for a multilingual model, as its tokenizer names it (en_XX, en, eng_Latn, ...); empty: "
+    "the one that the model folder was saved with."
+)
+
+
+TARGET_LANGUAGE = "Language of the targets, likewise; labels and what is generated begin with its token."
+
+
+TASK_PROMPT = (
+    "Prefix of the input for encoder-decoder models (a space is added if missing), suffix for decoder-only models, to "
+    r"the letter (with `\n` and `\t`; a space is added where nothing separates it); the value `bart` means none."
+)
+
+
+GENERATION_TYPE = "How to decode: _short and _long set the length penalty, _low and _high the temperature."
+
+
+def check_path(value: str, where: str) -> None:
+    """Refuse what no file system takes for a path, which would end in an OSError wherever it is looked at first."""
+    if any(len(part.encode()) > LONGEST_NAME for part in Path(value).parts) or len(value.encode()) > LONGEST_PATH:
+        raise UserError(f"{where}: {shown(value)}: a path's names may not be longer than {LONGEST_NAME} bytes each")
+
+
+def flag(
+    default: Any,
+    sentence: str,
+    group: str,
+    *,
+    choices: Sequence[str] | None = None,
+    minimum: float | None = None,
+    maximum: float | None = None,
+    above: float | None = None,
+) -> Any:
+    """A dataclass field that is a flag: its default (or REQUIRED), its sentence in --help, what values are allowed."""
+    limits = {"choices": choices, "minimum": minimum, "maximum": maximum, "above": above}
+    return field(default=default, metadata={"sentence": sentence, "group": group, "limits": limits})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arguments:
+    """What all scripts' arguments have in common: they are checked when they are made."""
+
+    script: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            check_value(value, each.metadata["limits"], f"--{each.name}")
+            if value == "" and each.default is REQUIRED:
+                raise UserError(f"--{each.name}: must not be empty")
+            if isinstance(value, str) and each.name.endswith(PATHS):
+                check_path(value, f"--{each.name}")
+        self.check()
+
+    def check(self) -> None:
+        """Raise a UserError if flags contradict each other; subclasses add to it."""
+
+    @classmethod
+    def answered(cls, given: dict[str, Any]) -> bool:
+        """Whether the flags given only ask something, which has then been printed: no other flag is needed."""
+        return False

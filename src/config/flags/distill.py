@@ -1,0 +1,117 @@
+"""Flags of kd_main.py and kd_dataset_with_logits_main.py."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+from src.config.errors import UserError
+from src.config.flags.base import DATA, FILES, MODEL, REPOSITORY, REQUIRED, TASK_PROMPT, TRAINING, flag
+from src.config.flags.shared import TrainingArguments
+
+EXPERIMENTS = "arg_configs/kd_experiment_configs.yaml"
+
+
+DISTILL_PROMPT = "summarize: "
+
+
+def _experiment_file(written: str) -> Path:
+    """The experiments' YAML; the default lies in the repository wherever the script is started."""
+    return REPOSITORY / written if written == EXPERIMENTS else Path(written)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillStoredArguments(TrainingArguments):
+    r"""Distill a teacher whose log-probabilities are stored in the dataset file, for example an API's.
+
+    Reads   a dataset file of prepare_datasets_main.py --logits_dataset_path (train_0 ... with tokens and logits), and
+            the experiments' YAML.
+    Writes  into output_dir: eval_scores.csv, eval_generations.json, the best checkpoint, a portable model folder
+            `model`, and run.json.
+
+    Example:
+      python kd_dataset_with_logits_main.py --experiment_config_key logits_kd --student_name t5-small \
+        --task_prompt modern: --max_input_length 48 --max_labels_length 48 --metric_for_best_model sacrebleu \
+        --epochs 192 --stop_training_after_n_epochs 96 --ft_steps_at_end 10 --learning_rate 0.003 \
+        --dataset_path datasets/with_logits/shakespeare_7k/1.json --output_dir outputs/shakespeare_7k/t5/logits
+    """
+
+    script: ClassVar[str] = "kd_dataset_with_logits_main.py"
+
+    task_prompt: str | None = flag(  # type: ignore[assignment]  # the stages replace None at once
+        None, f"{TASK_PROMPT} None: the teacher's own if its folder knows it, else `{DISTILL_PROMPT}`.", DATA
+    )
+    experiment_config_key: str = flag(
+        REQUIRED, "Which experiment of the YAML to run: finetuning, logits_kd, noisy_kd, attention_kd, ...", TRAINING
+    )
+    experiment_config_path: str = flag(
+        EXPERIMENTS, "YAML file of the experiments; the default is the one in this repository.", FILES
+    )
+    list_experiments: bool = flag(
+        False, "True prints the YAML's experiments with a line on each and ends; it needs no other flag.", FILES
+    )
+    student_name: str = flag("t5-small", "Hub name or folder of the student, NAME_prune... for fewer layers.", MODEL)
+    student_state_dict_path: str | None = flag(
+        None, "Weights (.pt, .safetensors or a checkpoint) loaded into the student.", MODEL
+    )
+    ft_steps_at_end: int | None = flag(
+        None,
+        "Epochs of fine-tuning on the split ft after the distillation, from its best checkpoint.",
+        TRAINING,
+        minimum=0,
+    )
+    stop_training_after_n_epochs: int | None = flag(
+        None, "Epochs of distillation that are run; epochs then only shapes the learning rate.", TRAINING, minimum=1
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.stop_training_after_n_epochs is not None and self.stop_training_after_n_epochs > self.epochs:
+            raise UserError(
+                f"--stop_training_after_n_epochs {self.stop_training_after_n_epochs}: is more than --epochs "
+                f"{self.epochs}, after which the learning rate is 0; make --epochs larger"
+            )
+
+    @property
+    def experiment_file(self) -> Path:
+        return _experiment_file(self.experiment_config_path)
+
+    @classmethod
+    def answered(cls, given: dict[str, Any]) -> bool:
+        if not given.get("list_experiments"):
+            return False
+        from src.config.experiments.describe import print_experiments
+
+        print_experiments(_experiment_file(given.get("experiment_config_path", EXPERIMENTS)))
+        return True
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillArguments(DistillStoredArguments):
+    r"""Distill a teacher that runs beside the student.
+
+    Reads   a dataset file (train, or train_0 ... with pseudo-targets; dev, test, ft), the teacher's weights, and the
+            experiments' YAML.
+    Writes  into output_dir: eval_scores.csv, eval_generations.json, the best checkpoint, a portable model folder
+            `model`, and run.json.
+
+    Example:
+      python kd_main.py --experiment_config_key logits_kd --student_name t5-small \
+        --teacher_name outputs/shakespeare_7k/t5/ft_teacher/model \
+        --task_prompt modern: --max_input_length 48 --max_labels_length 48 --metric_for_best_model sacrebleu \
+        --epochs 192 --stop_training_after_n_epochs 96 --ft_steps_at_end 10 --learning_rate 0.0005 \
+        --dataset_path datasets/with_augmentations/shakespeare_7k/t5/sampling_48.json \
+        --output_dir outputs/shakespeare_7k/t5/kd
+    """
+
+    script: ClassVar[str] = "kd_main.py"
+
+    teacher_name: str = flag("t5-large", "Hub name or folder of the teacher.", MODEL)
+    teacher_state_dict_path: str | None = flag(
+        None, "Weights (.pt, .safetensors or a checkpoint) loaded into the teacher.", MODEL
+    )
+    teacher_dtype: str = flag(
+        "fp32",
+        "Number format of the teacher's weights: bf16 takes half the memory, and less time where the device has it.",
+        MODEL,
+        choices=("fp32", "bf16"),
+    )

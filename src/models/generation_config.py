@@ -1,0 +1,160 @@
+"""Generation settings: those of a model, checked and made to fit its tokenizer."""
+
+from typing import TYPE_CHECKING, Any
+
+from src.config.errors import UserError
+from src.config.flags.shared import SharedArguments
+from src.models.languages import target_token
+from src.models.library_errors import quiet
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+from src.config.console import say
+
+if TYPE_CHECKING:
+    from transformers import GenerationConfig, PreTrainedModel
+from src.models.sources import has_file, one_line_errors, read_json_object
+
+KEPT_GENERATION_KEYS = (  # what belongs to a model's vocabulary
+    "pad_token_id",
+    "eos_token_id",
+    "bos_token_id",
+    "decoder_start_token_id",
+    "forced_bos_token_id",
+    "forced_eos_token_id",
+    "bad_words_ids",
+    "suppress_tokens",
+)
+
+
+def fit_to_tokenizer(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Make the model's generation config fit the tokens that its texts are made of.
+
+    The tokenizer's EOS, with which labels end, ends generation too, besides what the config names (base and instruct
+    models may name different ones). Tokens that the tokenizer does not have, rows that pad the embeddings to a round
+    number, are never written: they stand for no text, and a teacher that shares the tokenizer need not have them.
+    The language of targets is the first token written, or, where labels have it behind their EOS (mBART), the one that
+    the decoder starts with.
+    """
+    ids, language = model.generation_config, target_token(tokenizer)
+    if language is not None and tokenizer(text_target="")["input_ids"][0] == language:
+        ids.forced_bos_token_id = language
+    elif language is not None:
+        ids.decoder_start_token_id = model.config.decoder_start_token_id = language
+    ends = ids.eos_token_id if isinstance(ids.eos_token_id, list) else [ids.eos_token_id]
+    if tokenizer.eos_token_id not in (None, *ends):
+        ends = [tokenizer.eos_token_id, *(token for token in ends if token is not None)]
+        ids.eos_token_id = ends if len(ends) > 1 else ends[0]
+    unknown = set(range(model.config.get_text_config().vocab_size)).difference(tokenizer.get_vocab().values())
+    ids.suppress_tokens = sorted(unknown.union(ids.suppress_tokens or ())) or None
+
+
+def safe_generation_config(config: "PreTrainedConfig", source: str | None = None) -> "GenerationConfig":
+    """A generation config with the model's token ids and its settings, without what the suite's flags decide: longest
+    lengths, beams, sampling."""
+    from transformers import GenerationConfig
+
+    stored = GenerationConfig.from_model_config(config)
+    if source and has_file(source, "generation_config.json"):
+        read_json_object(source, source, "generation_config.json")
+        with quiet(), one_line_errors(source, "generation_config.json", "cannot be read"):
+            stored = GenerationConfig.from_pretrained(source)
+    settings = settings_of(stored)
+    wrong = wrong_setting(settings)
+    if wrong is not None:
+        raise UserError(f"{source or config.model_type}: generation_config.json: {wrong}")
+    if settings.keys() & BEAM_SETTINGS:  # which transformers does not save without beams
+        settings["num_beams"] = stored.num_beams if (stored.num_beams or 1) > 1 else DEFAULT_BEAMS
+    ids = {key: getattr(stored, key, None) for key in KEPT_GENERATION_KEYS}
+    ids = {key: getattr(config, key, None) if value in (None, []) else value for key, value in ids.items()}
+    ids = {key: None if value == [] else value for key, value in ids.items()}
+    if ids["pad_token_id"] in (None, -1):  # older models have no padding, and say so by −1
+        eos = ids["eos_token_id"]
+        ids["pad_token_id"] = eos[0] if isinstance(eos, list) else eos
+    if not config.is_encoder_decoder:
+        ids["decoder_start_token_id"] = None
+    elif ids["decoder_start_token_id"] is None:
+        ids["decoder_start_token_id"] = ids["pad_token_id"] if ids["bos_token_id"] is None else ids["bos_token_id"]
+    n_tokens = config.get_text_config().vocab_size
+    for key, value in ids.items():
+        if value is not None and not _are_token_ids(value, n_tokens):
+            where = f"{source}: generation_config.json" if source else config.model_type
+            raise UserError(f"{where}: {key}: {str(value)[:80]!r} is no token; ids are 0 to {n_tokens - 1}")
+    return GenerationConfig(**ids, **settings)
+
+
+def _are_token_ids(value: object, n_tokens: int) -> bool:
+    """Whether a value is a token's id, or lists of ids."""
+    if isinstance(value, list):
+        return all(_are_token_ids(each, n_tokens) for each in value)
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < n_tokens
+
+
+SETTINGS = (
+    "min_length", "min_new_tokens", "length_penalty", "early_stopping", "repetition_penalty",
+    "encoder_repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "begin_suppress_tokens",
+    "exponential_decay_length_penalty", "sequence_bias", "renormalize_logits", "remove_invalid_values", "typical_p",
+    "min_p", "epsilon_cutoff", "eta_cutoff",
+)  # fmt: skip
+
+
+BEAM_SETTINGS, DEFAULT_BEAMS = {"length_penalty", "early_stopping"}, 4
+
+
+NEUTRAL = {
+    "min_length": 0, "min_new_tokens": 0, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "typical_p": 1.0, "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0, "diversity_penalty": 0.0, "num_beam_groups": 1, "guidance_scale": 1.0,
+    "renormalize_logits": False, "remove_invalid_values": False, "is_assistant": False, "token_healing": False,
+    "use_mtp": False, "low_memory": False, "cache_implementation": "dynamic", "length_penalty": 1.0,
+    "early_stopping": False, "min_p": 0.0,
+}  # fmt: skip
+
+
+def settings_of(ids: "GenerationConfig") -> dict[str, Any]:
+    """The settings that change what is written, by name."""
+    values = {name: getattr(ids, name, None) for name in SETTINGS}
+    return {name: value for name, value in values.items() if value not in (None, []) and value != NEUTRAL.get(name)}
+
+
+def wrong_setting(settings: dict[str, Any]) -> str | None:
+    """What is wrong with a setting that should be a number, if one is."""
+    for name, value in settings.items():
+        neutral = NEUTRAL.get(name)
+        if neutral is None or isinstance(neutral, bool):
+            continue
+        is_number = isinstance(value, int if isinstance(neutral, int) else int | float) and not isinstance(value, bool)
+        least = float("-inf") if name == "length_penalty" else 0
+        if not is_number or value < least:
+            return (
+                f"{name}: {value!r} is not {'a whole number' if isinstance(neutral, int) else 'a number'} of at least 0"
+            )
+    return None
+
+
+def check_settings(ids: "GenerationConfig", name: str, config: SharedArguments, *, is_encoder_decoder: bool) -> None:
+    """Raise UserError if the model must write more tokens than --max_labels_length allows."""
+    if not config.model_generation_settings:
+        return
+    counted = ("min_length", "min_new_tokens") if is_encoder_decoder else ("min_new_tokens",)  # of others: inputs too
+    for setting in counted:
+        least = settings_of(ids).get(setting, 0)
+        if least > config.max_labels_length:
+            raise UserError(
+                f"{name}: its generation config has {setting} {least}, more than --max_labels_length "
+                f"{config.max_labels_length}; raise it, or say --model_generation_settings False"
+            )
+
+
+def apply_settings(model: "PreTrainedModel", name: str, config: SharedArguments) -> None:
+    """Say which settings of its own a model writes with, or leave them out if the flag says so."""
+    settings = settings_of(model.generation_config)
+    if not settings:
+        return
+    listed = ", ".join(f"{setting} {value}" for setting, value in settings.items())
+    if config.model_generation_settings:
+        say(f"{name} writes with settings of its own: {listed} (--model_generation_settings False leaves them out)")
+        return
+    say(f"--model_generation_settings False: {name} writes without {listed}")
+    for setting in settings:
+        setattr(model.generation_config, setting, None)

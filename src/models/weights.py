@@ -1,0 +1,84 @@
+"""Read and check files of weights."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from zipfile import ZIP_STORED, ZipFile, is_zipfile
+
+import torch
+from safetensors.torch import load_file
+
+from src.config.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+from src.models.sources import find_weights, one_line_errors, read_json_object
+
+
+def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
+    """The tensors of a bare state dict, a .safetensors file or a folder of them, on CPU; nothing is executed."""
+    file = find_weights(Path(path))
+    with one_line_errors(str(file), "weights", "cannot be read"):
+        if file.name.endswith(".index.json"):
+            shards = shard_files(file)
+            return {key: tensor for shard in shards for key, tensor in read_state_dict(shard).items()}
+        weights = load_file(file) if file.suffix == ".safetensors" else read_tensors(file)
+    if not isinstance(weights, dict) or not weights:
+        kind = type(weights).__name__.removesuffix("Type")
+        raise UserError(f"{file}: holds a {kind}, not a state dict (name → tensor)")
+    for key, tensor in weights.items():
+        if not isinstance(key, str):
+            raise UserError(f"{file}: {key!r} is no name of a tensor; give the bare state dict")
+        if not isinstance(tensor, torch.Tensor):
+            raise UserError(f"{file}: '{key}' is a {type(tensor).__name__}, not a tensor; give the bare state dict")
+    return weights
+
+
+def read_tensors(file: Path) -> Any:
+    """What `torch.save` wrote, on CPU; nothing is executed. Raises one of READ_ERRORS.
+
+    Among others for parts that are damaged (torch does not look) or compressed (it never writes such: they could be of
+    any size).
+    """
+    if is_zipfile(file):
+        with ZipFile(file) as archive:
+            if any(part.compress_type != ZIP_STORED for part in archive.infolist()):
+                raise ValueError("its parts are compressed, which torch.save does not do")
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise ValueError(f"its part {damaged} is damaged, by its own checksum")
+    return torch.load(file, map_location="cpu", weights_only=True)
+
+
+def shard_files(index: Path) -> list[Path]:
+    """The files of weights that an index lists, which lie beside it."""
+    content = read_json_object(str(index.parent), str(index.parent), index.name)
+    names = content.get("weight_map")
+    files = set(names.values()) if isinstance(names, dict) and all(map(_is_shard, names.values())) else None
+    if not files:
+        raise UserError(f"{index}: 'weight_map' must give for each tensor the name of a file beside it")
+    return [index.parent / name for name in sorted(files)]
+
+
+def _is_shard(name: object) -> bool:
+    return isinstance(name, str) and Path(name).name == name and Path(name).suffix in (".safetensors", ".bin", ".pt")
+
+
+def check_finite(model: "PreTrainedModel", place: str) -> None:
+    for name, weights in model.named_parameters():
+        if not weights.isfinite().all():
+            raise UserError(f"{place}: '{name}' contains NaN or infinity; the file is corrupt or training diverged")
+
+
+def check_keys(place: str, report: dict) -> None:
+    """Raise UserError naming the first key that is missing, left over or of another shape."""
+    misfits = [
+        *(f"'{key}' is missing" for key in sorted(report["missing_keys"])),
+        *(f"'{key}' is not in the model" for key in sorted(report["unexpected_keys"])),
+        *(
+            f"'{key}' is {tuple(found)}, the model's is {tuple(expected)}"
+            for key, found, expected in sorted(report["mismatched_keys"])
+        ),
+    ]
+    if misfits:
+        more = f" (and {len(misfits) - 1} more)" if len(misfits) > 1 else ""
+        raise UserError(f"{place}: {misfits[0]}{more}; the weights must be of the architecture in config.json")

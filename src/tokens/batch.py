@@ -1,0 +1,107 @@
+"""A batch of examples as tensors.
+
+Shapes: B batch, S source tokens, T target tokens, K stored tokens of a teacher."""
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from src.config.constants import IGNORE_INDEX
+
+if TYPE_CHECKING:
+    pass
+
+
+@dataclass(frozen=True)
+class TopK:
+    """A teacher's stored tokens: ids and raw log-probabilities, (B, T, K) in a batch; −inf marks an absent entry."""
+
+    ids: Tensor
+    logs: Tensor
+
+    def to(self, device: torch.device) -> "TopK":
+        return TopK(_moved(self.ids, device), _moved(self.logs, device))
+
+
+@dataclass(frozen=True)
+class Batch:
+    """What travels through a step.
+
+    input_ids, attention_mask: (B, S); labels: (B, T) with -100 as padding, None where nothing is known; rows: (B,) row
+    numbers in the split, so that an error can name examples; teacher: what is stored of one, (B, T, K).
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    labels: Tensor | None
+    rows: tuple[int, ...]
+    teacher: TopK | None = None
+
+    @property
+    def known_labels(self) -> Tensor:
+        """(B, T) the labels of rows with targets, which alone are learned from."""
+        assert self.labels is not None, "only rows with targets are learned from"
+        return self.labels
+
+    @cached_property
+    def valid(self) -> Tensor:
+        """(N,) the places, among B · T, of the labels that are not padding, row by row.
+
+        Looked for once, where the batch is made: on an accelerator every such search would wait for it.
+        """
+        return (self.known_labels.flatten() != IGNORE_INDEX).nonzero()[:, 0]
+
+    @cached_property
+    def lengths(self) -> "BatchLengths":
+        """Known where the batch is made, as `valid`."""
+        known = self.known_labels != IGNORE_INDEX
+        last = (known * torch.arange(1, known.shape[1] + 1, device=known.device)).amax(dim=1)
+        inputs, labels, n_known = torch.stack([self.attention_mask.sum(dim=1), last, known.sum(dim=1)]).cpu().numpy()
+        shortest = int(inputs.argmin())
+        is_left_padded = int(inputs[shortest]) < self.attention_mask.shape[1] and not self.attention_mask[shortest, 0]
+        return BatchLengths(inputs, labels, n_known, is_left_padded=bool(is_left_padded))
+
+    def part(self, rows: np.ndarray) -> "Batch":
+        """Some rows, without the padding that they have in common, and without what is stored of a teacher."""
+        labels, lengths = self.known_labels, self.lengths
+        chosen = torch.from_numpy(rows).to(labels.device)
+        n_inputs, n_labels = int(lengths.inputs[rows].max()), int(lengths.labels[rows].max())
+        first = self.input_ids.shape[1] - n_inputs if lengths.is_left_padded else 0
+        return Batch(
+            self.input_ids[chosen, first : first + n_inputs],
+            self.attention_mask[chosen, first : first + n_inputs],
+            labels[chosen, :n_labels],
+            tuple(self.rows[row] for row in rows),
+        )
+
+    def to(self, device: torch.device) -> "Batch":
+        moved = replace(
+            self,
+            input_ids=_moved(self.input_ids, device),
+            attention_mask=_moved(self.attention_mask, device),
+            labels=None if self.labels is None else _moved(self.labels, device),
+            teacher=None if self.teacher is None else self.teacher.to(device),
+        )
+        if self.labels is not None:
+            moved.__dict__.update(valid=_moved(self.valid, device), lengths=self.lengths)
+        return moved
+
+
+@dataclass(frozen=True)
+class BatchLengths:
+    """(B,) each: tokens of the inputs, labels up to the last that is not padding, and labels that are not padding."""
+
+    inputs: np.ndarray
+    labels: np.ndarray
+    n_known: np.ndarray
+    is_left_padded: bool
+
+
+def _moved(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor on the device; a GPU takes it from pinned memory while other work goes on."""
+    source = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
+    return source.to(device, non_blocking=True)

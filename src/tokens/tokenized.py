@@ -1,0 +1,185 @@
+"""Data sets as tokens, tokenized once."""
+
+from collections.abc import Iterable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from math import ceil
+from threading import Event
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from src.config.console import say
+from src.config.constants import FINISH_REASON, LENGTH, TARGET, TEXT
+from src.config.errors import UserError
+from src.config.parsing import shown
+from src.data.references import first_references
+from src.data.schema import Columns, Datasets, is_training_split
+from src.data.soft_targets import LOGITS, TOKENS, StoredRows
+from src.tokens.truncation import Cuts, Lengths, of_inputs, of_nothing, of_special_tokens, of_targets
+
+if TYPE_CHECKING:
+    pass
+from src.tokens.preprocessing import Preprocessor
+from src.tokens.ragged import Ragged
+
+
+@dataclass(frozen=True)
+class TokenizedSplit:
+    """A split as tokens. Rows with equal text share one input: row i reads `inputs[input_of_row[i]]`.
+
+    cuts: what the limits of length have cut off. teacher: what is stored of a teacher at the positions of the labels,
+    before they were cut.
+    """
+
+    name: str
+    inputs: Ragged
+    input_of_row: np.ndarray
+    labels: Ragged | None
+    cuts: Cuts
+    teacher: StoredRows | None = None
+
+    def __len__(self) -> int:
+        return len(self.input_of_row)
+
+    @property
+    def input_lengths(self) -> np.ndarray:
+        return self.inputs.lengths[self.input_of_row]
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Tokens of input and labels together, per row."""
+        return self.input_lengths + (0 if self.labels is None else self.labels.lengths)
+
+
+class TokenizedDatasets:
+    """The splits of a dataset file as tokens: each split is tokenized once, at its first use or ahead of it.
+
+    The splits `train_0 … train_{K-1}` hold the same inputs K times; equal texts are tokenized once over all splits.
+    Of several references the first is the label.
+    A target whose `finish_reason` is "length" was cut off by a model's limit: its labels have no EOS.
+    """
+
+    def __init__(self, datasets: Datasets, preprocessor: Preprocessor) -> None:
+        self.datasets = datasets
+        self.preprocessor = preprocessor
+        self._splits: dict[str, TokenizedSplit] = {}
+        self._input_of_text: dict[str, int] = {}
+        self._inputs = Ragged.of([])
+        self._whole_inputs = np.zeros(0, dtype=np.int32)
+        self._unsaid = [of_inputs, of_targets, of_nothing, of_special_tokens]
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
+        self._coming: Future[TokenizedSplit] | None = None
+        self._closed = Event()
+
+    def close(self) -> None:
+        """Stop what is tokenized ahead: the process would wait for its end."""
+        self._closed.set()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise CancelledError
+
+    def __contains__(self, name: str) -> bool:
+        return name in self.datasets
+
+    def rows(self, name: str) -> int:
+        return len(self.datasets[name][TEXT])
+
+    def split(self, name: str) -> TokenizedSplit:
+        """The split's tokens; waits for a split that is being tokenized ahead, whichever it is."""
+        if self._coming is not None:
+            coming, self._coming = self._coming, None
+            self._add(coming.result())
+        if name not in self._splits:
+            self._add(self._tokenize(name, self.datasets[name], self.preprocessor))
+        return self._splits[name]
+
+    def glimpse(self, name: str, at_most: int) -> TokenizedSplit:
+        """The split's tokens, or of one with more than `at_most` rows those of some, evenly spread over it."""
+        if name in self._splits or self.rows(name) <= at_most:
+            return self.split(name)
+        every = ceil(self.rows(name) / at_most)
+        columns = {column: values[::every] for column, values in self.datasets[name].items()}
+        some = self._tokenize(name, columns, self.preprocessor)
+        self._warn(some)
+        return some
+
+    def _add(self, split: TokenizedSplit) -> None:
+        self._splits[split.name] = split
+        self._warn(split)
+
+    def _warn(self, split: TokenizedSplit) -> None:
+        """Say what the limits cut off a split: once of a kind, for the first split where it is much."""
+        for look in tuple(self._unsaid):
+            line = look(split.cuts)
+            if line is not None and (look is not of_nothing or is_training_split(split.name)):
+                self._unsaid.remove(look)
+                say(f"warning: {split.name}: {line}")
+
+    def tokenize_ahead(self, name: str) -> None:
+        """Tokenize a split beside other work, so that an epoch need not wait for it."""
+        if name in self._splits or self._coming is not None:
+            return
+        # With a tokenizer of its own: they don't bear two threads.
+        preprocessor = replace(self.preprocessor, check=self._check_open)
+        self._coming = self._thread.submit(self._tokenize, name, self.datasets[name], preprocessor)
+
+    def check_stored(self, names: Iterable[str], source: str) -> None:
+        """Raise UserError, naming the file `source`, where stored log-probabilities are not for this tokenizer."""
+        for name in names:
+            if TOKENS in self.datasets[name] and LOGITS in self.datasets[name]:
+                try:
+                    self.split(name)
+                except UserError as error:
+                    raise UserError(f"{source}: {error}") from None
+
+    def _tokenize(self, name: str, columns: Columns, preprocessor: Preprocessor) -> TokenizedSplit:
+        texts = columns[TEXT]
+        new = list(dict.fromkeys(text for text in texts if text not in self._input_of_text))
+        known = len(self._input_of_text)
+        self._input_of_text.update((text, known + i) for i, text in enumerate(new))
+        if new:
+            encoded = preprocessor.encode_inputs(new)
+            self._inputs = Ragged.concatenate([self._inputs, encoded.tokens])
+            self._whole_inputs = np.concatenate([self._whole_inputs, encoded.whole])
+        input_of_row = np.fromiter((self._input_of_text[text] for text in texts), dtype=np.int64, count=len(texts))
+        labeled = first_references(columns.get(TARGET, ()))
+        cuts = Cuts(
+            Lengths.of(self._whole_inputs[input_of_row], preprocessor.max_input_length),
+            truncation_side=preprocessor.truncation_side,
+            special_token=preprocessor.special_token_in([*new, *labeled]),
+        )
+        if TARGET not in columns:
+            return TokenizedSplit(name, self._inputs, input_of_row, None, cuts)
+        encoded = preprocessor.encode_labels(labeled)
+        targets = Lengths.of(encoded.whole, preprocessor.max_labels_length)
+        cuts = replace(cuts, targets=targets, n_empty=encoded.n_empty)
+        teacher = self._stored(name, columns, encoded.tokens)
+        labels = encoded.tokens
+        if FINISH_REASON in columns and teacher is None:
+            is_cut_off = np.fromiter((reason == LENGTH for reason in columns[FINISH_REASON]), dtype=bool)
+            labels = labels.without_last(is_cut_off & (labels.lengths > 1))
+        return TokenizedSplit(name, self._inputs, input_of_row, labels, cuts, teacher)
+
+    def _stored(self, name: str, columns: Columns, labels: Ragged) -> StoredRows | None:
+        """What the split stores of a teacher, if it does. Raises UserError if it was made for another tokenizer."""
+        if TOKENS not in columns or LOGITS not in columns:
+            return None
+        place = f"split '{name}'"
+        if not self.preprocessor.is_encoder_decoder and self.preprocessor.separator != " ":
+            raise UserError(
+                f"{place}: its stored tokens are those of targets behind a space, but --task_prompt "
+                f"{shown(self.preprocessor.task_prompt)} ends in another way"
+            )
+        stored = StoredRows.of(columns[TOKENS], columns[LOGITS], place)
+        stored.check(len(self.preprocessor.tokenizer), place)
+        expected = np.minimum(stored.n_positions(), self.preprocessor.max_labels_length)
+        if (expected != labels.lengths).any():
+            row = int((expected != labels.lengths).argmax())
+            raise UserError(
+                f"{place}, row {row}: '{TOKENS}' has {stored.n_positions()[row]} positions, but the student's "
+                f"tokenizer makes {labels.lengths[row]} labels of the target; prepare the data for this student"
+            )
+        return stored
