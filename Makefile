@@ -1,7 +1,7 @@
 # What can be done here: `make` lists it. Everything runs in .venv, which the first target that needs it sets up.
 #   make setup TORCH=cpu|cuda      another build of torch than the machine suggests
 #   make setup PYTHON=/path/to/python3.11
-#   make test ARGS="tests/test_files.py -k parquet"
+#   make test ARGS="tests/data/test_formats.py -k parquet"
 
 python := .venv/bin/python
 # One thread each: the tests' matrices are tiny, and threads of two busy processes spin against each other.

@@ -47,7 +47,7 @@ def test_there_are_commands_of_every_stage_of_the_road():
 @pytest.mark.parametrize(("script", "flags"), COMMANDS)
 def test_every_command_parses(script, flags):
     if explicit_flags(ARGUMENTS[script], shlex.split(flags)).get("list_experiments"):
-        return  # needs no other flag; tests/test_experiments.py runs it
+        return  # needs no other flag; tests/config/test_experiments.py runs it
     parse(ARGUMENTS[script], shlex.split(flags))
 
 

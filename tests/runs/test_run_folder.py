@@ -26,7 +26,7 @@ from src.runs.folder import LOCK, SOFT_LOCK, RunFolder, open_run
 from src.storage.soft_lock import NO_LOCKS, SoftLock
 
 DATA = {"dataset_path": "abc"}
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_bad_input import MAINS, corrupt, flags_of, make_place, refused
 from tiny_runs import TINY, argv, ft_flags, gen_flags, kd_flags, names, read, rows, tree, weights
 
 import ft_main
@@ -64,6 +63,7 @@ from src.training import checkpoints
 from src.training.engine import Trainer
 from src.training.phase import Phase
 from src.training.state import RunState
+from tests.scripts.test_bad_input import MAINS, corrupt, flags_of, make_place, refused
 
 DRY = ["--dry_run", "True"]
 

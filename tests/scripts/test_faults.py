@@ -153,7 +153,7 @@ def test_signals_come_to_scripts_of_tests_in_the_background():
     """`make test &`: a shell starts it, and so what it starts, without SIGINT; a child would hang until its limit."""
     code = "import signal, tests.conftest; signal.raise_signal(signal.SIGINT)"
     command = ["sh", "-c", 'trap "" INT; exec "$0" "$@"', sys.executable, "-c", code]
-    ended = subprocess.run(command, cwd=Path(__file__).parents[1], stderr=subprocess.PIPE, text=True, check=False)
+    ended = subprocess.run(command, cwd=Path(__file__).parents[2], stderr=subprocess.PIPE, text=True, check=False)
     assert ended.stderr.endswith("KeyboardInterrupt\n")
 
 

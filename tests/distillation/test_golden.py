@@ -10,7 +10,7 @@ import pytest
 from tests.golden import __main__ as checker
 from tests.golden.compare import Deviation, deviations, read_cases
 
-GOLDEN = Path(__file__).parent / "golden"
+GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = read_cases(GOLDEN)
 
 

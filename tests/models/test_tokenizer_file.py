@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from test_languages import LETTERS
 from tiny_runs import ft_flags, gen_flags
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, MBartTokenizer, PreTrainedTokenizerFast
@@ -15,6 +14,7 @@ from src.config.errors import UserError
 from src.models.checks import check_same_tokenizer
 from src.models.languages import choose_languages
 from src.models.loading import load_tokenizer
+from tests.models.test_languages import LETTERS
 
 SENTENCES = [f"The cat saw {year} birds." for year in range(1990, 2040)]
 THREE_DIGITS = r"\p{N}{1,3}"

@@ -5,7 +5,6 @@ import json
 import numpy as np
 import pyarrow
 import pytest
-from test_align_tokens import STUDENTS
 from tiny_runs import snapshot
 from tiny_students import FAMILY, model_folder, preprocessor
 
@@ -20,6 +19,7 @@ from src.data.writers import open_dataset
 from src.models.loading import load_tokenizer
 from src.prepare_datasets import stored_table
 from src.tokens.tokenized import TokenizedDatasets
+from tests.api.test_alignment import STUDENTS
 
 KINDS = ("unigram", "bytes", "wordpiece")
 

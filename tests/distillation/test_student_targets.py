@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from conftest import FAMILY_NAMES
-from test_decoding import EOS, INPUTS, babbler, batch_of, cut
 
 from src.config.constants import IGNORE_INDEX
 from src.config.experiments.schema import LossEntry
@@ -19,6 +18,7 @@ from src.distillation.student_targets import relabelled, student_writes
 from src.models.forward import target_labels, target_logits
 from src.models.loading import load_model
 from src.tokens.batch import Batch
+from tests.decoding.test_generate import EOS, INPUTS, babbler, batch_of, cut
 
 KINDS = ("t5", "gpt2")  # encoder-decoder and decoder-only
 ENTRY = LossEntry(name="own", logits_weight=1.0, generate_labels_weight=1.0)

@@ -5,7 +5,6 @@ import dataclasses
 import pytest
 import torch
 from conftest import FAMILY_NAMES
-from test_forward import CONTEXTS, TARGETS, batch_for
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 
 from src.config.constants import IGNORE_INDEX
@@ -28,6 +27,7 @@ from src.models.lazy_logits import Scores
 from src.models.loading import load_model
 from src.models.new_models import BUILDERS, Sizes, build_from_scratch
 from src.tokens.batch import Batch
+from tests.models.test_forward import CONTEXTS, TARGETS, batch_for
 
 FORWARD = LossEntry(name="forward", forward_weight=1.0)
 LOGITS = LossEntry(name="logits", logits_weight=1.0)

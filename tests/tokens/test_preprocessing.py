@@ -5,8 +5,6 @@ import json
 
 import pytest
 from conftest import FAMILY_NAMES
-from test_batches import ids, inputs_of, labels_of, with_special_tokens
-from test_languages import LETTERS
 from tiny_runs import ft_flags
 from tiny_students import byte_level, unigram, wordpiece
 from transformers import NllbTokenizer
@@ -16,6 +14,8 @@ from src.config.errors import UserError
 from src.models.languages import choose_languages
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedDatasets
+from tests.models.test_languages import LETTERS
+from tests.tokens.test_batches import ids, inputs_of, labels_of, with_special_tokens
 
 NAMED = "a </s> b <pad> c<unk>"
 

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from test_decoding import INPUTS, babbler, batch_of, cut
 from tiny_runs import ft_flags, gen_flags, read
 from transformers import GenerationConfig
 
@@ -19,6 +18,7 @@ from src.decoding.sampling import why_not
 from src.decoding.settings import decoding_of
 from src.models.generation_config import settings_of
 from src.models.loading import load_model
+from tests.decoding.test_generate import INPUTS, babbler, batch_of, cut
 
 OWN = {"no_repeat_ngram_size": 2, "min_length": 6, "length_penalty": 0.3, "early_stopping": True}
 PROCESSED = [

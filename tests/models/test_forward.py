@@ -5,7 +5,6 @@ from contextlib import contextmanager
 import pytest
 import torch
 from conftest import DECODER_ONLY_NAMES, ENCODER_DECODER_NAMES, FAMILY_NAMES
-from test_students import MODEL_TYPES, tiny_random
 from torch import nn
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -21,6 +20,7 @@ from src.models.new_models import Sizes, build_from_scratch
 from src.tokens.batch import Batch
 from src.tokens.collate import pad_sequences
 from src.tokens.ragged import Ragged
+from tests.models.test_students import MODEL_TYPES, tiny_random
 
 EOS = 1
 CONTEXTS = ([5, 6, 7, 8, 9], [10, 11], [12])

@@ -1,7 +1,7 @@
 """Every file that a script reads, spoilt: it is refused in one line that names it, or it does no harm.
 
 A spoilt file is cut, has other bytes, or (JSON, YAML, and the header of weights) another value somewhere in it. Runs
-are forked. `python -m tests.test_fuzz --trials 1000` lists what is accepted too: somebody has to read that.
+are forked. `python -m tests.scripts.test_fuzz --trials 1000` lists what is accepted too: somebody has to read that.
 """
 
 import argparse
@@ -314,7 +314,7 @@ def test_many_spoilt_files(targets, root, name):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(prog="python -m tests.test_fuzz", description=__doc__)
+    parser = argparse.ArgumentParser(prog="python -m tests.scripts.test_fuzz", description=__doc__)
     parser.add_argument("--trials", type=int, default=20, help="of each target [%(default)s]")
     parser.add_argument("--seed", type=int, default=0, help="[%(default)s]")
     parser.add_argument("--targets", nargs="*", metavar="NAME", help="[all]")

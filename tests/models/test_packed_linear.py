@@ -5,7 +5,6 @@ import platform
 import pytest
 import torch
 from conftest import FAMILY_NAMES
-from test_decoding import INPUTS, babbler, batch_of
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 
 from src.decoding.generate import write_tokens
@@ -14,6 +13,7 @@ from src.models import lazy_logits
 from src.models import packed_linear as packed_module
 from src.models.lazy_logits import OutputProjection, Scores
 from src.models.packed_linear import packed, packed_head, product
+from tests.decoding.test_generate import INPUTS, babbler, batch_of
 
 IS_X86 = platform.machine().lower() in ("x86_64", "amd64")
 needs_layout = pytest.mark.skipif(not IS_X86, reason="has another library for products")

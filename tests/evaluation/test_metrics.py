@@ -28,7 +28,7 @@ from src.evaluation.metrics.packages import missing_packages
 from src.evaluation.metrics.wer import words
 from src.evaluation.metrics.words import RougeTokenizer
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEXT_METRICS = ("wer", "gleu", "rouge", "sacrebleu", "chrf")  # need neither a model nor downloaded data
 SENTENCES = ["the cat sat on the mat", "a dog, barking, ran to the house", "where is the 3rd one ?"]
 

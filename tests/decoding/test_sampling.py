@@ -6,7 +6,6 @@ from itertools import product
 import pytest
 import torch
 from conftest import ENCODER_DECODER_NAMES, FAMILY_NAMES
-from test_decoding import EOS, INPUTS, PAD, babbler, batch_of, cut
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
@@ -24,6 +23,7 @@ from src.decoding.settings import Decoding, decoding_of
 from src.models import lazy_logits
 from src.models.generation_config import safe_generation_config
 from src.models.new_models import Sizes, build_from_scratch
+from tests.decoding.test_generate import EOS, INPUTS, PAD, babbler, batch_of, cut
 
 ALWAYS, NEVER = 1e-6, 2.0  # values of WORTH_LEAVING
 families = pytest.mark.parametrize("family", FAMILY_NAMES)

@@ -13,7 +13,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
 from sacrebleu.metrics import BLEU, CHRF
-from test_metrics import WORDNET
 from tiny_runs import ft_flags, gen_flags, kd_flags, read, rows
 
 import ft_main
@@ -25,6 +24,7 @@ from src.data.formats import read_datasets
 from src.data.references import count_references, first_references, row_for_each_reference
 from src.data.schema import check_trainable
 from src.evaluation.metrics import METRICS, bertscore, meteor, pieces, score_definitions, score_texts
+from tests.evaluation.test_metrics import WORDNET
 
 PREDICTIONS = ["the cat sat on the mat", "a dog ran", "", "where is it ?"]
 SEVERAL = [

@@ -22,7 +22,7 @@ from src.config.errors import UserError
 from src.config.signals import Interrupted, StopRequests
 from src.runs.folder import LOCK
 
-REPOSITORY = Path(__file__).resolve().parents[1]
+REPOSITORY = Path(__file__).resolve().parents[2]
 Main = Callable[[Sequence[str]], object]
 
 KILLED = 9  # exit status of a killed child

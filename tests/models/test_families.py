@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ALL_LETTERS, VOCAB_SIZE
-from test_forward import EOS, batch_for
 from tiny_runs import ft_flags, gen_flags, kd_flags, read, rows
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, MBartTokenizer
@@ -34,6 +33,7 @@ from src.models.new_tokenizers import train_tokenizer
 from src.models.projections import attention_projections
 from src.tokens.batch import Batch
 from src.tokens.preprocessing import Preprocessor
+from tests.models.test_forward import EOS, batch_for
 
 VARIANTS = {  # what checkpoints of a family have and the default config has not; some instead of the default
     "t5 1.1 and flan": ("t5", {"feed_forward_proj": "gated-gelu", "tie_word_embeddings": False}),
