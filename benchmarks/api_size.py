@@ -70,7 +70,7 @@ def time_training(prepared: Path, student: Path) -> None:
 
     from src.config.experiments.schema import LossEntry
     from src.data.formats import read_datasets
-    from src.distillation.capture import run
+    from src.distillation.capture import capture_states
     from src.distillation.objectives import Window, distillation_loss
     from src.distillation.teachers import StoredTeacher
     from src.models.loading import load_tokenizer
@@ -93,7 +93,7 @@ def time_training(prepared: Path, student: Path) -> None:
             began = time.perf_counter()
             batch = collate(preprocessor, split, chosen)
             there = time.perf_counter()
-            states, taught = run(model, batch, entry, {}), StoredTeacher()(batch, entry)
+            states, taught = capture_states(model, batch, entry, {}), StoredTeacher()(batch, entry)
             distillation_loss(states, taught, batch, entry, Window(len(chosen), 1))[0].backward()
             optimizer.step()
             waited.append(there - began)

@@ -17,8 +17,8 @@ from src.models.checks import check_model_files
 from src.models.families import knows_layers, layer_counts
 from src.models.folders import write_model_folder
 from src.models.loading import load_config, load_model, load_tokenizer
-from src.models.names import Layers, parse_model_name, resolve_layers
-from src.models.new_models import Sizes, build_from_scratch, family_to_build
+from src.models.names import KeptLayers, parse_model_name, resolve_layers
+from src.models.new_models import ModelSizes, build_from_scratch, family_to_build
 from src.models.new_tokenizers import train_tokenizer
 from src.models.pruning import prune, pruned_config, spaced_layers
 from src.storage.atomic import check_output_folder, recover
@@ -75,8 +75,8 @@ def _keep_layers(config: CreateStudentArguments) -> "Student":
 
 
 def _layers_of(
-    side: str, config: CreateStudentArguments, named: Layers | None, whole: "PreTrainedConfig"
-) -> Layers | None:
+    side: str, config: CreateStudentArguments, named: KeptLayers | None, whole: "PreTrainedConfig"
+) -> KeptLayers | None:
     """The layers of one side to keep, None for all, from the one of three places that says so."""
     listed, n_layers = getattr(config, f"keep_{side}_layers"), getattr(config, f"n_{side}_layers")
     if named is not None and (listed is not None or n_layers is not None):
@@ -91,7 +91,7 @@ def _layers_of(
     return spaced_layers(n_total, n_layers)
 
 
-def _kept_in_words(whole: "PreTrainedConfig", kept: list[Layers | None]) -> str:
+def _kept_in_words(whole: "PreTrainedConfig", kept: list[KeptLayers | None]) -> str:
     sides = []
     for (side, n_total), layers in zip(layer_counts(whole).items(), kept, strict=True):
         if n_total:
@@ -113,7 +113,7 @@ def _build_new(config: CreateStudentArguments) -> "Student":
         with signals_kill():
             tokenizer = train_tokenizer(texts, config.vocab_size, family=family.name)
         source = f"a tokenizer trained on `{config.dataset_path}`"
-    sizes = Sizes(
+    sizes = ModelSizes(
         vocab_size=max(tokenizer.get_vocab().values()) + 1,
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,

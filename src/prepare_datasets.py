@@ -24,7 +24,7 @@ from src.data.pseudo_targets import Merge, merge_pseudo_targets
 from src.data.references import references_of
 from src.data.schema import TRAIN_I, Datasets, check_datasets, check_trainable, is_training_split, training_splits
 from src.data.splits import (
-    Sizes,
+    SplitSizes,
     add_ft,
     debug_rows,
     filter_by_words,
@@ -83,7 +83,7 @@ def prepare_original(config: PrepareArguments) -> Datasets:
     return in_order(datasets)
 
 
-def load_original(config: PrepareArguments, sizes: Sizes) -> Datasets:
+def load_original(config: PrepareArguments, sizes: SplitSizes) -> Datasets:
     """The corpus, or the dataset file with the splits that are to be kept.
 
     A dataset file's `unlabeled` stays if `--load_use_unlabeled`; a corpus' needs `--unlabeled_split`.
@@ -100,9 +100,9 @@ def load_original(config: PrepareArguments, sizes: Sizes) -> Datasets:
     return without_splits(datasets, *(split for split, kept in keep.items() if not kept))
 
 
-def requested_sizes(config: PrepareArguments) -> Sizes:
+def requested_sizes(config: PrepareArguments) -> SplitSizes:
     """The rows of each split that the flags ask for."""
-    sizes = Sizes(
+    sizes = SplitSizes(
         train=config.train_size,
         dev=config.val_size,
         test=config.test_size,

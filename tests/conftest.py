@@ -21,7 +21,7 @@ from src.config.divergences import DIVERGENCES, divergence, expectation
 from src.config.flags import create_student, distill, fine_tune, generate, prepare, simulate_api
 from src.models.folders import write_model_folder
 from src.models.loading import load_tokenizer
-from src.models.new_models import Sizes, build_from_scratch
+from src.models.new_models import ModelSizes, build_from_scratch
 from src.models.new_tokenizers import train_tokenizer
 
 torch.set_num_threads(1)  # tiny matrices: a second thread only waits, on a busy machine for seconds
@@ -58,9 +58,9 @@ def tiny_sentences(n_sentences: int, *, seed: int) -> list[str]:
     return [sentence.capitalize() + "." for sentence in sentences]
 
 
-def tiny_sizes(tokenizer, *, d_model: int, n_layers: int) -> Sizes:
+def tiny_sizes(tokenizer, *, d_model: int, n_layers: int) -> ModelSizes:
     """A model without dropout, of `n_layers` layers on each side."""
-    return Sizes(
+    return ModelSizes(
         vocab_size=len(tokenizer),
         pad_token_id=tokenizer.pad_token_id,
         eos_token_id=tokenizer.eos_token_id,

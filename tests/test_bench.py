@@ -16,7 +16,7 @@ from benchmarks.speed import contestants, learning, models, report, workers, wri
 from benchmarks.speed.rows import ROWS, Learning, Lengths, Row, Shape, Writing
 from src.config.console import say
 from src.config.constants import IGNORE_INDEX
-from src.distillation.capture import run
+from src.distillation.capture import capture_states
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
 from src.models.packed_linear import packed, product
@@ -38,7 +38,7 @@ def our_loss(student, teacher, work: Learning, batch):
     entry = learning.entry_of(work)
     taught = LiveTeacher(teacher, {})(batch, entry)
     window = Window(work.rows, learning.n_tokens(batch))
-    return distillation_loss(run(student, batch, entry, {}), taught, batch, entry, window)[0]
+    return distillation_loss(capture_states(student, batch, entry, {}), taught, batch, entry, window)[0]
 
 
 # ------------------------------------------------------------------------------------------- the same work, by anybody

@@ -17,7 +17,7 @@ from benchmarks.speed.models import PAD, Pairs, batch_of, build
 from benchmarks.speed.rows import Learning
 from src.config.constants import IGNORE_INDEX
 from src.config.experiments.schema import LossEntry
-from src.distillation.capture import run
+from src.distillation.capture import capture_states
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
 from src.models.compiled import compile_layers
@@ -85,7 +85,7 @@ def updater(
 
     def update(batch: Batch) -> int:
         window = Window(len(batch.rows), len(batch.valid))
-        states = run(student, batch, entry, {})
+        states = capture_states(student, batch, entry, {})
         with accelerator.autocast():
             taught = taught_by(batch, entry) if taught_by else None
         loss, _ = distillation_loss(states, taught, batch, entry, window)

@@ -13,7 +13,7 @@ from transformers import PreTrainedModel, T5ForConditionalGeneration
 
 from benchmarks.speed.rows import Learning, Lengths, Shape, Writing
 from src.config.constants import IGNORE_INDEX
-from src.models.new_models import Sizes, build_from_scratch, family_to_build
+from src.models.new_models import ModelSizes, build_from_scratch, family_to_build
 from src.tokens.batch import Batch
 from src.tokens.collate import pad_sequences
 
@@ -25,7 +25,7 @@ Pairs = Sequence[tuple[int, int]]  # tokens of input and target
 
 def build(family: str, vocabulary: int, shape: Shape, *, dropout: float, seed: int) -> PreTrainedModel:
     """A model with random weights; attention over any length that a row has."""
-    sizes = Sizes(
+    sizes = ModelSizes(
         vocab_size=vocabulary,
         pad_token_id=PAD,
         eos_token_id=EOS,

@@ -28,7 +28,7 @@ def sigterm_as_exception() -> Iterator[None]:
 
 
 @contextmanager
-def signals_wait() -> Iterator[None]:
+def signals_deferred() -> Iterator[None]:
     """Within: Ctrl-C and SIGTERM wait for the end. For the few calls that put what is written in its place, or away."""
     came: list[int] = []
     try:

@@ -68,7 +68,7 @@ def merge_pseudo_targets(original: Datasets, generations: Datasets, merge: Merge
     if merge.use_original and TRAIN not in original:
         raise UserError(f"{merge.original_source}: no split '{TRAIN}'; without labeled pairs say --use_original False")
     labeled = original[TRAIN] if merge.use_original else None
-    splits = chosen_splits(generations, merge)
+    splits = selected_splits(generations, merge)
     rows = [rows_with_targets(split, original, generations[split], merge) for split in splits]
     if not merge.use_cut_off:
         rows = [_without_cut_off(columns, merge) for columns in rows]
@@ -87,7 +87,7 @@ def merge_pseudo_targets(original: Datasets, generations: Datasets, merge: Merge
     return rotate(inputs, count, labeled) | rest
 
 
-def chosen_splits(generations: Datasets, merge: Merge) -> list[str]:
+def selected_splits(generations: Datasets, merge: Merge) -> list[str]:
     """The splits whose PTs are used, in the order of the generation file; one that is missing there is warned of."""
     wanted = merge.splits()
     found = [split for split in generations if split in wanted]

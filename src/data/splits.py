@@ -27,7 +27,7 @@ DEBUG_TRAIN_ROWS, DEBUG_ROWS = 32, 16
 
 
 @dataclass(frozen=True)
-class Sizes:
+class SplitSizes:
     """Rows wanted of each split; None means all (of `dev_ppl`: none)."""
 
     train: int | None = None
@@ -36,13 +36,13 @@ class Sizes:
     unlabeled: int | None = None
     dev_ppl: int | None = None
 
-    def for_debug(self) -> Sizes:
+    def for_debug(self) -> SplitSizes:
         """At most 32 rows of train and 16 of every other split."""
 
         def at_most(limit: int, size: int | None) -> int:
             return limit if size is None else min(limit, size)
 
-        return Sizes(
+        return SplitSizes(
             train=at_most(DEBUG_TRAIN_ROWS, self.train),
             dev=at_most(DEBUG_ROWS, self.dev),
             test=at_most(DEBUG_ROWS, self.test),

@@ -12,7 +12,7 @@ from typing import Any, Protocol
 
 from src.config.errors import UserError
 from src.data.schema import Datasets
-from src.storage.atomic import atomic_write, whole_folder
+from src.storage.atomic import atomic_folder, atomic_write
 from src.storage.json_files import opened
 
 ARROW = ".arrow"
@@ -52,7 +52,7 @@ def open_dataset(path: str | Path, splits: Sequence[str]) -> Iterator[RowWriter]
         write_datasets(path, collected.datasets)
         return
     _check_replaceable(path)
-    with whole_folder(path) as folder, contextlib.ExitStack() as stack:
+    with atomic_folder(path) as folder, contextlib.ExitStack() as stack:
         yield _ArrowFiles({split: stack.enter_context(_ArrowFile(folder / f"{split}{ARROW}")) for split in splits})
 
 

@@ -23,7 +23,7 @@ from src.config.errors import UserError
 from src.decoding.sampling import unknown_fields
 from src.decoding.settings import Decoding
 from src.models.folders import write_model_folder
-from src.storage.atomic import whole_folder
+from src.storage.atomic import atomic_folder
 from src.storage.json_files import read_json
 from src.tokens.batch import Batch
 from src.tokens.collate import pad_sequences
@@ -187,7 +187,7 @@ def converted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pat
     model.config = copy.deepcopy(model.config)
     model.config.normalize_before = getattr(model.config, "normalize_before", False)  # of BART, no longer written
     tokenizer.bos_token = tokenizer.bos_token or tokenizer.eos_token  # it must have one, and does not use it
-    with tempfile.TemporaryDirectory() as temporary, whole_folder(folder) as building:
+    with tempfile.TemporaryDirectory() as temporary, atomic_folder(folder) as building:
         source = write_model_folder(Path(temporary) / "model", model, tokenizer, "")
         try:
             ctranslate2.converters.TransformersConverter(str(source)).convert(str(building), force=True)

@@ -177,7 +177,7 @@ def write_file(config: WritingArguments, datasets: Datasets, job: Job) -> Path:
 
     A finished run is not repeated. Raises UserError for what is wrong with flags, data or model.
     """
-    chosen = chosen_splits(config, datasets, left_out=job.left_out)
+    chosen = splits_to_generate(config, datasets, left_out=job.left_out)
     run = open_writing_run(config, datasets)
     path = run.path / job.file
     with run.held():
@@ -198,7 +198,7 @@ def prepare_writing(config: WritingArguments, job: Job, run: RunFolder, chosen: 
     return Writing(config, run, chosen, job.k_of(chosen), *job.load(chosen))
 
 
-def chosen_splits(config: WritingArguments, datasets: Datasets, *, left_out: Iterable[str]) -> Datasets:
+def splits_to_generate(config: WritingArguments, datasets: Datasets, *, left_out: Iterable[str]) -> Datasets:
     """The splits of --split_for_generation, or all but `left_out`, checked; UserError for one that is not there."""
     for split in config.split_for_generation or ():
         if split not in datasets:

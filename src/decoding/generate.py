@@ -13,9 +13,9 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from src.config.constants import LENGTH, STOP
 from src.config.errors import NotFiniteError
-from src.decoding.sampling import sample, warn_of_generate, why_not
+from src.decoding.sampling import sample, warn_of_generate, why_unsupported
 from src.decoding.settings import Decoding
-from src.models.compiled import as_it_is
+from src.models.compiled import run_eagerly
 from src.models.packed_linear import packed_head
 from src.tokens.batch import Batch
 
@@ -26,13 +26,13 @@ def write_tokens(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Te
 
     The model's train/eval mode is the caller's business. Raises NotFiniteError if it computes no numbers.
     """
-    with as_it_is(model), _finite_states(model):
+    with run_eagerly(model), _finite_states(model):
         return _written(model, batch, decoding)
 
 
 def _written(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Tensor:
     if decoding.num_beams == 1 and decoding.loop is None:
-        reason = why_not(model)
+        reason = why_unsupported(model)
         if reason is None:
             return sample(
                 model,

@@ -40,7 +40,7 @@ def draw(logits: Tensor, nucleus: Nucleus) -> Tensor:
         likeliest = logits.topk(nucleus.top_k)  # sorted, so that of equals the first stays the first
         chosen = draw(likeliest.values, replace(nucleus, top_k=0))
         return likeliest.indices.gather(1, chosen[:, None])[:, 0]
-    weighed = _weighed(logits, nucleus)
+    weighed = _weighted(logits, nucleus)
     rows = torch.arange(len(logits), device=logits.device)
     tokens, accepted = _proposed(weighed, rows)
     again = rows[~accepted]
@@ -53,7 +53,7 @@ def draw(logits: Tensor, nucleus: Nucleus) -> Tensor:
 
 
 @dataclass(frozen=True)
-class _Weighed:
+class _Weighted:
     """Weights (N, U, b), proportional to probabilities, the largest of a row 1; their sums and maxima by block (N, U).
 
     upto (N, U): sums of the blocks up to each; limit (N,): the mass that tokens before one of the nucleus are below.
@@ -66,7 +66,7 @@ class _Weighed:
     limit: Tensor
 
 
-def _weighed(logits: Tensor, nucleus: Nucleus) -> _Weighed:
+def _weighted(logits: Tensor, nucleus: Nucleus) -> _Weighted:
     n_rows, vocabulary = logits.shape
     missing = -vocabulary % BLOCK
     weights = logits
@@ -86,10 +86,10 @@ def _weighed(logits: Tensor, nucleus: Nucleus) -> _Weighed:
     sums = sums.double()
     upto = sums.cumsum(dim=-1)
     limit = upto[:, -1] * (nucleus.top_p if nucleus.top_p < 1 else inf)
-    return _Weighed(blocks, sums, tops, upto, limit)
+    return _Weighted(blocks, sums, tops, upto, limit)
 
 
-def _proposed(weighed: _Weighed, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _proposed(weighed: _Weighted, rows: Tensor) -> tuple[Tensor, Tensor]:
     """(M,) tokens from the whole distribution of these rows (M,), and whether each is in the nucleus."""
     tokens, weight = _from_all(weighed, rows)
     # The tokens before this one lie in blocks whose largest weight is no smaller: their mass, without the token's own,
@@ -105,7 +105,7 @@ def _proposed(weighed: _Weighed, rows: Tensor) -> tuple[Tensor, Tensor]:
     return tokens[:, 0], accepted
 
 
-def _from_all(weighed: _Weighed, rows: Tensor) -> tuple[Tensor, Tensor]:
+def _from_all(weighed: _Weighted, rows: Tensor) -> tuple[Tensor, Tensor]:
     """(M, 1) a token for each of these rows (M,) by inverting the distribution function, first over blocks, then within
     one; its weight.
 

@@ -26,11 +26,11 @@ from src.decoding.nucleus import Nucleus, draw
 from src.decoding.token_rules import PROCESSED, Processors, Rules, single_start, start_token
 from src.models.families import knows_layers, layer_counts
 from src.models.generation_config import NEUTRAL
-from src.models.lazy_logits import OutputProjection, Scores, Seen, agree, output_projection
+from src.models.lazy_logits import LazyLogits, OutputProjection, Seen, agree, output_projection
 from src.models.projections import head_shape
 from src.tokens.batch import Batch
 
-WORTH_LEAVING = 1 / 8  # share of ended rows at which the others are copied; 0.03 to 0.3 are about as fast
+COMPACTION_THRESHOLD = 1 / 8  # share of ended rows at which the others are copied; 0.03 to 0.3 are about as fast
 
 
 MEMORY, SHARE_OF_GPU = 2**31, 1 / 4  # bytes for what is written at once: 2 GiB, or this share of a GPU's memory
@@ -60,7 +60,7 @@ WITHOUT_EFFECT = {  # here: on beams, on speed, on what else is returned
 log = logging.getLogger(__name__)
 
 
-def why_not(model: PreTrainedModel) -> str | None:
+def why_unsupported(model: PreTrainedModel) -> str | None:
     """What keeps `sample` from this model, in words; None if nothing does.
 
     Known are the families of `families.py`, and the fields of a generation config that are listed here: whatever else
@@ -109,8 +109,8 @@ def sample(
     """(B * K, L) new tokens, drawn from the nucleus, or the most probable ones if it is None; the pad token after EOS.
 
     The K targets of one input are adjacent. The distribution is that of `generate` with the model's generation config;
-    `why_not(model)` must be None. Random numbers come from torch's generator of the model's device. As many inputs are
-    written for at once as caches and logits of their targets fit into MEMORY.
+    `why_unsupported(model)` must be None. Random numbers come from torch's generator of the model's device. As many
+    inputs are written for at once as caches and logits of their targets fit into MEMORY.
     """
     at_once = max(1, _rows_that_fit(model, batch, max_new_tokens) // targets_per_input)
     parts = [_sample(model, part, nucleus, max_new_tokens, targets_per_input) for part in _split(batch, at_once)]
@@ -163,14 +163,14 @@ def _sample(model: PreTrainedModel, batch: Batch, nucleus: Nucleus | None, max_n
             rows.end(rules.ends(tokens))
             if step + 1 == max_new_tokens or not len(rows.live):
                 break
-            if len(rows.live) <= (1 - WORTH_LEAVING) * len(rows.numbers):
+            if len(rows.live) <= (1 - COMPACTION_THRESHOLD) * len(rows.numbers):
                 decoder.keep(rows.live)
                 rows.leave()
             scores = decoder.step(targets[rows.numbers, step], rows.live)
     return targets[:, : step + 1]
 
 
-def _memory(scores: Scores) -> Tensor | None:
+def _memory(scores: LazyLogits) -> Tensor | None:
     """(C, V) for the logits of all steps; None where something else makes them with memory of their own."""
     if scores.projection is None or scores.projection.layout is not None:
         return None
@@ -180,7 +180,7 @@ def _memory(scores: Scores) -> Tensor | None:
 
 
 def _next_tokens(
-    scores: Scores, allow: Callable[[Tensor, slice], Tensor], nucleus: Nucleus | None, memory: Tensor | None
+    scores: LazyLogits, allow: Callable[[Tensor, slice], Tensor], nucleus: Nucleus | None, memory: Tensor | None
 ) -> Tensor:
     """(N,) a token for each row of scores (N, V), of whose logits only (C, V) exist at once."""
     scores, tokens = scores.cast(), []
@@ -238,11 +238,11 @@ class _Decoder:
         self._projection: OutputProjection | None = None  # while reading, and where it is not understood
         self._seen = Seen()
 
-    def read(self) -> Scores:
+    def read(self) -> LazyLogits:
         """(B * K, V) scores of the first new token; from now on there are K rows per input."""
         raise NotImplementedError
 
-    def step(self, tokens: Tensor, live: Tensor) -> Scores:
+    def step(self, tokens: Tensor, live: Tensor) -> LazyLogits:
         """(N, V) scores of the next token after tokens (R,), of the rows `live` (N,)."""
         raise NotImplementedError
 
@@ -257,20 +257,20 @@ class _Decoder:
         self._seen = Seen.of(hidden[:, 0])
         return (hidden if self._projection is None else hidden[:0], *args[1:])
 
-    def _first(self, **inputs: Any) -> Scores:
+    def _first(self, **inputs: Any) -> LazyLogits:
         """As `_scores`; from now on the model's own projection is left out if it is understood."""
         logits = self._run(**inputs)
         projection = output_projection(self._model)
         if projection is None or not agree(self._seen, projection, logits):
-            return Scores(logits)
+            return LazyLogits(logits)
         cast = self._seen.scores(projection).cast().projection
         assert cast is not None
         self._projection = cast.packed()
         return self._seen.scores(self._projection)
 
-    def _scores(self, **inputs: Any) -> Scores:
+    def _scores(self, **inputs: Any) -> LazyLogits:
         logits = self._run(**inputs)
-        return Scores(logits) if self._projection is None else self._seen.scores(self._projection)
+        return LazyLogits(logits) if self._projection is None else self._seen.scores(self._projection)
 
     def _run(self, **inputs: Any) -> Tensor:
         return self._model(**inputs, attention_mask=self._mask, use_cache=True, return_dict=True).logits[:, -1]
@@ -288,7 +288,7 @@ class _EncoderDecoder(_Decoder):
         self._cache = EncoderDecoderCache(self._own, self._cross)
         self._by_input = False
 
-    def read(self) -> Scores:
+    def read(self) -> LazyLogits:
         start = single_start(self._model.generation_config)
         self._attention.watch()
         scores = self._first(**self._inputs_of(self._mask.new_full((len(self._mask), 1), start)))
@@ -300,7 +300,7 @@ class _EncoderDecoder(_Decoder):
             self._keep_source(self._inputs)
         return scores.rows_of(self._inputs)
 
-    def step(self, tokens: Tensor, live: Tensor) -> Scores:
+    def step(self, tokens: Tensor, live: Tensor) -> LazyLogits:
         self._live = live
         return self._scores(**self._inputs_of(tokens[:, None]))
 
@@ -333,14 +333,14 @@ class _DecoderOnly(_Decoder):
         self._takes_positions = "position_ids" in signature(type(model).forward).parameters
         self._positions = (self._mask.cumsum(dim=1) - 1).clamp_min(0)
 
-    def read(self) -> Scores:
+    def read(self) -> LazyLogits:
         scores = self._first(**self._inputs_of(self._prompts))
         self._cache.reorder_cache(self._inputs)
         self._mask = self._mask[self._inputs]
         self._positions = self._positions[self._inputs, -1:]
         return scores.rows_of(self._inputs)
 
-    def step(self, tokens: Tensor, live: Tensor) -> Scores:
+    def step(self, tokens: Tensor, live: Tensor) -> LazyLogits:
         self._live = live
         self._mask = torch.cat([self._mask, self._mask.new_ones(len(tokens), 1)], dim=1)
         self._positions = self._positions + 1

@@ -113,7 +113,7 @@ def _as_list(tokens: int | list[int] | None) -> list[int]:
 
 
 def single_start(ids: GenerationConfig) -> int:
-    """The token that all targets start with; `why_not` has seen to it that there is one."""
+    """The token that all targets start with; `why_unsupported` has seen to it that there is one."""
     token = start_token(ids)
     assert isinstance(token, int)
     return token

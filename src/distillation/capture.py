@@ -17,7 +17,7 @@ from src.config.errors import UserError
 from src.config.experiments.schema import Experiment, LossEntry
 from src.models.families import layer_counts
 from src.models.forward import read_positions, target_scores, teacher_forced, unwrapped
-from src.models.lazy_logits import Scores
+from src.models.lazy_logits import LazyLogits
 from src.models.projections import HeadShape, attention_projections, head_shape
 from src.tokens.batch import Batch
 
@@ -25,7 +25,9 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
 DECODER_ONLY = ("dec_hidden", "dec_sa")  # what a decoder-only model has of LayerMap's places
-Layers = Mapping[str, int]  # of one model, by enc_hidden, dec_hidden, enc_sa, dec_sa, dec_ca; −1 is the last layer
+LayerIndices = Mapping[
+    str, int
+]  # of one model, by enc_hidden, dec_hidden, enc_sa, dec_sa, dec_ca; −1 is the last layer
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ class States:
     Only what the loss entry asks for is there.
     """
 
-    scores: Scores
+    scores: LazyLogits
     hidden: Mapping[str, Tensor] = field(default_factory=dict)
     heads: Mapping[str, HeadStates] = field(default_factory=dict)
     positions: Mapping[str, Tensor] = field(default_factory=dict)
@@ -113,7 +115,7 @@ def _check_heads(student: HeadShape, teacher: HeadShape, attention: str) -> None
             )
 
 
-def run(model: nn.Module, batch: Batch, entry: LossEntry, layers: Layers) -> States:
+def capture_states(model: nn.Module, batch: Batch, entry: LossEntry, layers: LayerIndices) -> States:
     """One forward pass on a batch with labels, keeping what the loss entry compares; `model` may be wrapped."""
     if not entry.compares_layers:
         return States(target_scores(model, batch))
@@ -125,7 +127,7 @@ def run(model: nn.Module, batch: Batch, entry: LossEntry, layers: Layers) -> Sta
 
 
 @contextmanager
-def _captured_heads(core: "PreTrainedModel", layers: Layers) -> Iterator[dict[str, HeadStates]]:
+def _captured_heads(core: "PreTrainedModel", layers: LayerIndices) -> Iterator[dict[str, HeadStates]]:
     """Within: a dict that a forward pass fills with the queries, keys and values of the layers named."""
     captured: dict[str, HeadStates] = {}
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-READS_ARE_FREE = ("cpu",)  # devices whose results the host need not wait for
+SYNCHRONOUS_DEVICES = ("cpu",)  # devices whose results the host need not wait for
 
 
 def nll_and_kl_(
@@ -72,6 +72,6 @@ def _dot_(difference: Tensor, weights: Tensor) -> Tensor:
     """(N,) Σ difference · weights, OVERWRITING the difference; where a weight is zero, so is the product with −inf."""
     products = difference.mul_(weights)
     dots = products.sum(-1)
-    if dots.device.type in READS_ARE_FREE and torch.isfinite(dots).all():
+    if dots.device.type in SYNCHRONOUS_DEVICES and torch.isfinite(dots).all():
         return dots
     return products.masked_fill_(weights == 0, 0.0).sum(-1)

@@ -8,7 +8,7 @@ from src.config.experiments.schema import Schedule
 
 
 @dataclass(frozen=True)
-class Stage:
+class SchedulePosition:
     """The loss that is learned now, and what has happened since it took over.
 
     index: its place in the experiment's `losses`. changes: how often the loss has changed. epochs, evaluations: since
@@ -22,7 +22,9 @@ class Stage:
     without_better: int = 0
 
 
-def after_evaluation(stage: Stage, schedule: Schedule, n_losses: int, *, is_better: bool, seed: int) -> Stage:
+def after_evaluation(
+    stage: SchedulePosition, schedule: Schedule, n_losses: int, *, is_better: bool, seed: int
+) -> SchedulePosition:
     """The stage after an evaluation on dev, which gave a better score than any before, or not."""
     without_better = 0 if is_better else stage.without_better + 1
     stage = replace(stage, evaluations=stage.evaluations + 1, without_better=without_better)
@@ -31,7 +33,7 @@ def after_evaluation(stage: Stage, schedule: Schedule, n_losses: int, *, is_bett
     return _changed(stage, schedule, n_losses, seed) if is_due or is_stuck else stage
 
 
-def after_epoch(stage: Stage, schedule: Schedule, n_losses: int, *, seed: int) -> Stage:
+def after_epoch(stage: SchedulePosition, schedule: Schedule, n_losses: int, *, seed: int) -> SchedulePosition:
     """The stage after an epoch, whose evaluation has been counted before."""
     stage = replace(stage, epochs=stage.epochs + 1)
     every = schedule.change_every_n_epochs
@@ -43,7 +45,7 @@ def _reached(count: int, limit: int | None) -> bool:
     return limit is not None and count >= limit
 
 
-def _changed(stage: Stage, schedule: Schedule, n_losses: int, seed: int) -> Stage:
+def _changed(stage: SchedulePosition, schedule: Schedule, n_losses: int, seed: int) -> SchedulePosition:
     """The next loss, with counts from 0; the same stage where there is none to change to."""
     is_last = stage.index == n_losses - 1
     if n_losses == 1 or (is_last and schedule.keep_last and not schedule.random_sample):
@@ -52,4 +54,4 @@ def _changed(stage: Stage, schedule: Schedule, n_losses: int, seed: int) -> Stag
     index = (stage.index + 1) % n_losses
     if schedule.random_sample:  # from the seed and the count alone: a resumed run draws what an uninterrupted one does
         index = int(np.random.default_rng([seed, changes]).integers(n_losses))
-    return Stage(index=index, changes=changes)
+    return SchedulePosition(index=index, changes=changes)

@@ -16,7 +16,7 @@ from src.config.experiments.schema import LossEntry
 from src.distillation.capture import States, attention_kinds, hidden_stacks
 from src.distillation.relations import regrouped, related_positions, relation_kl, relation_rmse
 from src.distillation.support import divergence_rows, nll_rows, stored_divergence_rows
-from src.distillation.vocabulary_loss import RowTerm, weighed_sum
+from src.distillation.vocabulary_loss import RowTerm, weighted_sum
 from src.models.forward import target_labels
 from src.tokens.batch import Batch, TopK
 
@@ -50,8 +50,8 @@ class Window:
 
 
 Terms = dict[str, Tensor]
-Taught = States | TopK  # of a live teacher, or what is stored of one at the valid target positions, (N, K)
-Objective = Callable[[States, Taught | None, Targets, LossEntry, Window], Terms]
+TeacherOutput = States | TopK  # of a live teacher, or what is stored of one at the valid target positions, (N, K)
+Objective = Callable[[States, TeacherOutput | None, Targets, LossEntry, Window], Terms]
 FORWARD = "forward"
 OBJECTIVES: dict[str, Objective] = {}  # by the YAML's name: `hidden` is weighed by `hidden_weight`
 
@@ -105,7 +105,7 @@ def divergence(chosen: Divergence, targets: Targets, entry: LossEntry, window: W
 
 @objective("hidden")
 def hidden_relations(
-    student: States, teacher: Taught | None, targets: Targets, entry: LossEntry, window: Window
+    student: States, teacher: TeacherOutput | None, targets: Targets, entry: LossEntry, window: Window
 ) -> Terms:
     """Relations between hidden states, of the encoder and (causal) of the decoder."""
     assert isinstance(teacher, States)
@@ -121,7 +121,7 @@ def hidden_relations(
 
 @objective("attention_relation")
 def attention_relations(
-    student: States, teacher: Taught | None, targets: Targets, entry: LossEntry, window: Window
+    student: States, teacher: TeacherOutput | None, targets: Targets, entry: LossEntry, window: Window
 ) -> Terms:
     """Relations among queries, among keys and among values of each attention.
 
@@ -150,7 +150,7 @@ def term_names(entry: LossEntry, *, is_encoder_decoder: bool) -> tuple[str, ...]
 
 def distillation_loss(
     student: States,
-    teacher: Taught | None,
+    teacher: TeacherOutput | None,
     batch: Batch,
     entry: LossEntry,
     window: Window,
@@ -177,7 +177,7 @@ def distillation_loss(
 
 def _over_vocabulary(
     student: States,
-    teacher: Taught | None,
+    teacher: TeacherOutput | None,
     targets: Targets,
     entry: LossEntry,
     window: Window,
@@ -192,5 +192,5 @@ def _over_vocabulary(
     if not terms:
         return torch.zeros((), device=targets.labels.device), {}
     taught = teacher.scores if isinstance(teacher, States) else teacher
-    total, values = weighed_sum(student.scores, taught, targets.labels, tuple(terms.values()))
+    total, values = weighted_sum(student.scores, taught, targets.labels, tuple(terms.values()))
     return total, dict(zip(terms, values, strict=True))

@@ -23,7 +23,7 @@ def student_writes(share: float, *, seed: int, epoch: int, step: int) -> bool:
     return bool(np.random.default_rng([seed, epoch, step]).random() < share)
 
 
-def relabelled(student: PreTrainedModel, batch: Batch, entry: LossEntry, max_labels_length: int) -> Batch:
+def with_student_targets(student: PreTrainedModel, batch: Batch, entry: LossEntry, max_labels_length: int) -> Batch:
     """The batch with targets sampled from the student (dropout off, no gradient) as labels, at the entry's settings.
 
     A target ends with its EOS, or without one after `max_labels_length` tokens.

@@ -7,8 +7,8 @@ import torch
 from transformers import PreTrainedModel
 
 from src.config.experiments.schema import LossEntry
-from src.distillation.capture import Layers, States, run
-from src.distillation.objectives import Taught
+from src.distillation.capture import LayerIndices, States, capture_states
+from src.distillation.objectives import TeacherOutput
 from src.tokens.batch import Batch, TopK
 
 
@@ -21,7 +21,7 @@ class Teacher(Protocol):
     @property
     def model(self) -> PreTrainedModel | None: ...
 
-    def __call__(self, batch: Batch, entry: LossEntry) -> Taught: ...
+    def __call__(self, batch: Batch, entry: LossEntry) -> TeacherOutput: ...
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,7 @@ class LiveTeacher:
     """A teacher in memory: one forward pass per batch, without gradient; with dropout if the entry wants noise."""
 
     model: PreTrainedModel
-    layers: Layers
+    layers: LayerIndices
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
@@ -37,7 +37,7 @@ class LiveTeacher:
     @torch.no_grad()
     def __call__(self, batch: Batch, entry: LossEntry) -> States:
         self.model.train(entry.dropout)
-        return run(self.model, batch, entry, self.layers)
+        return capture_states(self.model, batch, entry, self.layers)
 
 
 @dataclass(frozen=True)

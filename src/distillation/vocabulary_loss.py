@@ -14,11 +14,11 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from src.distillation.fused_losses import nll_and_kl_
-from src.models.lazy_logits import OutputProjection, Scores
+from src.models.lazy_logits import LazyLogits, OutputProjection
 from src.tokens.batch import TopK
 
 FLOAT16_UNIT = 2.0**15  # what a chunk's largest gradient becomes in float16, whose numbers end at 65,504
-Taught = Scores | TopK | None  # a live teacher's scores, what is stored of one, (N, K), or no teacher
+TeacherLogits = LazyLogits | TopK | None  # a live teacher's scores, what is stored of one, (N, K), or no teacher
 RowLoss = Callable[[Tensor, Tensor | TopK | None, Tensor], Tensor]
 
 
@@ -38,19 +38,21 @@ class RowTerm:
     temperature: float = 1.0
 
 
-def weighed_sum(student: Scores, teacher: Taught, labels: Tensor, terms: Sequence[RowTerm]) -> tuple[Tensor, Tensor]:
+def weighted_sum(
+    student: LazyLogits, teacher: TeacherLogits, labels: Tensor, terms: Sequence[RowTerm]
+) -> tuple[Tensor, Tensor]:
     """Σ factor · term, which can be differentiated once, and the terms (n,) themselves.
 
     Equal to what the terms' losses give on all rows at once, and so are its gradients. labels: (N,).
     """
     projection = student.projection or OutputProjection(student.rows.new_empty(0))
     pass_ = _Pass(student.detached().cast(), _of_size(teacher, student.vocab_size), labels, tuple(terms))
-    return _WeighedSum.apply(  # type: ignore[no-untyped-call]
+    return _WeightedSum.apply(  # type: ignore[no-untyped-call]
         student.rows, projection.weight, projection.bias, pass_, torch.is_grad_enabled()
     )
 
 
-class _WeighedSum(torch.autograd.Function):
+class _WeightedSum(torch.autograd.Function):
     """The gradients of rows (N, D), weight (V, D) and bias (V,) are known when the forward pass ends."""
 
     @staticmethod
@@ -74,10 +76,10 @@ class _WeighedSum(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Pass:
-    """One pass over the vocabulary, without gradient: see `weighed_sum`; the student's scores are cast."""
+    """One pass over the vocabulary, without gradient: see `weighted_sum`; the student's scores are cast."""
 
-    student: Scores
-    teacher: Taught
+    student: LazyLogits
+    teacher: TeacherLogits
     labels: Tensor
     terms: tuple[RowTerm, ...]
 
@@ -126,7 +128,7 @@ class _Pass:
         temperature = next((term.temperature for term in self.terms if term.fused == "kl"), 1.0)
         logits = self.student.some_before_cap(part, memory[0])
         teacher, scratch = None, None
-        if "kl" in weights and isinstance(self.teacher, Scores):
+        if "kl" in weights and isinstance(self.teacher, LazyLogits):
             teacher, scratch = self.teacher.some(part, memory[1]), memory[2]
         losses, gradient = nll_and_kl_(
             logits, teacher, self.labels[part], weights, temperature, scratch=scratch, with_gradient=with_gradient
@@ -142,7 +144,7 @@ class _Pass:
         """Whether all terms have a fused form; with a teacher of a smaller vocabulary the KL has none."""
         if self.student.projection is not None and self.student.projection.soft_cap is not None:
             return False
-        is_live = isinstance(self.teacher, Scores) and self.teacher.vocab_size == self.student.vocab_size
+        is_live = isinstance(self.teacher, LazyLogits) and self.teacher.vocab_size == self.student.vocab_size
         return all(term.fused == "nll" or (term.fused == "kl" and is_live) for term in self.terms)
 
     def _add(
@@ -190,8 +192,8 @@ def _in_float32(a: Tensor, b: Tensor) -> Tensor:
     return a.float() @ b.float()
 
 
-def _of_size(teacher: Taught, vocab_size: int) -> Taught:
+def _of_size(teacher: TeacherLogits, vocab_size: int) -> TeacherLogits:
     """A live teacher's scores without gradient, cast, of the student's vocabulary where its own is larger."""
-    if not isinstance(teacher, Scores):
+    if not isinstance(teacher, LazyLogits):
         return teacher
     return (teacher.first_tokens(vocab_size) if teacher.vocab_size > vocab_size else teacher).detached().cast()

@@ -12,7 +12,7 @@ LONGEST_LOOP = 8  # words
 SHARE = 0.05  # of texts that may repeat themselves
 NEAR_RANDOM = 0.95  # of the NLL of a uniform distribution
 FAR_BELOW = 10  # points of 100 that a student may be worse than its teacher
-SEARCH = 32  # updates in which the scaler of half precision may find its scale, each half of the one before
+SCALER_WARMUP = 32  # updates in which the scaler of half precision may find its scale, each half of the one before
 BLEU = "sacrebleu"
 
 
@@ -80,7 +80,7 @@ def of_teacher(student: float, teacher: float, name: str, *, higher_is_better: b
 
 def of_skipped(skipped: float, updates: float, updates_so_far: int) -> str | None:
     """Updates in half precision that the scaler skipped; at a run's start it does so until it has found its scale."""
-    if updates_so_far <= SEARCH or not skipped > updates / 2:
+    if updates_so_far <= SCALER_WARMUP or not skipped > updates / 2:
         return None
     return (
         f"{skipped:.0f} of the last {updates:.0f} updates were skipped, their gradients being too large for fp16; "

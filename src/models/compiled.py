@@ -1,4 +1,4 @@
-"""Layers compiled by torch.compile, for training; what writes text runs them as they are."""
+"""KeptLayers compiled by torch.compile, for training; what writes text runs them as they are."""
 
 import os
 import shutil
@@ -46,7 +46,7 @@ def compile_layers(model: PreTrainedModel) -> PreTrainedModel:
 
 
 @contextmanager
-def as_it_is(model: PreTrainedModel) -> Iterator[None]:
+def run_eagerly(model: PreTrainedModel) -> Iterator[None]:
     """Within: nothing is compiled, as writing would be for every length of its cache."""
     if model not in _compiled:
         yield

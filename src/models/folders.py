@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from src.storage.atomic import whole_folder
+from src.storage.atomic import atomic_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -33,7 +33,7 @@ def write_model_folder(
     Whole or not at all; replaces a folder that is there.
     """
     folder = Path(folder)
-    with whole_folder(folder) as building:
+    with atomic_folder(folder) as building:
         with quiet():
             model.save_pretrained(building)
         tokenizer.save_pretrained(building)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from src.config.constants import IGNORE_INDEX
-from src.models.lazy_logits import OutputProjection, Scores, Seen, agree, output_projection
+from src.models.lazy_logits import LazyLogits, OutputProjection, Seen, agree, output_projection
 from src.tokens.batch import Batch
 from src.tokens.order import least_padding
 
@@ -42,7 +42,7 @@ class Output:
     stack's final norm; empty if not asked for. A decoder-only model has one stack, "dec".
     """
 
-    scores: Scores
+    scores: LazyLogits
     hidden: dict[str, tuple[Tensor, ...]]
 
 
@@ -60,11 +60,11 @@ def teacher_forced(model: nn.Module, batch: Batch, *, with_hidden_states: bool =
         output = model(**inputs, use_cache=False, output_hidden_states=with_hidden_states)
     projection = output_projection(core)
     if not seen:  # a model that names no projection
-        scores = Scores(output.logits.flatten(0, 1)[places])
+        scores = LazyLogits(output.logits.flatten(0, 1)[places])
     elif is_understood and projection is not None:
         scores = seen[0].scores(projection)
     else:
-        scores = Scores(output.logits)
+        scores = LazyLogits(output.logits)
     if not with_hidden_states:
         return Output(scores, {})
     if core.config.is_encoder_decoder:
@@ -72,7 +72,7 @@ def teacher_forced(model: nn.Module, batch: Batch, *, with_hidden_states: bool =
     return Output(scores, {"dec": output.hidden_states})
 
 
-def target_scores(model: nn.Module, batch: Batch) -> Scores:
+def target_scores(model: nn.Module, batch: Batch) -> LazyLogits:
     """(N, V) as `teacher_forced` gives them, computed in several passes over rows of similar length.
 
     A batch of random rows is padding by half, and passes over similar rows hold little of it. There are as many passes

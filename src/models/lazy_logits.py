@@ -52,7 +52,7 @@ class OutputProjection:
 
 
 @dataclass(frozen=True)
-class Scores:
+class LazyLogits:
     """Logits (N, V): rows (N, D) and their projection, or the logits themselves where there is none.
 
     dtype: the format that the model multiplies in.
@@ -77,27 +77,27 @@ class Scores:
             return ready.rows
         return ready.projection.capped(ready.projection.before_cap(ready.rows))
 
-    def cast(self) -> "Scores":
+    def cast(self) -> "LazyLogits":
         """The same scores with rows and weight in the format of the product, done once for many chunks."""
         if self.projection is None:
             return self
         dtype = self.dtype or self.projection.weight.dtype
         projection = replace(self.projection, weight=self.projection.weight.to(dtype))
-        return Scores(self.rows.to(dtype), projection, dtype)
+        return LazyLogits(self.rows.to(dtype), projection, dtype)
 
-    def detached(self) -> "Scores":
+    def detached(self) -> "LazyLogits":
         if self.projection is None:
-            return Scores(self.rows.detach())
+            return LazyLogits(self.rows.detach())
         bias = None if self.projection.bias is None else self.projection.bias.detach()
         projection = replace(self.projection, weight=self.projection.weight.detach(), bias=bias)
-        return Scores(self.rows.detach(), projection, self.dtype)
+        return LazyLogits(self.rows.detach(), projection, self.dtype)
 
-    def rows_of(self, chosen: Tensor) -> "Scores":
-        """Scores of these rows (·,), in this order, and as often as they are there."""
+    def rows_of(self, chosen: Tensor) -> "LazyLogits":
+        """LazyLogits of these rows (·,), in this order, and as often as they are there."""
         return replace(self, rows=self.rows[chosen])
 
-    def first_tokens(self, n: int) -> "Scores":
-        """Scores of the first n tokens of the vocabulary alone."""
+    def first_tokens(self, n: int) -> "LazyLogits":
+        """LazyLogits of the first n tokens of the vocabulary alone."""
         if self.projection is None:
             return replace(self, rows=self.rows[:, :n])
         bias = None if self.projection.bias is None else self.projection.bias[:n]
@@ -142,9 +142,9 @@ class Seen:
         device = rows.device.type
         return cls(rows, torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
 
-    def scores(self, projection: OutputProjection) -> Scores:
+    def scores(self, projection: OutputProjection) -> LazyLogits:
         assert self.rows is not None
-        return Scores(self.rows, projection, self.dtype)
+        return LazyLogits(self.rows, projection, self.dtype)
 
 
 def agree(seen: Seen, projection: OutputProjection, logits: Tensor) -> bool:

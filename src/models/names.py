@@ -15,13 +15,13 @@ if TYPE_CHECKING:
     pass
 
 
-Layers = tuple[int, ...]
+KeptLayers = tuple[int, ...]
 
 
 MOST_LAYERS = 10_000  # a hundred times what models have; layers are made one by one, however many a config asks for
 
 
-def parse_model_name(name: str) -> tuple[str, Layers | None, Layers | None]:
+def parse_model_name(name: str) -> tuple[str, KeptLayers | None, KeptLayers | None]:
     """`NAME_prune0_1:0_5` → (NAME, encoder layers to keep, decoder layers to keep); None keeps all (SPEC §3).
 
     A bare `NAME_prune` keeps decoder layers 0 and −1. A folder that exists under the full name wins.
@@ -38,7 +38,7 @@ def parse_model_name(name: str) -> tuple[str, Layers | None, Layers | None]:
     return base, _parse_layers(name, encoder), _parse_layers(name, decoder)
 
 
-def _parse_layers(name: str, text: str) -> Layers | None:
+def _parse_layers(name: str, text: str) -> KeptLayers | None:
     if not text:
         return None
     if not re.fullmatch(r"-?\d+(_-?\d+)*", text):

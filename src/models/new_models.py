@@ -18,7 +18,7 @@ from src.models.families import FAMILIES, Family
 
 
 @dataclass(frozen=True)
-class Sizes:
+class ModelSizes:
     """The shape of a model that is built from scratch; token ids come from its tokenizer."""
 
     vocab_size: int
@@ -33,7 +33,7 @@ class Sizes:
     max_position_embeddings: int = 1024  # tokens; T5 has relative positions and no limit
 
 
-def t5_config(sizes: Sizes) -> "PreTrainedConfig":
+def t5_config(sizes: ModelSizes) -> "PreTrainedConfig":
     """T5 1.1's gated GELU with T5 1.0's tied and scaled output: the embedding is a large part of a small model."""
     from transformers import T5Config
 
@@ -54,7 +54,7 @@ def t5_config(sizes: Sizes) -> "PreTrainedConfig":
     )
 
 
-def bart_config(sizes: Sizes) -> "PreTrainedConfig":
+def bart_config(sizes: ModelSizes) -> "PreTrainedConfig":
     from transformers import BartConfig
 
     return BartConfig(
@@ -76,7 +76,7 @@ def bart_config(sizes: Sizes) -> "PreTrainedConfig":
     )
 
 
-def gpt2_config(sizes: Sizes) -> "PreTrainedConfig":
+def gpt2_config(sizes: ModelSizes) -> "PreTrainedConfig":
     from transformers import GPT2Config
 
     return GPT2Config(
@@ -95,7 +95,7 @@ def gpt2_config(sizes: Sizes) -> "PreTrainedConfig":
     )
 
 
-def opt_config(sizes: Sizes) -> "PreTrainedConfig":
+def opt_config(sizes: ModelSizes) -> "PreTrainedConfig":
     from transformers import OPTConfig
 
     return OPTConfig(
@@ -113,7 +113,7 @@ def opt_config(sizes: Sizes) -> "PreTrainedConfig":
     )
 
 
-def llama_config(sizes: Sizes) -> "PreTrainedConfig":
+def llama_config(sizes: ModelSizes) -> "PreTrainedConfig":
     """Llama with tied embeddings; the architecture has no dropout but the attention's."""
     from transformers import LlamaConfig
 
@@ -132,7 +132,7 @@ def llama_config(sizes: Sizes) -> "PreTrainedConfig":
     )
 
 
-BUILDERS: "dict[str, Callable[[Sizes], PreTrainedConfig]]" = {
+BUILDERS: "dict[str, Callable[[ModelSizes], PreTrainedConfig]]" = {
     "t5": t5_config,
     "bart": bart_config,
     "gpt2": gpt2_config,
@@ -149,7 +149,7 @@ def family_to_build(name: str) -> Family:
     return buildable[name]
 
 
-def build_from_scratch(family: str, sizes: Sizes, *, seed: int) -> "PreTrainedModel":
+def build_from_scratch(family: str, sizes: ModelSizes, *, seed: int) -> "PreTrainedModel":
     """A model of `family` with random weights that follow from `seed` alone; torch's random state is left as it was."""
     from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
 

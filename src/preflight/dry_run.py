@@ -5,7 +5,7 @@ from pathlib import Path
 from src.config.console import say
 from src.config.flags.shared import SharedArguments, TrainingArguments, WritingArguments
 from src.data.schema import Datasets
-from src.decoding.durable import Job, chosen_splits, is_written, open_writing_run, prepare_writing, write_file
+from src.decoding.durable import Job, is_written, open_writing_run, prepare_writing, splits_to_generate, write_file
 from src.preflight.report import report_finished, report_training, report_writing
 from src.runs.description import FINISHED
 from src.training.finish import train
@@ -30,7 +30,7 @@ def write_or_report(config: WritingArguments, datasets: Datasets, job: Job) -> P
     """The path of the file that `write_file` writes. Raises what it raises before it writes anything."""
     if not config.dry_run:
         return write_file(config, datasets, job)
-    chosen = chosen_splits(config, datasets, left_out=job.left_out)
+    chosen = splits_to_generate(config, datasets, left_out=job.left_out)
     run = open_writing_run(config, datasets)
     run.check_free()
     _announce(config)

@@ -21,7 +21,7 @@ RUN, SCORES, LOSSES = "run.json", "eval_scores.csv", "train_losses.csv"
 SCRIPT = r"\w{1,60}\.py"
 
 
-WITHOUT_INFLUENCE = ("output_dir", "resume", "overwrite", "save_state_every_n_minutes", "dry_run", "greater_is_better")
+NOT_COMPARED = ("output_dir", "resume", "overwrite", "save_state_every_n_minutes", "dry_run", "greater_is_better")
 
 
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "sacrebleu", "rouge_score", "nltk")
@@ -65,7 +65,7 @@ def differences(found: dict[str, Any], flags: Mapping[str, Any], inputs: Mapping
     for name, value in flags.items():
         value = list(value) if isinstance(value, tuple) else value
         former = found["flags"].get(name, value)
-        if name != "script" and name not in WITHOUT_INFLUENCE and former != value:
+        if name != "script" and name not in NOT_COMPARED and former != value:
             yield f"--{name} was {former}, is {value}"
     for name, value in inputs.items():
         if found["data"].get(name, value) != value:

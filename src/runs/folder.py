@@ -55,10 +55,10 @@ RESUMABLE = ("state", PARTIAL)
 WRITTEN = ("generated_datasets.json", "api_completions.json", "api_completions.jsonl")
 
 
-OURS = (*RESUMABLE, SCORES, LOSSES, GENERATIONS, GENERATION_LINES, "model", "epoch*__step*", *WRITTEN)
+RUN_FILES = (*RESUMABLE, SCORES, LOSSES, GENERATIONS, GENERATION_LINES, "model", "epoch*__step*", *WRITTEN)
 
 
-UNFINISHED_FILES = tuple(f".{name}{ending}" for name in (*OURS, RUN) for ending in (".*.tmp", ".*.former"))
+UNFINISHED_FILES = tuple(f".{name}{ending}" for name in (*RUN_FILES, RUN) for ending in (".*.tmp", ".*.former"))
 
 
 PUT_BACK = "put it back, or start anew with --overwrite True"
@@ -135,7 +135,7 @@ class RunFolder:
 
     def files(self) -> list[Path]:
         """What a run has left here: what starting anew would remove."""
-        return [entry for pattern in OURS for entry in self.path.glob(pattern)]
+        return [entry for pattern in RUN_FILES for entry in self.path.glob(pattern)]
 
     def begin(self, *, anew: bool) -> None:
         """Make the folder and say in run.json what is going to happen; `anew` removes the files of an earlier run.
@@ -149,7 +149,7 @@ class RunFolder:
             self._remove(RESUMABLE)
         self._describe(UNFINISHED, {})
         if anew:
-            self._remove(OURS)
+            self._remove(RUN_FILES)
         self._remove(UNFINISHED_FILES)
 
     def _make(self) -> None:

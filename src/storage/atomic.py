@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import IO
 
 from src.config.errors import UserError, one_line
-from src.config.signals import signals_wait
+from src.config.signals import signals_deferred
 from src.storage.soft_lock import NO_LOCKS
 
 try:
@@ -42,10 +42,10 @@ def atomic_write(path: str | Path) -> Iterator[IO[str]]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            with signals_wait(), _parents_made(path):
+            with signals_deferred(), _parents_made(path):
                 temporary.replace(path)
     finally:
-        with signals_wait():
+        with signals_deferred():
             if temporary.exists():
                 temporary.unlink()
     _sync_folder(path.parent)
@@ -178,7 +178,7 @@ def check_writable(path: Path) -> None:
 
 
 @contextlib.contextmanager
-def whole_folder(path: Path) -> Iterator[Path]:
+def atomic_folder(path: Path) -> Iterator[Path]:
     """Fill a folder under a temporary name, which takes the name `path` once the block has ended well.
 
     A former folder is replaced, missing parents are made at the end. Raises UserError if nothing can be written there.
@@ -192,12 +192,12 @@ def whole_folder(path: Path) -> Iterator[Path]:
             for file in filter(Path.is_file, building.rglob("*")):
                 with file.open("rb") as written:
                     os.fsync(written.fileno())
-            with signals_wait(), _parents_made(path):
+            with signals_deferred(), _parents_made(path):
                 if path.is_dir():
                     path.rename(former)
                 building.rename(path)
     finally:
-        with signals_wait():
+        with signals_deferred():
             if former.is_dir() and not path.exists():  # no new one took its name
                 former.rename(path)
             for rest in (former, building):

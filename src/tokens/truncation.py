@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 WHOLE = 0.99  # of the texts, which the limit that is proposed would leave whole
-MUCH = 0.1  # of the texts, which may be cut without a word
+WARN_ABOVE = 0.1  # of the texts, which may be cut without a word
 
 
 @dataclass(frozen=True)
@@ -57,7 +57,7 @@ class Cuts:
 def of_inputs(cuts: Cuts) -> str | None:
     """Many inputs whose end is never read."""
     inputs = cuts.inputs
-    if inputs.share <= MUCH:
+    if inputs.share <= WARN_ABOVE:
         return None
     end = "end" if cuts.truncation_side == "right" else "beginning"
     cut = f"inputs are cut to --max_input_length {inputs.limit} at their {end} (--truncation_side)"
@@ -67,7 +67,7 @@ def of_inputs(cuts: Cuts) -> str | None:
 def of_targets(cuts: Cuts) -> str | None:
     """Many targets that end in the middle of what they say, with an EOS."""
     targets = cuts.targets
-    if targets is None or targets.share <= MUCH:
+    if targets is None or targets.share <= WARN_ABOVE:
         return None
     most = "most targets are truncated: " if targets.share > 0.5 else ""
     return f"{most}{_count(targets)} targets are cut to --max_labels_length {targets.limit}; {_what_would_do(targets)}"

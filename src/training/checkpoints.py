@@ -19,9 +19,9 @@ from src.models.library_errors import in_one_line, quiet
 from src.models.loading import load_saved
 from src.models.prompts import KEY, PROMPT_FILE
 from src.models.weights import read_tensors
-from src.storage.atomic import whole_folder, writing_to
+from src.storage.atomic import atomic_folder, writing_to
 from src.storage.json_files import read_json, write_json
-from src.training.state import STATE, RunState, Training, is_number
+from src.training.state import STATE, RunState, TrainingState, is_number
 
 OPTIMIZER = "optimizer.pt"
 
@@ -32,9 +32,9 @@ LAST = "__last"  # closes the name of the last checkpoint of the distillation ph
 CARD = "README.md"
 
 
-def save_checkpoint(folder: Path, training: Training, state: RunState) -> None:
+def save_checkpoint(folder: Path, training: TrainingState, state: RunState) -> None:
     """Write a checkpoint: a model folder that `from_pretrained` opens, plus optimizer and position."""
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         save_model(temporary, training.model, training.tokenizer)
         saved = {"optimizer": training.optimizer.state_dict()}
         if training.scaler is not None:
@@ -63,7 +63,7 @@ def _save_tensors(values: dict[str, Any], path: Path) -> None:
         torch.save(values, file)
 
 
-def load_checkpoint(folder: Path, training: Training) -> RunState:
+def load_checkpoint(folder: Path, training: TrainingState) -> RunState:
     """Restore weights, optimizer, scheduler and scaler in place; returns the position."""
     state = RunState.read(folder)
     load_weights(training.model, folder)
@@ -122,7 +122,7 @@ def save_portable(
     folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str, task_prompt: str
 ) -> None:
     """As `save_model`, atomically and with the prompt that the model was trained with."""
-    with whole_folder(folder) as temporary:
+    with atomic_folder(folder) as temporary:
         save_model(temporary, model, tokenizer, card)
         write_json(temporary / PROMPT_FILE, {KEY: task_prompt})
 
@@ -158,7 +158,7 @@ def find_best(folder: Path, state: RunState) -> Path | None:
 
 def copy(source: Path, target: Path) -> None:
     """Copy a checkpoint into another run, which has none of its rows."""
-    with whole_folder(target) as temporary:
+    with atomic_folder(target) as temporary:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
         values = read_json(temporary / STATE)
         values["run"] |= {"n_rows": 0, "n_losses": 0, "sums": {}}
@@ -209,7 +209,7 @@ class StateFolder:
         found = [entry for entry in self.root.glob("[0-9]*") if is_resumable(entry)]
         return max(found, key=lambda entry: [int(part) for part in entry.name.split("_")], default=None)
 
-    def save(self, training: Training, state: RunState) -> None:
+    def save(self, training: TrainingState, state: RunState) -> None:
         """Write the state, unless it is there, and only then remove others."""
         folder = self.root / f"{state.updates}_{state.n_rows}"
         with writing_to(folder):

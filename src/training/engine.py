@@ -22,10 +22,10 @@ from src.config.errors import NotFiniteError, UserError
 from src.config.experiments.schema import LossEntry
 from src.config.flags.shared import TrainingArguments
 from src.config.signals import Interrupted, StopRequests
-from src.distillation.capture import run
-from src.distillation.loss_schedule import Stage, after_epoch, after_evaluation
+from src.distillation.capture import capture_states
+from src.distillation.loss_schedule import SchedulePosition, after_epoch, after_evaluation
 from src.distillation.objectives import Window, distillation_loss, term_names
-from src.distillation.student_targets import relabelled, student_writes
+from src.distillation.student_targets import student_writes, with_student_targets
 from src.evaluation import health
 from src.evaluation.evaluate import Evaluation, Evaluator
 from src.evaluation.metrics import LIKELIHOOD_SCORES
@@ -38,9 +38,9 @@ from src.tokens.order import chunks, epoch_order
 from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
 from src.training import checkpoints, rhythm
 from src.training.checkpoints import LAST, StateFolder
-from src.training.metric_buffer import GRADIENT_NORM, LOSS, SKIPPED, Ledger
+from src.training.metric_buffer import GRADIENT_NORM, SKIPPED, TOTAL_LOSS, MetricBuffer
 from src.training.phase import Phase
-from src.training.state import Best, RunState, Training
+from src.training.state import Best, RunState, TrainingState
 
 UPDATES = "updates"  # among the sums of losses
 
@@ -64,7 +64,7 @@ class Trainer:
         self,
         config: TrainingArguments,
         accelerator: Accelerator,
-        training: Training,
+        training: TrainingState,
         data: TokenizedDatasets,
         evaluator: Evaluator,
         run: RunFolder,
@@ -80,7 +80,7 @@ class Trainer:
         self.state = RunState()
         self.resumed: Path | None = None
         self.states = StateFolder(run.path)
-        self.ledger = Ledger(accelerator.device, self._last_good_checkpoint)
+        self.metrics = MetricBuffer(accelerator.device, self._last_good_checkpoint)
         self.state_saved_at = time.monotonic()
 
     @property
@@ -171,7 +171,7 @@ class Trainer:
         if phase.from_best and state.best is not None:
             checkpoints.load_checkpoint(self.run.path / state.best.folder, self.training)
         state.phase, state.phase_start, state.best_epoch = index, state.epoch, state.epoch - 1
-        state.stage, state.scales = Stage(), {}
+        state.stage, state.scales = SchedulePosition(), {}
 
     def _run_phase(self, phase: Phase) -> None:
         state = self.state
@@ -194,7 +194,7 @@ class Trainer:
                 stage = after_epoch(state.stage, phase.schedule, len(phase.losses), seed=self.config.seed)
                 self._go_on_with(stage, phase)
 
-    def _go_on_with(self, stage: Stage, phase: Phase) -> None:
+    def _go_on_with(self, stage: SchedulePosition, phase: Phase) -> None:
         """Take the next stage; when the loss has changed, its scales are measured anew."""
         state = self.state
         if stage.changes > state.stage.changes:
@@ -234,9 +234,9 @@ class Trainer:
 
         Writes nothing. The run is of no use afterwards.
         """
-        self.state.stage = Stage()
+        self.state.stage = SchedulePosition()
         self._update(phase, split, rows)
-        self.ledger.add_to(self.state.losses)
+        self.metrics.add_to(self.state.losses)
 
     def _micro_batches(self, split: TokenizedSplit, rows: np.ndarray) -> list[Batch]:
         """The rows of an update, sorted by length, in micro-batches."""
@@ -251,14 +251,14 @@ class Trainer:
         training, entry = self.training, phase.losses[self.state.stage.index]
         batches = self._micro_batches(split, rows)
         with self._finite(self._place(phase, *batches)):
-            batches = [self._relabelled(entry, batch, offset) for offset, batch in enumerate(batches)]
+            batches = [self._with_student_targets(entry, batch, offset) for offset, batch in enumerate(batches)]
         training.model.train()
         self._seed(self.state.steps_done)
         window = _window(batches)
         for batch in batches:
             loss, terms = self._loss(phase, entry, batch, window)
-            self.ledger.note({LOSS: loss.detach(), **terms}, self._place(phase, batch))
-            self.ledger.add_to(self.state.losses, leave=len(batches))
+            self.metrics.record({TOTAL_LOSS: loss.detach(), **terms}, self._place(phase, batch))
+            self.metrics.add_to(self.state.losses, leave=len(batches))
             self.accelerator.backward(loss)
         self._look_at_gradient(phase, batches)
         training.optimizer.step()
@@ -280,24 +280,24 @@ class Trainer:
         else:
             return
         checked = GRADIENT_NORM if self.training.scaler is None else None
-        self.ledger.note({GRADIENT_NORM: norm}, self._place(phase, *batches), checked=checked)
-        self.ledger.add_to(self.state.losses, leave=len(batches) + 1)
+        self.metrics.record({GRADIENT_NORM: norm}, self._place(phase, *batches), checked=checked)
+        self.metrics.add_to(self.state.losses, leave=len(batches) + 1)
 
     def _loss(self, phase: Phase, entry: LossEntry, batch: Batch, window: Window) -> tuple[Tensor, dict[str, Tensor]]:
         """The micro-batch's share of the window's loss, and of its terms."""
-        student = run(self.training.model, batch, entry, phase.layers)
+        student = capture_states(self.training.model, batch, entry, phase.layers)
         with self.accelerator.autocast():
             teacher = phase.teacher(batch, entry) if phase.teacher and entry.needs_teacher else None
         return distillation_loss(student, teacher, batch, entry, window, self.state.scales)
 
-    def _relabelled(self, entry: LossEntry, batch: Batch, offset: int) -> Batch:
+    def _with_student_targets(self, entry: LossEntry, batch: Batch, offset: int) -> Batch:
         """The window's micro-batch number `offset`, its labels written by the student if it is its turn."""
         place = {"seed": self.config.seed, "epoch": self.state.epoch, "step": self.state.steps_done + offset}
         if not student_writes(entry.generate_labels_weight, **place):
             return batch
         self._seed(place["step"], WRITING)
         with self.accelerator.autocast():
-            return relabelled(unwrapped(self.training.model), batch, entry, self.config.max_labels_length)
+            return with_student_targets(unwrapped(self.training.model), batch, entry, self.config.max_labels_length)
 
     def _seed(self, step: int, *purpose: int) -> None:
         """What is drawn follows from (seed, epoch, step): no generator's state need be saved, evaluation disturbs
@@ -321,11 +321,11 @@ class Trainer:
                 self.stop.check()
                 batch = self._batch(split, chosen)
                 loss, terms = self._loss(phase, entry, batch, _window([batch]))
-                self.ledger.note({LOSS: loss, **terms}, self._place(phase, batch))
-                self.ledger.add_to(sums, leave=1)
+                self.metrics.record({TOTAL_LOSS: loss, **terms}, self._place(phase, batch))
+                self.metrics.add_to(sums, leave=1)
                 bar.update()
-        self.ledger.add_to(sums)
-        means = {term: total / len(rows) for term, total in sums.items() if term != LOSS}
+        self.metrics.add_to(sums)
+        means = {term: total / len(rows) for term, total in sums.items() if term != TOTAL_LOSS}
         say(f"{entry.name}: divided by " + "  ".join(f"{term} {max(m, SCALE_FLOOR):.4g}" for term, m in means.items()))
         return {term: 1 / max(mean, SCALE_FLOOR) for term, mean in means.items()}
 
@@ -359,7 +359,7 @@ class Trainer:
         # Nothing is written before all is known: a run that is stopped in the middle evaluates again.
         self._write_losses(phase)
         for split, result in results.items():
-            self.note(split, state.epoch, state.steps_done - 1, result)
+            self.record(split, state.epoch, state.steps_done - 1, result)
         self._warn_of(DEV, below)
         state.evaluated = state.steps_done
         former = state.best
@@ -385,7 +385,7 @@ class Trainer:
         with self.stop.at_once():
             return self.data.split(name)
 
-    def note(self, split: str, epoch: int, step: int, result: Evaluation) -> None:
+    def record(self, split: str, epoch: int, step: int, result: Evaluation) -> None:
         """Write an evaluation's row and predictions, and print its main scores."""
         columns = ("split", "epoch", "step", *self.evaluator.columns)
         self.run.append_row(SCORES, columns, {"split": split, "epoch": epoch, "step": step, **result.scores})
@@ -457,7 +457,7 @@ class Trainer:
     def _write_losses(self, phase: Phase) -> None:
         """A row of training losses: means over the updates since the last row."""
         state = self.state
-        self.ledger.add_to(state.losses)
+        self.metrics.add_to(state.losses)
         updates, skipped = state.losses.pop(UPDATES, 0), state.losses.get(SKIPPED, 0)
         counts = {GRADIENT_NORM: updates - skipped}  # the gradients of skipped updates have none
         means = {name: total / (counts.get(name, updates) or 1) for name, total in state.losses.items()}
@@ -468,7 +468,7 @@ class Trainer:
         row = place | {"learning_rate": rate} | means
         has_scaler = self.training.scaler is not None
         noted = (GRADIENT_NORM, SKIPPED) if has_scaler else (GRADIENT_NORM,)
-        self.run.append_row(LOSSES, (*place, "learning_rate", LOSS, *self.terms, *noted), row)
+        self.run.append_row(LOSSES, (*place, "learning_rate", TOTAL_LOSS, *self.terms, *noted), row)
         state.n_losses, state.sums = state.n_losses + 1, dict(self.run.sums)
         state.losses = {}
 
@@ -482,7 +482,7 @@ class Trainer:
             self._save_state()
 
     def _save_state(self) -> None:
-        self.ledger.add_to(self.state.losses)
+        self.metrics.add_to(self.state.losses)
         self.states.save(self.training, self.state)
         self.state_saved_at = time.monotonic()
 

@@ -46,7 +46,7 @@ def _finish(trainer: Trainer, datasets: Datasets) -> dict[str, float]:
     scores: dict[str, float] = {}
     if TEST in datasets:
         result = trainer.evaluate(TEST, final=True)
-        trainer.note(TEST, FINAL, FINAL, result)
+        trainer.record(TEST, FINAL, FINAL, result)
         scores = result.scores
     run.compose_generations({split: columns.get(TARGET, []) for split, columns in datasets.items()})
     checkpoints.save_portable(

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from src.config.errors import UserError
 
-LOSS, GRADIENT_NORM, SKIPPED = "loss", "gradient_norm", "skipped"
+TOTAL_LOSS, GRADIENT_NORM, SKIPPED = "loss", "gradient_norm", "skipped"
 
 
 @dataclass(frozen=True)
@@ -24,7 +24,7 @@ class _Entry:
     checked: str | None
 
 
-class Ledger:
+class MetricBuffer:
     """Sums of losses by name. On an accelerator what is noted is read later, when the work after it is under way."""
 
     def __init__(self, device: torch.device, where_to_go_back: Callable[[], str]) -> None:
@@ -32,7 +32,7 @@ class Ledger:
         self._where_to_go_back = where_to_go_back
         self._entries: deque[_Entry] = deque()
 
-    def note(self, values: Mapping[str, Tensor], place: str, *, checked: str | None = LOSS) -> None:
+    def record(self, values: Mapping[str, Tensor], place: str, *, checked: str | None = TOTAL_LOSS) -> None:
         """Note values (scalars without gradient) of a micro-batch or an update; the one `checked` must be finite.
 
         None: somebody else looks at them (the scaler, which skips an update); those that are not finite do not count.

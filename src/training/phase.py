@@ -11,7 +11,7 @@ from src.config.experiments.schema import Experiment, LossEntry, Schedule
 from src.config.flags.distill import DISTILL_PROMPT, DistillStoredArguments
 from src.config.parsing import shown
 from src.data.schema import Datasets
-from src.distillation.capture import Layers
+from src.distillation.capture import LayerIndices
 from src.distillation.teachers import Teacher
 from src.models.languages import known_languages
 from src.models.loading import tokenizer_settings
@@ -37,7 +37,7 @@ class Phase:
     epochs: int
     losses: tuple[LossEntry, ...] = (FORWARD,)
     schedule: Schedule = NEVER_CHANGES
-    layers: Layers = field(default_factory=dict)
+    layers: LayerIndices = field(default_factory=dict)
     teacher: Teacher | None = None
     from_best: bool = False
 

@@ -44,7 +44,7 @@ from src.tokens.unknown import check_characters_known
 from src.training import checkpoints, rhythm
 from src.training.engine import Trainer
 from src.training.phase import Phase
-from src.training.state import Training
+from src.training.state import TrainingState
 
 
 @dataclass(frozen=True)
@@ -132,7 +132,7 @@ def prepare_training(config: TrainingArguments, datasets: Datasets, task: Task, 
     model = accelerator.prepare(model)
     optimizer = accelerator.prepare(_optimizer(config, model, fused=accelerator.scaler is None))
     scheduler = get_linear_schedule_with_warmup(optimizer, warmup, updates)
-    training = Training(model, tokenizer, optimizer, scheduler, accelerator.scaler)
+    training = TrainingState(model, tokenizer, optimizer, scheduler, accelerator.scaler)
     trainer = Trainer(config, accelerator, training, data, evaluator, run, stop)
     if resumed is not None:
         trainer.resume(resumed, phases)

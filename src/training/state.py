@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from transformers import PreTrainedTokenizerBase
 
 from src.config.errors import UserError
-from src.distillation.loss_schedule import Stage
+from src.distillation.loss_schedule import SchedulePosition
 from src.storage.json_files import read_json
 
 STATE = "run_state.json"
@@ -54,7 +54,7 @@ class RunState:
     n_losses: int = 0
     sums: dict[str, int] = field(default_factory=dict)
     losses: dict[str, float] = field(default_factory=dict)
-    stage: Stage = field(default_factory=Stage)
+    stage: SchedulePosition = field(default_factory=SchedulePosition)
     scales: dict[str, float] = field(default_factory=dict)
     said: list[str] = field(default_factory=list)
 
@@ -66,7 +66,7 @@ class RunState:
         values = dict(values) if isinstance(values, dict) else {}
         try:
             best, stage = values.pop("best"), values.pop("stage")
-            state = cls(**values, best=None if best is None else Best(**best), stage=Stage(**stage))
+            state = cls(**values, best=None if best is None else Best(**best), stage=SchedulePosition(**stage))
         except (TypeError, KeyError, ValueError) as error:
             raise UserError(f"{folder / STATE}: not the state of a run of this version: {error}") from None
         wrong = [name for name, is_right in state._checks().items() if not is_right]
@@ -104,7 +104,7 @@ def _is_name(value: object) -> bool:
 
 
 @dataclass
-class Training:
+class TrainingState:
     """What a checkpoint saves besides the run's position."""
 
     model: nn.Module

@@ -10,7 +10,7 @@ from src.data import hub
 from src.data.corpora import bisect, registry, request, shakespeare
 from src.data.corpora.registry import load_corpus
 from src.data.corpora.request import Request
-from src.data.splits import Sizes
+from src.data.splits import SplitSizes
 
 
 def words(n: int, start: int = 0) -> str:
@@ -168,7 +168,7 @@ def test_shakespeare_bad_files(tmp_path, raw, message):
 
 
 def test_demo_has_the_sizes_asked_for_and_no_text_twice():
-    sizes = Sizes(train=30, dev=4, test=5, unlabeled=20, dev_ppl=6)
+    sizes = SplitSizes(train=30, dev=4, test=5, unlabeled=20, dev_ppl=6)
     datasets = load_corpus("demo", Request(sizes=sizes, seed=3))
     assert {split: len(rows["text"]) for split, rows in datasets.items()} == {
         "dev": 6, "test": 5, "train": 30, "unlabeled": 20
@@ -178,7 +178,7 @@ def test_demo_has_the_sizes_asked_for_and_no_text_twice():
     assert list(datasets["unlabeled"]) == ["text"]
     assert load_corpus("demo", Request(sizes=sizes, seed=3)) == datasets
     assert load_corpus("demo", Request(sizes=sizes, seed=4)) != datasets
-    more = load_corpus("demo", Request(sizes=Sizes(train=99, dev=4, test=5, unlabeled=20, dev_ppl=6), seed=3))
+    more = load_corpus("demo", Request(sizes=SplitSizes(train=99, dev=4, test=5, unlabeled=20, dev_ppl=6), seed=3))
     assert (more["dev"], more["test"]) == (datasets["dev"], datasets["test"])
 
 

@@ -13,7 +13,7 @@ from src.decoding.diverse_beams import diverse_beam_search
 from src.decoding.generate import finish_reasons, to_texts, write_tokens
 from src.decoding.settings import Decoding, decoding_of
 from src.models.generation_config import safe_generation_config
-from src.models.new_models import Sizes, build_from_scratch
+from src.models.new_models import ModelSizes, build_from_scratch
 from src.tokens.batch import Batch
 from src.tokens.collate import pad_sequences
 from src.tokens.ragged import Ragged
@@ -30,7 +30,7 @@ def babbler(family: str, *, seed: int, vocabulary: int = 12, peak: float = 1.0, 
 
     peak: 1 puts about half of the mass on one token, 100 nearly all.
     """
-    sizes = Sizes(
+    sizes = ModelSizes(
         vocab_size=vocabulary, pad_token_id=PAD, eos_token_id=EOS, n_encoder_layers=1, n_decoder_layers=2, d_model=16,
         d_ff=32, n_heads=2, dropout=0.0, max_position_embeddings=64,
     )  # fmt: skip
@@ -263,7 +263,7 @@ def naive_diverse_beams(
 ) -> list[list[int]]:
     """Vijayakumar et al. (2018) from the definition, in lists: all groups' finished hypotheses, the best first.
 
-    Scores are means per token of log-probabilities lowered by the Hamming penalty. A hypothesis may end while it is
+    LazyLogits are means per token of log-probabilities lowered by the Hamming penalty. A hypothesis may end while it is
     among its group's best `size`; a group stops when no live hypothesis, ended now, would be among its finished ones.
     """
     live: list[list[tuple[float, list[int]]]] = [[(0.0, [])] for _ in range(groups)]

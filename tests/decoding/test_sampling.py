@@ -18,14 +18,14 @@ from src.decoding.generate import write_tokens
 from src.decoding.grouped_attention import AttentionByInput, attend
 from src.decoding.kv_cache import growing_cache
 from src.decoding.nucleus import BLOCK, Nucleus, draw
-from src.decoding.sampling import sample, warn_of_generate, why_not
+from src.decoding.sampling import sample, warn_of_generate, why_unsupported
 from src.decoding.settings import Decoding, decoding_of
 from src.models import lazy_logits
 from src.models.generation_config import safe_generation_config
-from src.models.new_models import Sizes, build_from_scratch
+from src.models.new_models import ModelSizes, build_from_scratch
 from tests.decoding.test_generate import EOS, INPUTS, PAD, babbler, batch_of, cut
 
-ALWAYS, NEVER = 1e-6, 2.0  # values of WORTH_LEAVING
+ALWAYS, NEVER = 1e-6, 2.0  # values of COMPACTION_THRESHOLD
 families = pytest.mark.parametrize("family", FAMILY_NAMES)
 with_cross_attention = pytest.mark.parametrize("family", ENCODER_DECODER_NAMES)
 
@@ -63,7 +63,7 @@ def teacher_forced_logits(model, ids: list[int], target: list[int]) -> Tensor:
 @pytest.mark.parametrize("worth_leaving", [ALWAYS, NEVER])
 def test_greedy_is_that_of_generate(monkeypatch, family, worth_leaving):
     """Whether rows that have ended leave at once or stay; inputs of different lengths."""
-    monkeypatch.setattr(sampling, "WORTH_LEAVING", worth_leaving)
+    monkeypatch.setattr(sampling, "COMPACTION_THRESHOLD", worth_leaving)
     lengths = set()
     for seed in range(4):
         model = babbler(family, seed=seed)
@@ -78,7 +78,7 @@ def test_greedy_is_that_of_generate(monkeypatch, family, worth_leaving):
 @torch.no_grad()
 def test_each_step_draws_from_the_models_distribution(monkeypatch, family, worth_leaving):
     """The logits that a row draws from are those of its own input and its own tokens, whoever has left before."""
-    monkeypatch.setattr(sampling, "WORTH_LEAVING", worth_leaving)
+    monkeypatch.setattr(sampling, "COMPACTION_THRESHOLD", worth_leaving)
     model, steps, k = babbler(family, seed=0, peak=0.4), [], 6
 
     def spy(logits: Tensor, nucleus: Nucleus) -> Tensor:
@@ -241,7 +241,7 @@ def test_everything_is_as_it_was_after_an_error(monkeypatch, family):
 
 @pytest.mark.parametrize("family", ["t5", "bart", "gpt2"])
 def test_dropout_acts_in_training_mode_alone(family):
-    sizes = Sizes(
+    sizes = ModelSizes(
         vocab_size=12, pad_token_id=PAD, eos_token_id=EOS, n_encoder_layers=1, n_decoder_layers=1, d_model=16,
         d_ff=32, n_heads=2, dropout=0.5, max_position_embeddings=64,
     )  # fmt: skip
@@ -480,7 +480,7 @@ def test_the_nucleus_is_that_of_the_definition(monkeypatch, kind):
     tokens = torch.isfinite(logits[0]).nonzero()  # what has no mass is never proposed
     repeated = logits.expand(len(tokens), -1)
     for top_p in TOP_PS:
-        weighed = nucleus_module._weighed(repeated.clone(), Nucleus(top_p))
+        weighed = nucleus_module._weighted(repeated.clone(), Nucleus(top_p))
         weights = weighed.weights.flatten(1).gather(1, tokens)
         with monkeypatch.context() as patched:
             patched.setattr(nucleus_module, "_from_all", lambda *_, weights=weights: (tokens, weights))
@@ -493,7 +493,7 @@ def test_no_weight_is_larger_than_what_is_known_of_its_block():
     """To within the rounding that is allowed for: exponentials at the end of a tensor may differ in their last bit."""
     torch.manual_seed(0)
     for n_rows, vocabulary in product(range(1, 6), range(1, 2000, 37)):
-        rows = nucleus_module._weighed(5 * torch.randn(n_rows, vocabulary), Nucleus(0.95))
+        rows = nucleus_module._weighted(5 * torch.randn(n_rows, vocabulary), Nucleus(0.95))
         assert (rows.weights.amax(dim=-1) <= rows.tops * (1 + nucleus_module.ROUNDING)).all()
 
 
@@ -505,7 +505,7 @@ def test_weights_are_those_of_softmax_however_many_rows_are_weighed_at_once(monk
     torch.manual_seed(0)
     logits = (3 * torch.randn(7, vocabulary)).to(dtype)
     expected = (logits.double() / 0.7).softmax(dim=-1)
-    weighed = nucleus_module._weighed(logits.clone(), Nucleus(0.9, temperature=0.7))
+    weighed = nucleus_module._weighted(logits.clone(), Nucleus(0.9, temperature=0.7))
     probabilities = weighed.weights.flatten(1).double() / weighed.upto[:, -1:]
     torch.testing.assert_close(probabilities[:, :vocabulary], expected, rtol=1e-5, atol=1e-9)
     assert (probabilities[:, vocabulary:] == 0).all()
@@ -597,7 +597,7 @@ def test_tokens_that_are_forced_or_forbidden_are_those_of_generate(family, field
         plain = greedy(model, inputs, length=6)
         for name, value in fields.items():
             setattr(model.generation_config, name, value)
-        assert why_not(model) is None
+        assert why_unsupported(model) is None
         ends = fields.get("eos_token_id", [EOS])
         got = sample(model, batch_of(model, inputs), None, max_new_tokens=6)
         batch = batch_of(model, inputs)
@@ -631,9 +631,9 @@ NOT_OURS = {
 @pytest.mark.parametrize("name", NOT_OURS)
 def test_fields_that_the_loop_does_not_know_are_left_to_generate(name):
     model = babbler("t5", seed=0)
-    assert why_not(model) is None
+    assert why_unsupported(model) is None
     setattr(model.generation_config, name, NOT_OURS[name])
-    assert why_not(model) == f"its generation config sets {name}"
+    assert why_unsupported(model) == f"its generation config sets {name}"
 
 
 def test_neutral_values_are_no_reason():
@@ -646,7 +646,7 @@ def test_neutral_values_are_no_reason():
         "use_cache": True,
     }.items():
         setattr(model.generation_config, name, value)
-    assert why_not(model) is None
+    assert why_unsupported(model) is None
     assert greedy(model, INPUTS) == greedy(babbler("t5", seed=0), INPUTS)
 
 
@@ -689,7 +689,7 @@ def tiny_causal_model(model_type: str, **config):
 )
 def test_models_that_the_loop_does_not_know_are_left_to_generate(caplog, model_type, config, reason):
     model = tiny_causal_model(model_type, **config)
-    assert reason in (why_not(model) or "")
+    assert reason in (why_unsupported(model) or "")
     got = [cut(row) for row in write_tokens(model, batch_of(model, INPUTS), Decoding(max_new_tokens=6))]
     assert got == by_generate(model, INPUTS, max_new_tokens=6, do_sample=False)
     assert reason in caplog.text
@@ -697,7 +697,7 @@ def test_models_that_the_loop_does_not_know_are_left_to_generate(caplog, model_t
 
 def test_full_attention_of_a_family_that_may_slide_is_no_reason():
     model = tiny_causal_model("mistral", sliding_window=None)
-    assert why_not(model) is None
+    assert why_unsupported(model) is None
     assert greedy(model, INPUTS, length=6) == by_generate(model, INPUTS, max_new_tokens=6, do_sample=False)
 
 
@@ -705,17 +705,17 @@ def test_full_attention_of_a_family_that_may_slide_is_no_reason():
 def test_a_start_that_differs_by_row_is_left_to_generate(start):
     model = babbler("t5", seed=0)
     model.generation_config.decoder_start_token_id = start
-    assert why_not(model) == "its targets have no single start token"
+    assert why_unsupported(model) == "its targets have no single start token"
     model.generation_config.bos_token_id, model.generation_config.decoder_start_token_id = 3, None
-    assert why_not(model) is None
+    assert why_unsupported(model) is None
     assert greedy(model, INPUTS) == by_generate(model, INPUTS, max_new_tokens=10, do_sample=False)
 
 
 def test_a_model_that_keeps_no_cache_is_left_to_generate():
     model = babbler("gpt2", seed=0).train()
     model.transformer.gradient_checkpointing = True
-    assert "gradient checkpointing" in (why_not(model) or "")
-    assert why_not(model.eval()) is None
+    assert "gradient checkpointing" in (why_unsupported(model) or "")
+    assert why_unsupported(model.eval()) is None
 
 
 @pytest.mark.parametrize(("kind", "num_beams"), product(("beam_search", "sampling_beam_search"), (2,)))

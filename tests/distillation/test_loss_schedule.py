@@ -10,7 +10,7 @@ from src.config.experiments.load import load_experiment
 from src.config.experiments.schema import Schedule
 from src.config.flags.base import REPOSITORY
 from src.config.flags.distill import EXPERIMENTS
-from src.distillation.loss_schedule import Stage, after_epoch, after_evaluation
+from src.distillation.loss_schedule import SchedulePosition, after_epoch, after_evaluation
 
 EPOCH, BETTER, NO_BETTER = "e", "+", "-"  # what happens: the end of an epoch, or an evaluation on dev
 TRIGGERS = ("change_every_n_epochs", "change_every_n_evaluation_steps", "change_no_improvements_for")
@@ -20,9 +20,9 @@ def schedule(**keys) -> Schedule:
     return Schedule(name="of a test", **keys)
 
 
-def follow(rule: Schedule, events: str, *, n_losses: int = 3, start: Stage | None = None, seed: int = 42):
+def follow(rule: Schedule, events: str, *, n_losses: int = 3, start: SchedulePosition | None = None, seed: int = 42):
     """The stage after each event."""
-    stages, stage = [], start or Stage()
+    stages, stage = [], start or SchedulePosition()
     for event in events:
         if event == EPOCH:
             stage = after_epoch(stage, rule, n_losses, seed=seed)
@@ -91,13 +91,15 @@ def test_a_change_is_counted_and_all_other_counts_begin_anew(trigger):
     event = EPOCH if trigger == "change_every_n_epochs" else NO_BETTER
     stages = follow(schedule(**{trigger: 2}, keep_last=False), event * 8)
     assert [stage.changes for stage in stages] == [0, 1, 1, 2, 2, 3, 3, 4]
-    assert stages[1::2] == [Stage(index=index, changes=changes) for index, changes in ((1, 1), (2, 2), (0, 3), (1, 4))]
+    assert stages[1::2] == [
+        SchedulePosition(index=index, changes=changes) for index, changes in ((1, 1), (2, 2), (0, 3), (1, 4))
+    ]
 
 
 def test_a_change_forgets_the_counts_that_are_not_its_own():
     [*_, before, after] = follow(schedule(change_every_n_epochs=1), "--+-e")
-    assert before == Stage(evaluations=4, without_better=1)
-    assert after == Stage(index=1, changes=1)
+    assert before == SchedulePosition(evaluations=4, without_better=1)
+    assert after == SchedulePosition(index=1, changes=1)
 
 
 def test_staying_on_the_last_loss_is_no_change():
@@ -160,7 +162,7 @@ def test_a_run_that_is_resumed_anywhere_learns_the_same(rule):
     stages = follow(rule, events)
     assert len({stage.index for stage in stages}) == 3
     for place, stage in enumerate(stages):
-        stored = Stage(**json.loads(json.dumps(asdict(stage))))
+        stored = SchedulePosition(**json.loads(json.dumps(asdict(stage))))
         assert follow(rule, events[place + 1 :], start=stored) == stages[place + 1 :]
 
 

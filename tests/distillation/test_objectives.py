@@ -11,7 +11,7 @@ from src.config.constants import IGNORE_INDEX
 from src.config.divergences import DIVERGENCES
 from src.config.errors import UserError
 from src.config.experiments.schema import Experiment, LayerMap, LossEntry, Schedule
-from src.distillation.capture import HeadStates, States, check_comparable, run
+from src.distillation.capture import HeadStates, States, capture_states, check_comparable
 from src.distillation.objectives import (
     OBJECTIVES,
     Targets,
@@ -23,9 +23,9 @@ from src.distillation.objectives import (
 from src.distillation.support import divergence_rows
 from src.distillation.teachers import LiveTeacher
 from src.models.forward import target_labels, target_logits
-from src.models.lazy_logits import Scores
+from src.models.lazy_logits import LazyLogits
 from src.models.loading import load_model
-from src.models.new_models import BUILDERS, Sizes, build_from_scratch
+from src.models.new_models import BUILDERS, ModelSizes, build_from_scratch
 from src.tokens.batch import Batch
 from tests.models.test_forward import CONTEXTS, TARGETS, batch_for
 
@@ -64,7 +64,7 @@ def window_of(batch: Batch) -> Window:
 
 def two_states(n_rows: int, vocabulary: int = 7) -> tuple[States, States]:
     student, teacher = torch.randn(2, n_rows, vocabulary, generator=torch.Generator().manual_seed(0)).double()
-    return States(Scores(student.requires_grad_())), States(Scores(teacher))
+    return States(LazyLogits(student.requires_grad_())), States(LazyLogits(teacher))
 
 
 # ---------------------------------------------------------------------------------------------------------------- means
@@ -154,7 +154,9 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(temperature):
     batch = batch_with(labels_of(LENGTHS))
     student, _ = two_states(sum(LENGTHS))
     entry = dataclasses.replace(LOGITS, temperature=temperature)
-    loss, _ = distillation_loss(student, States(Scores(student.scores.logits.detach())), batch, entry, window_of(batch))
+    loss, _ = distillation_loss(
+        student, States(LazyLogits(student.scores.logits.detach())), batch, entry, window_of(batch)
+    )
     loss.backward()
     if temperature > 0:
         assert abs(loss.item()) < 1e-12
@@ -178,7 +180,7 @@ def pairs(tiny_models) -> dict:
 def learn(pair, batch: Batch, entry: LossEntry, window: Window, scales=None) -> tuple[float, dict[str, float]]:
     """The loss and its terms on a batch; gradients are added to the student's."""
     student, teacher = pair
-    states = run(student, batch, entry, LAST.of("student"))
+    states = capture_states(student, batch, entry, LAST.of("student"))
     loss, terms = distillation_loss(states, teacher(batch, entry), batch, entry, window, scales or {})
     loss.backward()
     return loss.item(), {name: term.item() for name, term in terms.items()}
@@ -298,7 +300,7 @@ def test_a_scale_multiplies_its_term_before_the_mean(pairs, family):
 )
 def test_only_what_an_entry_compares_is_kept(pairs, entry, hidden, heads):
     student, _ = pairs["t5"]
-    states = run(student, batch_for(student), entry, LAST.of("student"))
+    states = capture_states(student, batch_for(student), entry, LAST.of("student"))
     assert (len(states.hidden), len(states.heads)) == (hidden, heads)
     projections = [module for name, module in student.named_modules() if name.endswith((".q", ".k", ".v"))]
     assert len(projections) == 3 * (2 + 2 + 2)
@@ -315,7 +317,9 @@ def test_the_keys_of_a_cross_attention_are_positions_of_the_encoder():
     def states(width: int, n_heads: int) -> States:
         heads = {name: torch.randn(1, length, width, generator=generator).double() for name, length in lengths.items()}
         logits = torch.zeros(3, 7, dtype=torch.float64)
-        return States(Scores(logits), {}, {name: HeadStates(each, n_heads) for name, each in heads.items()}, positions)
+        return States(
+            LazyLogits(logits), {}, {name: HeadStates(each, n_heads) for name, each in heads.items()}, positions
+        )
 
     student, teacher = states(4, 1), states(6, 2)
     _, terms = distillation_loss(student, teacher, batch, ATTENTION, window_of(batch))
@@ -365,7 +369,7 @@ def test_a_new_divergence_is_one_function(new_divergence):
 @pytest.fixture
 def forgetful():
     """A T5 with much dropout, in train mode."""
-    sizes = Sizes(vocab_size=40, pad_token_id=0, eos_token_id=1, d_model=16, d_ff=32, dropout=0.5)
+    sizes = ModelSizes(vocab_size=40, pad_token_id=0, eos_token_id=1, d_model=16, d_ff=32, dropout=0.5)
     return build_from_scratch("t5", sizes, seed=0).train()
 
 
@@ -404,7 +408,7 @@ def test_the_layers_are_each_models_own(pairs):
     entry = dataclasses.replace(HIDDEN, logits_weight=0.0)
     inputs = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
     for model, states in (
-        (student, run(student, batch, entry, {"enc_hidden": 1, "dec_hidden": -2})),
+        (student, capture_states(student, batch, entry, {"enc_hidden": 1, "dec_hidden": -2})),
         (teacher.model, LiveTeacher(teacher.model, {"enc_hidden": 1, "dec_hidden": -2})(batch, entry)),
     ):
         output = model(**inputs, output_hidden_states=True)
@@ -417,8 +421,8 @@ def test_the_teachers_vocabulary_may_be_larger(pairs):
     student, teacher = pairs["gpt2"]
     batch = batch_for(student)
     window = window_of(batch)
-    ours, theirs = States(Scores(target_logits(student, batch).detach())), teacher(batch, LOGITS)
-    padded = States(Scores(F.pad(theirs.scores.logits, (0, 32), value=-3.0)))
+    ours, theirs = States(LazyLogits(target_logits(student, batch).detach())), teacher(batch, LOGITS)
+    padded = States(LazyLogits(F.pad(theirs.scores.logits, (0, 32), value=-3.0)))
     plain, _ = distillation_loss(ours, theirs, batch, LOGITS, window)
     torch.testing.assert_close(distillation_loss(ours, padded, batch, LOGITS, window)[0], plain)
 
@@ -427,7 +431,7 @@ def test_the_teachers_vocabulary_may_be_larger(pairs):
 
 
 def config_of(family: str, *, n_layers: int = 2, d_model: int = 16, n_heads: int = 2):
-    sizes = Sizes(40, 0, 1, n_encoder_layers=n_layers, n_decoder_layers=n_layers, d_model=d_model, n_heads=n_heads)
+    sizes = ModelSizes(40, 0, 1, n_encoder_layers=n_layers, n_decoder_layers=n_layers, d_model=d_model, n_heads=n_heads)
     return BUILDERS[family](sizes)
 
 

@@ -19,7 +19,7 @@ from src.config.experiments.schema import LossEntry
 from src.distillation.capture import HeadStates, States, attention_kinds, hidden_stacks
 from src.distillation.objectives import NO_SCALES, Window, distillation_loss, term_names
 from src.distillation.support import nucleus
-from src.models.lazy_logits import Scores
+from src.models.lazy_logits import LazyLogits
 from src.tokens.batch import Batch
 
 PROPERTY = settings(
@@ -149,7 +149,7 @@ def states_of(case: Case, dense: Dense, entry: LossEntry, n_heads: int) -> State
     terms = term_names(entry, is_encoder_decoder=case.is_encoder_decoder)
     hidden = {term.removeprefix("hidden_"): dense[term] for term in terms if term.startswith("hidden")}
     heads = {term: HeadStates(dense[term], n_heads) for term in terms if term[:6] in ("enc_sa", "dec_sa", "dec_ca")}
-    return States(Scores(dense["logits"][case.valid]), hidden, heads, case.positions)
+    return States(LazyLogits(dense["logits"][case.valid]), hidden, heads, case.positions)
 
 
 def learn(case: Case, entry: LossEntry, *, window: Window | None = None, scales: Mapping[str, float] = NO_SCALES):

@@ -20,7 +20,7 @@ from src.config.errors import UserError
 from src.config.experiments.schema import LossEntry
 from src.data.formats import read_datasets
 from src.data.soft_targets import NestedColumn, StoredRows, pad_stored
-from src.distillation.capture import run
+from src.distillation.capture import capture_states
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.support import divergence_rows, stored_divergence_rows
 from src.distillation.teachers import LiveTeacher, StoredTeacher
@@ -325,7 +325,9 @@ def test_of_cut_targets_too_a_stored_teacher_teaches_what_a_live_one_does(tiny_m
     made = []
     for teacher in (LiveTeacher(load_model(models["teacher"]), {}), StoredTeacher()):
         student.zero_grad()
-        loss, _ = distillation_loss(run(student, batch, entry, {}), teacher(batch, entry), batch, entry, window)
+        loss, _ = distillation_loss(
+            capture_states(student, batch, entry, {}), teacher(batch, entry), batch, entry, window
+        )
         loss.backward()
         made.append((loss.detach(), torch.cat([each.grad.flatten() for each in student.parameters()])))
     (live, of_live), (ours, of_ours) = made
@@ -350,7 +352,7 @@ def test_an_empty_entry_is_not_learnt_from(tiny_models):
 
 
 def test_shares_of_a_window_add_up(tiny_models):
-    from src.distillation.capture import run
+    from src.distillation.capture import capture_states
 
     texts = ["The old red cat sees the bird.", "A dog.", "Near.", "A blue bird."]
     stored = store(tiny_models["t5"]["teacher"], {"train": {"text": texts, "target": texts}}, 4)
@@ -363,7 +365,9 @@ def test_shares_of_a_window_add_up(tiny_models):
 
     def loss(rows_: list[int]) -> torch.Tensor:
         batch = collate(preprocessor, split, rows_)
-        return distillation_loss(run(student, batch, entry, {}), StoredTeacher()(batch, entry), batch, entry, window)[0]
+        return distillation_loss(
+            capture_states(student, batch, entry, {}), StoredTeacher()(batch, entry), batch, entry, window
+        )[0]
 
     torch.testing.assert_close(loss([0, 1, 2, 3]), loss([0]) + loss([1, 2]) + loss([3]))
 

@@ -12,9 +12,9 @@ from src.config.constants import IGNORE_INDEX
 from src.config.experiments.schema import LossEntry
 from src.decoding.generate import write_tokens
 from src.decoding.settings import decoding_of
-from src.distillation.capture import run
+from src.distillation.capture import capture_states
 from src.distillation.objectives import Window, distillation_loss
-from src.distillation.student_targets import relabelled, student_writes
+from src.distillation.student_targets import student_writes, with_student_targets
 from src.models.forward import target_labels, target_logits
 from src.models.loading import load_model
 from src.tokens.batch import Batch
@@ -38,9 +38,9 @@ def sampled(model, batch: Batch, *, seed: int, length: int = LENGTH) -> list[lis
 
 
 def labels_of(model, batch: Batch, *, seed: int, length: int = LENGTH, entry: LossEntry = ENTRY) -> list[list[int]]:
-    """The labels that `relabelled` gives, without their padding, which is behind them and nowhere else."""
+    """The labels that `with_student_targets` gives, without their padding, which is behind them and nowhere else."""
     torch.manual_seed(seed)
-    labels = relabelled(model, batch, entry, length).labels
+    labels = with_student_targets(model, batch, entry, length).labels
     valid = labels != IGNORE_INDEX
     assert torch.equal(valid.long().cummin(dim=1).values.bool(), valid)
     assert labels.shape[1] == valid.sum(dim=1).max(), "no column of padding alone"
@@ -152,7 +152,7 @@ def test_the_student_finds_its_own_targets_most_probable(family):
     """So they stand where teacher forcing looks for them: nearly all mass is on one token each time."""
     model = babbler(family, seed=2, peak=100.0)
     batch = batch_for(model)
-    own = relabelled(model, batch, ENTRY, LENGTH)
+    own = with_student_targets(model, batch, ENTRY, LENGTH)
     with torch.no_grad():
         assert torch.equal(target_logits(model, own).argmax(-1), target_labels(own))
     assert len(set(target_labels(own).tolist())) > 2, "a model that says one thing would prove little"
@@ -161,7 +161,7 @@ def test_the_student_finds_its_own_targets_most_probable(family):
 @pytest.mark.parametrize("family", KINDS)
 def test_a_student_that_ends_at_once_writes_its_eos(family):
     model = babbler(family, seed=0, eos_bias=1e4)
-    assert relabelled(model, batch_for(model), ENTRY, LENGTH).labels.tolist() == [[EOS]] * len(INPUTS)
+    assert with_student_targets(model, batch_for(model), ENTRY, LENGTH).labels.tolist() == [[EOS]] * len(INPUTS)
 
 
 @pytest.mark.parametrize("length", [1, 2, LENGTH])
@@ -230,7 +230,7 @@ def test_the_batch_and_the_weights_are_left_as_they_are(family):
     model = babbler(family, seed=0)
     batch, same = batch_for(model), batch_for(model)
     weights = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    own = relabelled(model, batch, ENTRY, LENGTH)
+    own = with_student_targets(model, batch, ENTRY, LENGTH)
     for name in ("input_ids", "attention_mask", "labels"):
         assert torch.equal(getattr(batch, name), getattr(same, name))
     assert own.input_ids is batch.input_ids
@@ -252,11 +252,11 @@ def test_a_persons_targets_have_no_influence(family):
 def test_written_targets_are_learnt_from_as_others_are(family):
     """Their tokens, not those they replace, are the window's; the gradient reaches the student."""
     student, teacher = babbler(family, seed=0).train(), babbler(family, seed=1)
-    own = relabelled(student, batch_for(student), ENTRY, LENGTH)
+    own = with_student_targets(student, batch_for(student), ENTRY, LENGTH)
     entry = LossEntry(name="all", forward_weight=0.5, logits_weight=0.5)
     n_tokens = len(target_labels(own))
     assert n_tokens != len(target_labels(batch_for(student)))
-    states, taught = (run(model, own, entry, {}) for model in (student, teacher))
+    states, taught = (capture_states(model, own, entry, {}) for model in (student, teacher))
     assert states.scores.logits.shape == (n_tokens, 12)
     loss, _ = distillation_loss(states, taught, own, entry, Window(len(own.rows), n_tokens))
     loss.backward()

@@ -7,9 +7,9 @@ import torch
 
 from src.distillation.fused_losses import nll_and_kl_, to_weights_
 from src.distillation.support import divergence_rows, nll_rows, stored_divergence_rows
-from src.distillation.vocabulary_loss import RowTerm, weighed_sum
+from src.distillation.vocabulary_loss import RowTerm, weighted_sum
 from src.models import lazy_logits
-from src.models.lazy_logits import OutputProjection, Scores
+from src.models.lazy_logits import LazyLogits, OutputProjection
 from src.tokens.batch import TopK
 
 N, V, D, K = 23, 41, 6, 5
@@ -34,9 +34,9 @@ def stored(**how) -> RowTerm:
     return RowTerm(lambda s, t, _: stored_divergence_rows(s, t.ids, t.logs, **how), random(N, seed=2).abs(), 1.3)
 
 
-LIVE = Scores(random(N, 4, seed=5), OutputProjection(random(V, 4, seed=6), random(V, seed=7)))
-LARGER = Scores(random(N, 4, seed=5), OutputProjection(random(V + 3, 4, seed=6), random(V + 3, seed=7)))
-SMALLER = Scores(random(N, 4, seed=5), OutputProjection(random(V - 3, 4, seed=6)))
+LIVE = LazyLogits(random(N, 4, seed=5), OutputProjection(random(V, 4, seed=6), random(V, seed=7)))
+LARGER = LazyLogits(random(N, 4, seed=5), OutputProjection(random(V + 3, 4, seed=6), random(V + 3, seed=7)))
+SMALLER = LazyLogits(random(N, 4, seed=5), OutputProjection(random(V - 3, 4, seed=6)))
 STORED = TopK(random(N, V, seed=8).topk(K).indices, random(N, K, seed=9).log_softmax(-1) - 0.1)
 CASES = {
     "nll": (None, [NLL]),
@@ -48,7 +48,7 @@ CASES = {
     "nucleus": (LIVE, [NLL, kl(-0.8)]),
     "teacher's vocabulary larger": (LARGER, [NLL, kl()]),
     "teacher's vocabulary smaller": (SMALLER, [NLL, kl()]),
-    "teacher as logits": (Scores(random(N, V, seed=10)), [NLL, kl()]),
+    "teacher as logits": (LazyLogits(random(N, V, seed=10)), [NLL, kl()]),
     "stored": (STORED, [NLL, stored()]),
     "stored, bucket": (STORED, [stored(missing_mass="bucket")]),
 }
@@ -61,21 +61,21 @@ PROJECTIONS = {
 }
 
 
-def student_of(kind: str) -> tuple[Scores, list[torch.Tensor]]:
-    """Scores whose parts want gradients, and these parts."""
+def student_of(kind: str) -> tuple[LazyLogits, list[torch.Tensor]]:
+    """LazyLogits whose parts want gradients, and these parts."""
     how = PROJECTIONS[kind]
     if how is None:
         rows = random(N, V, seed=3).requires_grad_()
-        return Scores(rows), [rows]
+        return LazyLogits(rows), [rows]
     rows, weight = random(N, D, seed=3).requires_grad_(), random(V, D, seed=4).requires_grad_()
     bias = random(V, seed=11).requires_grad_() if how.get("bias") else None
     parts = [rows, weight] if bias is None else [rows, weight, bias]
-    return Scores(rows, OutputProjection(weight, bias, how.get("soft_cap"))), parts
+    return LazyLogits(rows, OutputProjection(weight, bias, how.get("soft_cap"))), parts
 
 
-def plain_sum(student: Scores, teacher, terms) -> tuple[torch.Tensor, torch.Tensor]:
+def plain_sum(student: LazyLogits, teacher, terms) -> tuple[torch.Tensor, torch.Tensor]:
     """The definition, on all rows at once, by autograd."""
-    taught = teacher.logits.detach() if isinstance(teacher, Scores) else teacher
+    taught = teacher.logits.detach() if isinstance(teacher, LazyLogits) else teacher
     values = torch.stack([(term.loss(student.logits, taught, LABELS) * term.per_row).sum() for term in terms])
     return sum(term.factor * value for term, value in zip(terms, values, strict=True)), values
 
@@ -91,7 +91,7 @@ def chunk(request, monkeypatch):
 def test_values_and_gradients_are_those_of_the_definition(case, kind, chunk):
     teacher, terms = CASES[case]
     (student, parts), (same, same_parts) = student_of(kind), student_of(kind)
-    total, values = weighed_sum(student, teacher, LABELS, terms)
+    total, values = weighted_sum(student, teacher, LABELS, terms)
     expected, expected_values = plain_sum(same, teacher, terms)
     torch.testing.assert_close(total, expected, **CLOSE)
     torch.testing.assert_close(values, expected_values.detach(), **CLOSE)
@@ -105,7 +105,7 @@ def test_gradients_by_differences():
     """Not by autograd: against finite differences."""
 
     def loss(rows, weight):
-        return weighed_sum(Scores(rows, OutputProjection(weight)), LIVE, LABELS, [NLL, kl(2.0)])[0]
+        return weighted_sum(LazyLogits(rows, OutputProjection(weight)), LIVE, LABELS, [NLL, kl(2.0)])[0]
 
     given = random(N, D, seed=3).requires_grad_(), random(V, D, seed=4).requires_grad_()
     torch.autograd.gradcheck(loss, given)
@@ -115,18 +115,18 @@ def test_gradients_by_differences():
 def test_without_gradient_the_values_are_the_same(case):
     teacher, terms = CASES[case]
     student, _ = student_of("bias")
-    expected = weighed_sum(student, teacher, LABELS, terms)
+    expected = weighted_sum(student, teacher, LABELS, terms)
     with torch.no_grad():
-        total, values = weighed_sum(student, teacher, LABELS, terms)
+        total, values = weighted_sum(student, teacher, LABELS, terms)
     assert not total.requires_grad
     torch.testing.assert_close((total, values), (expected[0].detach(), expected[1]))
 
 
 def test_nothing_given_is_changed():
     """The fused form writes into its chunks, which must not be the caller's memory."""
-    teacher, student = Scores(random(N, V, seed=10)), Scores(random(N, V, seed=3).requires_grad_())
+    teacher, student = LazyLogits(random(N, V, seed=10)), LazyLogits(random(N, V, seed=3).requires_grad_())
     before = teacher.rows.clone(), student.rows.detach().clone()
-    weighed_sum(student, teacher, LABELS, [NLL, kl(2.0)])[0].backward()
+    weighted_sum(student, teacher, LABELS, [NLL, kl(2.0)])[0].backward()
     assert torch.equal(teacher.rows, before[0])
     assert torch.equal(student.rows, before[1])
 
@@ -134,9 +134,9 @@ def test_nothing_given_is_changed():
 @pytest.mark.parametrize("kind", ["no projection", "plain", "bias"])
 def test_no_rows(kind):
     student, parts = student_of(kind)
-    empty = Scores(student.rows[:0], student.projection)
+    empty = LazyLogits(student.rows[:0], student.projection)
     none = [RowTerm(term.loss, term.per_row[:0], term.factor, term.fused) for term in (NLL, kl())]
-    total, values = weighed_sum(empty, Scores(LIVE.rows[:0], LIVE.projection), LABELS[:0], none)
+    total, values = weighted_sum(empty, LazyLogits(LIVE.rows[:0], LIVE.projection), LABELS[:0], none)
     total.backward()
     assert total.item() == 0
     assert values.tolist() == [0, 0]
@@ -175,10 +175,10 @@ def test_half_precision(dtype):
     """As near the float32 gradients as the format allows, also where a mean's gradients are tiny in it."""
     tiny = [RowTerm(term.loss, 1e-9 * term.per_row.float(), term.factor, term.fused) for term in (NLL, kl())]
     rows, weight = random(N, D, seed=3).float().requires_grad_(), random(V, D, seed=4).float().requires_grad_()
-    live = Scores(LIVE.rows.float(), OutputProjection(LIVE.projection.weight.float()))
+    live = LazyLogits(LIVE.rows.float(), OutputProjection(LIVE.projection.weight.float()))
     made = {}
     for each in (torch.float32, dtype):
-        total, _ = weighed_sum(Scores(rows, OutputProjection(weight), each), live, LABELS, tiny)
+        total, _ = weighted_sum(LazyLogits(rows, OutputProjection(weight), each), live, LABELS, tiny)
         made[each] = (total.detach(), *torch.autograd.grad(total, [rows, weight]))
     for half, full in zip(made[dtype], made[torch.float32], strict=True):
         assert half.dtype == torch.float32
@@ -191,7 +191,7 @@ def float16_and_float32(rows: torch.Tensor, weight: torch.Tensor, terms, labels,
     made = []
     for dtype in (torch.float16, torch.float32):
         parts = [each.half().float().requires_grad_() for each in (rows, weight)]
-        total, _ = weighed_sum(Scores(parts[0], OutputProjection(parts[1]), dtype), None, labels, terms)
+        total, _ = weighted_sum(LazyLogits(parts[0], OutputProjection(parts[1]), dtype), None, labels, terms)
         (scale * total).backward()
         made.append([each.grad / scale for each in parts])
     return made
@@ -230,10 +230,10 @@ def test_in_float16_a_rare_token_has_a_gradient(scale):
 
 def test_hidden_rows_in_float16_get_their_gradient_after_the_loss_scale():
     rows, weight = random(N, D, seed=3).half().requires_grad_(), random(V, D, seed=4).half().float()
-    total, _ = weighed_sum(Scores(rows, OutputProjection(weight)), None, LABELS, [mean_nll(N, times=1e-7)])
+    total, _ = weighted_sum(LazyLogits(rows, OutputProjection(weight)), None, LABELS, [mean_nll(N, times=1e-7)])
     (2.0**20 * total).backward()
     exact = rows.detach().float().requires_grad_()
-    weighed_sum(Scores(exact, OutputProjection(weight)), None, LABELS, [mean_nll(N)])[0].backward()
+    weighted_sum(LazyLogits(exact, OutputProjection(weight)), None, LABELS, [mean_nll(N)])[0].backward()
     assert rows.grad.dtype == torch.float16
     torch.testing.assert_close(rows.grad.float() / (2.0**20 * 1e-7), exact.grad, rtol=0.01, atol=1e-4)
 
@@ -245,8 +245,8 @@ def test_training_in_float16_under_a_gradient_scaler():
     optimizer, scaler = torch.optim.SGD([weight], lr=1e-5), torch.amp.GradScaler("cpu", init_scale=2.0**16)
     losses = []
     for _ in range(5):
-        scores_ = Scores(rows, OutputProjection(weight), torch.float16)
-        loss, _ = weighed_sum(scores_, None, labels, [mean_nll(400)])
+        scores_ = LazyLogits(rows, OutputProjection(weight), torch.float16)
+        loss, _ = weighted_sum(scores_, None, labels, [mean_nll(400)])
         scaler.scale(loss).backward()
         scaler.step(optimizer)
         scaler.update()
@@ -261,13 +261,13 @@ def test_training_in_float16_under_a_gradient_scaler():
 def test_the_largest_tensor_is_a_chunk(vocab_size, rows):
     """As many rows as the vocabulary allows, and enough to multiply fast."""
     weight = torch.zeros(1, 1).expand(vocab_size, 1)
-    many = Scores(torch.zeros(2 * rows + 1, 1), OutputProjection(weight))
+    many = LazyLogits(torch.zeros(2 * rows + 1, 1), OutputProjection(weight))
     assert [part.stop - part.start for part in many.chunks()] == [rows, rows, 1]
 
 
 def test_kl_of_equal_models_is_zero():
-    student = Scores(LIVE.rows.clone().requires_grad_(), LIVE.projection)
-    total, values = weighed_sum(student, LIVE, LABELS, [kl()])
+    student = LazyLogits(LIVE.rows.clone().requires_grad_(), LIVE.projection)
+    total, values = weighted_sum(student, LIVE, LABELS, [kl()])
     total.backward()
     assert math.isclose(values.item(), 0, abs_tol=1e-12)
     assert student.rows.grad.abs().max() < 1e-12
@@ -281,5 +281,5 @@ def test_stored_tokens_stay_sparse():
         seen.append(tuple(teacher.ids.shape))
         return stored_divergence_rows(student, teacher.ids, teacher.logs)
 
-    weighed_sum(student_of("plain")[0], STORED, LABELS, [RowTerm(loss, torch.ones(N).double())])
+    weighted_sum(student_of("plain")[0], STORED, LABELS, [RowTerm(loss, torch.ones(N).double())])
     assert seen == [(N, K)]

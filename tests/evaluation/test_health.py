@@ -233,7 +233,7 @@ def perfect(path: str) -> Callable[[Any, Any], list[str] | None]:
 def test_a_student_far_below_its_teacher_is_told_of(
     dropout_models, rotation_path, tmp_path, capsys, monkeypatch, writes, family
 ):
-    """Once, after the first epoch; of the same rows. Training goes on as if nobody had looked."""
+    """Once, after the first epoch; of the same rows. TrainingState goes on as if nobody had looked."""
     monkeypatch.setattr(evaluate, "COMPARED_ROWS", 3)
     seen = writes(perfect(rotation_path))
     flags = {"epochs": 4, "stop_training_after_n_epochs": 2, "ft_steps_at_end": 1, **noisy(tmp_path)}

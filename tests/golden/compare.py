@@ -16,7 +16,7 @@ import torch
 from transformers import PreTrainedModel
 
 from src.config.experiments.schema import KEYS, LAYERS, LOSS, LayerMap, LossEntry
-from src.distillation.capture import run
+from src.distillation.capture import capture_states
 from src.distillation.objectives import Targets, Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
 from src.models.loading import load_model
@@ -76,7 +76,7 @@ def deviations(folder: Path, case: dict[str, Any]) -> Iterator[Deviation]:
     window = Window(len(batch.rows), len(Targets.of(batch).labels))
 
     student.zero_grad()
-    states = run(student, batch, entry, layers.of("student"))
+    states = capture_states(student, batch, entry, layers.of("student"))
     taught = LiveTeacher(teacher, layers.of("teacher"))(batch, entry)
     loss, terms = distillation_loss(states, taught, batch, entry, window, _scales(case))
     loss.backward()

@@ -10,10 +10,10 @@ from src.config.errors import UserError
 from src.config.experiments.schema import LossEntry
 from src.decoding.generate import write_tokens
 from src.decoding.settings import decoding_of
-from src.distillation.capture import run
+from src.distillation.capture import capture_states
 from src.distillation.objectives import Window, distillation_loss
 from src.models import compiled
-from src.models.compiled import as_it_is, compile_layers
+from src.models.compiled import compile_layers, run_eagerly
 from src.models.families import family_of
 from src.models.loading import load_model
 from src.tokens.batch import Batch
@@ -36,7 +36,7 @@ def batch_of(left: bool) -> Batch:
 
 def learned(model, batch: Batch) -> dict[str, torch.Tensor]:
     model.zero_grad()
-    loss, _ = distillation_loss(run(model, batch, NLL, {}), None, batch, NLL, Window(2, 5))
+    loss, _ = distillation_loss(capture_states(model, batch, NLL, {}), None, batch, NLL, Window(2, 5))
     loss.backward()
     return {"loss": loss.detach()} | {name: each.grad.clone() for name, each in model.named_parameters()}
 
@@ -56,7 +56,7 @@ def test_compiled_layers_teach_the_same_and_writing_leaves_them_out(family, tiny
 
 def test_only_compiled_models_change_anything(tiny_models, monkeypatch):
     monkeypatch.setattr(torch.compiler, "set_stance", None)  # calling it would fail
-    with as_it_is(load_model(tiny_models["t5"]["student"])):
+    with run_eagerly(load_model(tiny_models["t5"]["student"])):
         pass
 
 

@@ -18,7 +18,7 @@ from src.config.errors import UserError
 from src.config.experiments.schema import LossEntry
 from src.decoding.generate import write_tokens
 from src.decoding.settings import decoding_of
-from src.distillation.capture import HeadStates, States, run
+from src.distillation.capture import HeadStates, States, capture_states
 from src.distillation.objectives import Window, distillation_loss, term_names
 from src.distillation.relations import regrouped
 from src.distillation.student_targets import student_writes
@@ -239,7 +239,7 @@ def test_queries_and_keys_give_the_models_own_attention(case):
     batch = batch_for(model)
     inputs, _ = teacher_forcing_inputs(model, batch)
     own = model(**inputs, use_cache=False, output_attentions=True)
-    states, read = run(model, batch, BOTH_RELATIONS, layers(layer)), read_positions(model, batch)
+    states, read = capture_states(model, batch, BOTH_RELATIONS, layers(layer)), read_positions(model, batch)
     causal = read["dec"][:, None, :].expand(-1, read["dec"].shape[1], -1).tril()
     if model.config.is_encoder_decoder:
         over_inputs = read["enc"][:, None, :]
@@ -268,7 +268,7 @@ def test_keys_and_values_are_those_of_the_cache(case, tiny):
     batch = batch_for(model)
     inputs, _ = teacher_forcing_inputs(model, batch)
     cache = model(**inputs, use_cache=True).past_key_values
-    states = run(model, batch, BOTH_RELATIONS, layers(layer))
+    states = capture_states(model, batch, BOTH_RELATIONS, layers(layer))
     caches = {"dec_sa": cache}
     if model.config.is_encoder_decoder:
         caches = {"dec_sa": cache.self_attention_cache, "dec_ca": cache.cross_attention_cache}
@@ -283,7 +283,7 @@ def test_keys_and_values_are_those_of_the_cache(case, tiny):
     "case", ["llama", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi3", "smollm3"]
 )
 def test_grouped_queries_have_fewer_keys_and_values(case, tiny):
-    heads = run(tiny(case), batch_for(tiny(case)), BOTH_RELATIONS, layers(0)).heads
+    heads = capture_states(tiny(case), batch_for(tiny(case)), BOTH_RELATIONS, layers(0)).heads
     head_size = 8 if case in ("qwen2", "phi3", "smollm3") else BIG_HEAD
     shapes = {name: (state.n_heads, state.states.shape[-1]) for name, state in heads.items()}
     assert shapes == {"dec_sa_q": (4, 4 * head_size), **dict.fromkeys(("dec_sa_k", "dec_sa_v"), (2, 2 * head_size))}
@@ -295,7 +295,7 @@ def test_states_of_the_encoder_are_projections_of_what_the_layer_reads(case, tin
     model, layer = tiny(case), 1
     batch = batch_for(model)
     encoder = model.get_encoder()(batch.input_ids, attention_mask=batch.attention_mask, output_hidden_states=True)
-    states = run(model, batch, BOTH_RELATIONS, layers(layer))
+    states = capture_states(model, batch, BOTH_RELATIONS, layers(layer))
     torch.testing.assert_close(states.hidden["enc"], encoder.hidden_states[layer], **CLOSE)
     read, block = states.hidden["enc"], model.get_submodule(family_of(model.config).encoder_layers)[layer]
     attention, is_t5 = attention_of(model, "enc_sa", layer), family_of(model.config).name == "t5"
@@ -327,8 +327,12 @@ def test_hidden_states_are_numbered_from_the_embeddings_to_the_final_norm(case, 
     entry = entry_of(hidden_weight=1.0)
     for stack, (n_layers, expected) in last.items():
         for number in (-1, n_layers):
-            torch.testing.assert_close(run(model, batch, entry, layers(number)).hidden[stack], expected, **CLOSE)
-        first, second = (run(model, batch, entry, layers(number)).hidden[stack] for number in (0, -n_layers - 1))
+            torch.testing.assert_close(
+                capture_states(model, batch, entry, layers(number)).hidden[stack], expected, **CLOSE
+            )
+        first, second = (
+            capture_states(model, batch, entry, layers(number)).hidden[stack] for number in (0, -n_layers - 1)
+        )
         assert torch.equal(first, second) and not torch.equal(first, expected)
 
 
@@ -346,13 +350,13 @@ def n_hooks(model) -> int:
 def test_hooks_are_gone_afterwards_also_after_an_error(case, tiny):
     model = tiny(case)
     batch = batch_for(model)
-    run(model, batch, BOTH_RELATIONS, layers(-1))
+    capture_states(model, batch, BOTH_RELATIONS, layers(-1))
     for module in (model.get_output_embeddings(), *projections_of(model)):
         assert len(module._forward_hooks) == len(module._forward_pre_hooks) == 0
     before = n_hooks(model)  # the library's own, if it has any
     broken = Batch(batch.input_ids, batch.attention_mask, batch.labels.clamp_min(10_000), batch.rows)
     with pytest.raises(IndexError):
-        run(model, broken, BOTH_RELATIONS, layers(-1))
+        capture_states(model, broken, BOTH_RELATIONS, layers(-1))
     assert n_hooks(model) == before
 
 
@@ -373,9 +377,9 @@ TOGETHER = (entry_of(**COMPARING, kl_loss=True), entry_of(**COMPARING))
 def loss_of(student, teacher, batch: Batch, entry: LossEntry, layer: int = -1) -> tuple[torch.Tensor, dict]:
     """The loss of a whole batch as one window, and its terms."""
     with torch.no_grad():
-        taught = run(teacher, batch, entry, layers(layer))
+        taught = capture_states(teacher, batch, entry, layers(layer))
     window = Window(len(batch.rows), len(target_labels(batch)))
-    return distillation_loss(run(student, batch, entry, layers(layer)), taught, batch, entry, window)
+    return distillation_loss(capture_states(student, batch, entry, layers(layer)), taught, batch, entry, window)
 
 
 @every_case_in_time

@@ -12,11 +12,11 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from src.config.constants import IGNORE_INDEX
 from src.distillation.support import nll_rows
-from src.distillation.vocabulary_loss import RowTerm, weighed_sum
+from src.distillation.vocabulary_loss import RowTerm, weighted_sum
 from src.models import forward, lazy_logits
 from src.models.forward import target_labels, target_logits, target_scores, teacher_forced, unwrapped
 from src.models.loading import load_model
-from src.models.new_models import Sizes, build_from_scratch
+from src.models.new_models import ModelSizes, build_from_scratch
 from src.tokens.batch import Batch
 from src.tokens.collate import pad_sequences
 from src.tokens.ragged import Ragged
@@ -212,7 +212,7 @@ def test_nothing_of_all_positions_times_vocabulary_is_made(family, monkeypatch):
     """Neither forward nor backward: 49 of 4 × 40 target positions are valid, and 10 of them are computed at once."""
     monkeypatch.setattr(lazy_logits, "CPU_CHUNK", 10 * 101)
     monkeypatch.setattr(lazy_logits, "LEAST_ROWS", 1)
-    sizes = Sizes(vocab_size=101, pad_token_id=0, eos_token_id=EOS, d_model=8, d_ff=16, dropout=0.0)
+    sizes = ModelSizes(vocab_size=101, pad_token_id=0, eos_token_id=EOS, d_model=8, d_ff=16, dropout=0.0)
     model = build_from_scratch(family, sizes, seed=0)
     batch = batch_for(model, (CONTEXTS[0], *CONTEXTS), ([*range(20, 59), EOS], *TARGETS))
     target_logits(model, batch)  # the first time a few rows are compared
@@ -220,7 +220,7 @@ def test_nothing_of_all_positions_times_vocabulary_is_made(family, monkeypatch):
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: received.append(output.shape))
     nll = RowTerm(lambda student, _, labels: nll_rows(student, labels), torch.ones(49), fused="nll")
     with LargestOfVocabulary(101) as made:
-        weighed_sum(teacher_forced(model, batch).scores, None, target_labels(batch), [nll])[0].backward()
+        weighted_sum(teacher_forced(model, batch).scores, None, target_labels(batch), [nll])[0].backward()
     assert received == [(0, 101)]
     assert made.rows == 10
 
@@ -230,10 +230,10 @@ def test_nothing_of_all_positions_times_vocabulary_is_made(family, monkeypatch):
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_passes_by_length_change_nothing(family, monkeypatch):
-    """Scores in the batch's order, and gradients of all weights, whatever rows share a pass; a label that is not known
+    """Logits in the batch's order, and gradients of all weights, whatever rows share a pass; a label that is not known
     stands in the middle of a target."""
     model = build_from_scratch(
-        family, Sizes(vocab_size=50, pad_token_id=0, eos_token_id=EOS, d_model=16, d_ff=32, dropout=0.0), seed=0
+        family, ModelSizes(vocab_size=50, pad_token_id=0, eos_token_id=EOS, d_model=16, d_ff=32, dropout=0.0), seed=0
     )
     contexts = ([5, 6, 7, 8, 9, 10, 11], [12], [13, 14, 15], [5], [6, 7, 8, 9, 10, 11, 12])
     batch = batch_for(model, contexts, ([20, 21, 22, 23, EOS], [EOS], [24, 25, EOS], [26, EOS], [27, 28, 29, EOS]))
@@ -276,7 +276,7 @@ class TableGradients(TorchDispatchMode):
 
 def test_passes_share_one_gradient_of_the_embeddings(monkeypatch):
     """That of a lookup is as large as the table: encoder and decoder have one each, whatever the number of passes."""
-    sizes = Sizes(vocab_size=997, pad_token_id=0, eos_token_id=EOS, d_model=8, d_ff=16, dropout=0.0)
+    sizes = ModelSizes(vocab_size=997, pad_token_id=0, eos_token_id=EOS, d_model=8, d_ff=16, dropout=0.0)
     model = build_from_scratch("t5", sizes, seed=0)
     batch, counts = batch_for(model), []
     for cost in (10**6, 0):
@@ -292,7 +292,7 @@ def test_passes_share_one_gradient_of_the_embeddings(monkeypatch):
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
 def test_projection_is_understood(family):
-    sizes = Sizes(vocab_size=101, pad_token_id=0, eos_token_id=EOS, d_model=32, d_ff=64, dropout=0.1)
+    sizes = ModelSizes(vocab_size=101, pad_token_id=0, eos_token_id=EOS, d_model=32, d_ff=64, dropout=0.1)
     model = build_from_scratch(family, sizes, seed=0)
     if hasattr(model, "final_logits_bias"):
         model.final_logits_bias.normal_()
@@ -307,7 +307,7 @@ def test_projection_is_understood(family):
 
 def test_a_model_that_does_more_gives_its_own_logits(monkeypatch):
     """A factor on the logits that is not known here: the model's own logits are taken, at every call."""
-    sizes = Sizes(vocab_size=101, pad_token_id=0, eos_token_id=EOS, d_model=32, d_ff=64, dropout=0.0)
+    sizes = ModelSizes(vocab_size=101, pad_token_id=0, eos_token_id=EOS, d_model=32, d_ff=64, dropout=0.0)
     model = build_from_scratch("gpt2", sizes, seed=0)
     plain = model.forward
 

@@ -14,7 +14,7 @@ import gen_main
 from src.config.cli import run_script
 from src.config.errors import UserError
 from src.decoding.generate import write_tokens
-from src.decoding.sampling import why_not
+from src.decoding.sampling import why_unsupported
 from src.decoding.settings import decoding_of
 from src.models.generation_config import settings_of
 from src.models.loading import load_model
@@ -41,7 +41,7 @@ def test_our_loop_writes_what_generate_writes(family, settings):
         plain = written(model, targets=1)
         for name, value in settings.items():
             setattr(model.generation_config, name, value)
-        assert why_not(model) is None
+        assert why_unsupported(model) is None
         batch = batch_of(model, INPUTS)
         rows = model.generate(
             input_ids=batch.input_ids, attention_mask=batch.attention_mask, max_new_tokens=12, do_sample=False

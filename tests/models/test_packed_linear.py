@@ -11,7 +11,7 @@ from src.decoding.generate import write_tokens
 from src.decoding.settings import Decoding
 from src.models import lazy_logits
 from src.models import packed_linear as packed_module
-from src.models.lazy_logits import OutputProjection, Scores
+from src.models.lazy_logits import LazyLogits, OutputProjection
 from src.models.packed_linear import packed, packed_head, product
 from tests.decoding.test_generate import INPUTS, babbler, batch_of
 
@@ -72,10 +72,10 @@ def test_a_projection_with_a_layout_makes_the_same_logits():
     assert plain.layout is None and layouted.layout is not None
     for few in (slice(None), slice(2, 5)):
         torch.testing.assert_close(
-            Scores(rows, layouted).some(few), Scores(rows, plain).some(few), rtol=1e-5, atol=1e-5
+            LazyLogits(rows, layouted).some(few), LazyLogits(rows, plain).some(few), rtol=1e-5, atol=1e-5
         )
     torch.testing.assert_close(
-        Scores(rows, layouted).first_tokens(30).logits, Scores(rows, plain).first_tokens(30).logits
+        LazyLogits(rows, layouted).first_tokens(30).logits, LazyLogits(rows, plain).first_tokens(30).logits
     )
 
 
@@ -84,7 +84,7 @@ def test_logits_at_once_stay_below_what_is_new_memory_each_time():
     """glibc's malloc asks the kernel for blocks of 32 MiB each time anew."""
     for vocabulary in (2_000, 32_128, 32_768, 151_936):
         projection = OutputProjection(torch.empty(vocabulary, 1)).packed()
-        assert 0.9 * 2**25 < 4 * vocabulary * Scores(torch.empty(9, 1), projection).rows_at_once < 2**25
+        assert 0.9 * 2**25 < 4 * vocabulary * LazyLogits(torch.empty(9, 1), projection).rows_at_once < 2**25
 
 
 @needs_layout

@@ -21,7 +21,7 @@ from src.models.folders import write_model_folder
 from src.models.lean import made_lean
 from src.models.loading import load_config, load_model, load_tokenizer
 from src.models.names import resolve_layers
-from src.models.new_models import BUILDERS, Sizes, build_from_scratch
+from src.models.new_models import BUILDERS, ModelSizes, build_from_scratch
 from src.models.new_tokenizers import train_tokenizer
 from src.models.pruning import prune, pruned_config, spaced_layers
 
@@ -236,11 +236,13 @@ def test_a_new_model_learns(family, tiny_tokenizers, tiny_dataset):
 
 
 def test_sizes_that_do_not_fit_the_heads():
-    sizes = Sizes(vocab_size=20, pad_token_id=0, eos_token_id=1, d_model=10, n_heads=3)
+    sizes = ModelSizes(vocab_size=20, pad_token_id=0, eos_token_id=1, d_model=10, n_heads=3)
     with pytest.raises(UserError, match="--n_heads 3"):
         build_from_scratch("t5", sizes, seed=0)
     with pytest.raises(UserError, match="even"):  # rotary positions turn pairs
-        build_from_scratch("llama", Sizes(vocab_size=20, pad_token_id=0, eos_token_id=1, d_model=6, n_heads=2), seed=0)
+        build_from_scratch(
+            "llama", ModelSizes(vocab_size=20, pad_token_id=0, eos_token_id=1, d_model=6, n_heads=2), seed=0
+        )
     with pytest.raises(UserError, match="possible: t5 bart"):
         build_from_scratch("rnn", sizes, seed=0)
 

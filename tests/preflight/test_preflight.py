@@ -564,9 +564,11 @@ def test_models_are_described(fresh_accelerator, command, tmp_path, capsys, tiny
 def test_experiments(command, tmp_path, capsys, monkeypatch, key, shares, family):
     """Where the student writes half of the labels, updates with and without are timed."""
     written = []
-    relabel = Trainer._relabelled
+    relabel = Trainer._with_student_targets
     monkeypatch.setattr(
-        Trainer, "_relabelled", lambda self, entry, *given: written.append(entry) or relabel(self, entry, *given)
+        Trainer,
+        "_with_student_targets",
+        lambda self, entry, *given: written.append(entry) or relabel(self, entry, *given),
     )
     flags = command("kd", family, experiment_config_key=key, ft_steps_at_end=None)
     sections = dry_run("kd", flags, tmp_path, capsys)

@@ -18,10 +18,10 @@ from typing import Any
 import pytest
 
 from src.config.cli import run_script
-from src.config.signals import Stopped, signals_wait, sigterm_as_exception
+from src.config.signals import Stopped, signals_deferred, sigterm_as_exception
 from src.data import formats
 from src.models import loading
-from src.storage.atomic import atomic_write, recover, whole_folder
+from src.storage.atomic import atomic_folder, atomic_write, recover
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedDatasets
 from src.training.state import RunState
@@ -127,7 +127,7 @@ def test_between_two_names_of_a_folder(tmp_path, cases, whole):
 
 
 def test_files_of_writers_at_work_stay(tmp_path):
-    with atomic_write(tmp_path / "a.json") as file, whole_folder(tmp_path / "deep" / "b.arrow") as folder:
+    with atomic_write(tmp_path / "a.json") as file, atomic_folder(tmp_path / "deep" / "b.arrow") as folder:
         file.write("{}")
         (folder / "c").write_text("c")
         before = names(tmp_path)
@@ -334,11 +334,11 @@ def test_a_signal_that_is_ignored_stays_ignored(tmp_path):
 
 def test_signals_wait_for_what_must_not_be_cut():
     done = []
-    with pytest.raises(Stopped) as stopped, sigterm_as_exception(), signals_wait():
+    with pytest.raises(Stopped) as stopped, sigterm_as_exception(), signals_deferred():
         os.kill(os.getpid(), signal.SIGTERM)
         done.append("renamed")
     assert (done, stopped.value.code) == (["renamed"], 143)
-    with pytest.raises(KeyboardInterrupt), signals_wait():
+    with pytest.raises(KeyboardInterrupt), signals_deferred():
         os.kill(os.getpid(), signal.SIGINT)
         done.append("removed")
     assert done == ["renamed", "removed"]

@@ -19,7 +19,7 @@ from src.config.errors import UserError
 from src.models.loading import load_model, load_tokenizer
 from src.training import checkpoints
 from src.training.checkpoints import StateFolder, load_checkpoint, save_checkpoint
-from src.training.state import Best, RunState, Training
+from src.training.state import Best, RunState, TrainingState
 
 FAMILIES = ("t5", "gpt2")
 STATE = RunState(
@@ -33,7 +33,7 @@ class Killed(BaseException):
     """What a SIGKILL is to the program: no handler of errors sees it."""
 
 
-def training_of(folder: str, *, seed: int = 0) -> Training:
+def training_of(folder: str, *, seed: int = 0) -> TrainingState:
     """A model that was trained for three updates on nothing in particular."""
     model = load_model(folder)
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.01)
@@ -44,10 +44,10 @@ def training_of(folder: str, *, seed: int = 0) -> Training:
             parameter.grad = torch.randn(parameter.shape, generator=generator)
         optimizer.step()
         scheduler.step()
-    return Training(model, load_tokenizer(folder), optimizer, scheduler)
+    return TrainingState(model, load_tokenizer(folder), optimizer, scheduler)
 
 
-def tensors_of(training: Training) -> dict[str, torch.Tensor]:
+def tensors_of(training: TrainingState) -> dict[str, torch.Tensor]:
     moments = training.optimizer.state_dict()["state"]
     return {
         **training.model.state_dict(),
@@ -55,7 +55,7 @@ def tensors_of(training: Training) -> dict[str, torch.Tensor]:
     }
 
 
-def assert_equal(left: Training, right: Training) -> None:
+def assert_equal(left: TrainingState, right: TrainingState) -> None:
     ours, theirs = tensors_of(left), tensors_of(right)
     assert ours.keys() == theirs.keys()
     assert all(torch.equal(ours[name], theirs[name]) for name in ours)
@@ -237,7 +237,7 @@ def test_weights_of_another_model(checkpoint, dropout_models, family, role):
 
 
 def test_a_folder_that_fails_while_it_is_written_is_not_there(tmp_path):
-    with pytest.raises(Killed), checkpoints.whole_folder(tmp_path / "c") as temporary:
+    with pytest.raises(Killed), checkpoints.atomic_folder(tmp_path / "c") as temporary:
         (temporary / "half").write_text("half")
         raise Killed
     assert names(tmp_path) == set()
@@ -245,7 +245,7 @@ def test_a_folder_that_fails_while_it_is_written_is_not_there(tmp_path):
 
 def test_a_folder_is_replaced_whole(tmp_path):
     for text in ("old", "new"):
-        with checkpoints.whole_folder(tmp_path / "c") as temporary:
+        with checkpoints.atomic_folder(tmp_path / "c") as temporary:
             (temporary / text).write_text(text)
             assert text == "old" or (tmp_path / "c" / "old").is_file()
     assert names(tmp_path) == {"c"}
@@ -253,9 +253,9 @@ def test_a_folder_is_replaced_whole(tmp_path):
 
 
 def test_a_failed_replacement_leaves_the_former_one(tmp_path):
-    with checkpoints.whole_folder(tmp_path / "c") as temporary:
+    with checkpoints.atomic_folder(tmp_path / "c") as temporary:
         (temporary / "old").write_text("old")
-    with pytest.raises(Killed), checkpoints.whole_folder(tmp_path / "c"):
+    with pytest.raises(Killed), checkpoints.atomic_folder(tmp_path / "c"):
         raise Killed
     assert names(tmp_path) == {"c"}
     assert names(tmp_path / "c") == {"old"}

@@ -170,7 +170,7 @@ def use_float64_teacher(monkeypatch) -> None:
 def give_student_texts(monkeypatch, recorded: Recorded) -> None:
     """In place of what a student samples: "written", and the first words of the row's text."""
 
-    def relabelled(trainer, entry, batch, offset):
+    def with_student_targets(trainer, entry, batch, offset):
         step = trainer.state.steps_done + offset
         place = {"seed": trainer.config.seed, "epoch": trainer.state.epoch, "step": step}
         if not student_writes(entry.generate_labels_weight, **place):
@@ -181,4 +181,4 @@ def give_student_texts(monkeypatch, recorded: Recorded) -> None:
         labels = trainer.evaluator.preprocessor.encode_labels(list(map(written.get, texts))).tokens
         return replace(batch, labels=padded([labels[i].tolist() for i in range(len(texts))], IGNORE_INDEX))
 
-    monkeypatch.setattr(Trainer, "_relabelled", relabelled)
+    monkeypatch.setattr(Trainer, "_with_student_targets", with_student_targets)

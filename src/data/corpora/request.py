@@ -11,7 +11,7 @@ from src.config.errors import UserError
 from src.data.formats import read_datasets, rename_splits
 from src.data.hub import load_hub
 from src.data.schema import Datasets, check_shape, check_strings
-from src.data.splits import Sizes
+from src.data.splits import SplitSizes
 
 logger = logging.getLogger(__name__)
 
@@ -25,7 +25,7 @@ class Request:
     """
 
     path: str | None = None
-    sizes: Sizes = Sizes()
+    sizes: SplitSizes = SplitSizes()
     seed: int = 42
 
 

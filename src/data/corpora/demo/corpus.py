@@ -7,9 +7,9 @@ from src.config.errors import UserError
 from src.data.corpora.demo.grammar import demo_rows
 from src.data.corpora.request import Request
 from src.data.schema import Datasets
-from src.data.splits import Sizes, take_rows
+from src.data.splits import SplitSizes, take_rows
 
-DEMO_SIZES = Sizes(train=2_000, dev=200, test=500, unlabeled=8_000)
+DEMO_SIZES = SplitSizes(train=2_000, dev=200, test=500, unlabeled=8_000)
 
 
 def demo(request: Request) -> Datasets:
