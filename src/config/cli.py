@@ -7,7 +7,7 @@ from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from src.config.errors import UserError
+from src.config.errors import UserError, one_line
 from src.config.flags.base import GROUPS, REQUIRED, Arguments
 from src.config.parsing import base_type, check_value, convert, is_list, nearest
 from src.config.signals import sigterm_as_exception
@@ -43,20 +43,24 @@ def explicit_flags(arguments_class: type[Arguments], argv: Sequence[str] | None 
 
 
 def run_script(main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None) -> int:
-    """Call `main(argv)` and return the exit status: 0, 2 for a UserError (one line on stderr), 130 for Ctrl-C.
+    """Call `main(argv)` and return the exit status: 0, 2 for a UserError or an OSError, 130 for Ctrl-C.
 
-    SIGTERM raises Stopped, whose status is 143.
+    Those errors become one line on stderr. Any other error is a defect and keeps its traceback. SIGTERM raises Stopped,
+    which exits with 143.
     """
     try:
         with sigterm_as_exception():
             main(argv)
     except UserError as error:
-        script = Path(main.__code__.co_filename).name
-        print(f"{script}: error: {' '.join(str(error).splitlines())}", file=sys.stderr)
-        return 2
+        message = " ".join(str(error).splitlines())
+    except OSError as error:  # a name that is too long, a full disk, a missing permission
+        message = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
     except KeyboardInterrupt:
         return 130
-    return 0
+    else:
+        return 0
+    print(f"{Path(main.__code__.co_filename).name}: error: {message}", file=sys.stderr)
+    return 2
 
 
 class _Parser(argparse.ArgumentParser):

@@ -1,6 +1,7 @@
 """Typed values from written words, and the nearest known name to a misspelt one."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from difflib import SequenceMatcher
 from types import GenericAlias, NoneType, UnionType
@@ -8,7 +9,8 @@ from typing import Any
 
 from src.config.errors import UserError
 
-LARGEST = 2**32  # of an integer that anybody needs; beyond 64 bits libraries stop with errors of their own
+LARGEST_INTEGER = 2**32  # libraries fail late, and unclearly, on integers beyond 64 bits
+UNWRITABLE = re.compile("[\0\ud800-\udfff]")  # characters that neither a UTF-8 file nor a file name can hold
 Annotation = Any  # a type, tuple[a type, ...], or either `| None`
 Written = str | list[Any] | dict[str, Any] | None
 
@@ -82,7 +84,9 @@ def _tuple(written: str | list[Any] | dict[str, Any], member: type, where: str) 
 
 def _scalar(word: str, kind: type, where: str) -> Any:
     if kind is str:
-        return _text(word, where)
+        if UNWRITABLE.search(word):
+            raise UserError(f"{where}: {shown(word)} contains a NUL character or is not text in UTF-8")
+        return word
     if kind is bool:
         if word.lower() not in ("true", "false"):
             raise UserError(f"{where}: {shown(word)} is neither True nor False")
@@ -91,22 +95,11 @@ def _scalar(word: str, kind: type, where: str) -> Any:
         number = kind(word)
     except ValueError as error:
         raise UserError(f"{where}: {shown(word)} is not {'an integer' if kind is int else 'a number'}") from error
-    if kind is int and abs(number) > LARGEST:
-        raise UserError(f"{where}: {shown(word)} is too large; possible: up to {LARGEST}")
+    if kind is int and abs(number) > LARGEST_INTEGER:
+        raise UserError(f"{where}: {shown(word)} is too large; the largest integer is {LARGEST_INTEGER}")
     if not math.isfinite(number):
         raise UserError(f"{where}: {shown(word)} is not a finite number")
     return number
-
-
-def _text(word: str, where: str) -> str:
-    """The word itself, if it can be written into a file and name one."""
-    if "\0" in word:
-        raise UserError(f"{where}: {shown(word)} contains a NUL character; remove it")
-    try:
-        word.encode()
-    except UnicodeEncodeError:
-        raise UserError(f"{where}: {shown(word)} is not text in UTF-8") from None
-    return word
 
 
 def shown(word: str) -> str:

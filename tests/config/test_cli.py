@@ -290,6 +290,21 @@ def test_run_script_statuses(capsys):
     assert capsys.readouterr() == ("", "test_cli.py: error: --seed: two lines\n")
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (OSError(36, "File name too long", "data/nnn.json"), "data/nnn.json: File name too long"),
+        (OSError("Can't load it.\nIs it there?"), "Can't load it. Is it there?"),
+    ],
+)
+def test_an_error_of_the_system_is_one_line(capsys, error, line):
+    def fails(_argv):
+        raise error
+
+    assert run_script(fails, []) == 2
+    assert capsys.readouterr().err == f"test_cli.py: error: {line}\n"
+
+
 def test_run_script_hides_no_defect():
     def broken(_argv):
         raise ValueError("a defect")

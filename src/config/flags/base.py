@@ -6,29 +6,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from src.config.errors import UserError
-from src.config.parsing import check_value, shown
+from src.config.parsing import check_value
 
 ALIGNMENTS = ("edit", "exact")
 DEBUG_ROWS = 128
 REPOSITORY = Path(__file__).resolve().parents[3]
 
 
-PATHS = ("_dir", "_path", "_name", "tokenizer", "from_model")  # how flags end that may name a file or folder
-
-
-LONGEST_NAME, LONGEST_PATH = 255, 4095  # bytes, as common file systems have it
-
-
-REQUIRED = MISSING
-
+REQUIRED = MISSING  # the default of a flag that must be given
 
 # The headings of --help, in the order in which they are shown.
 FILES, MODEL, DATA, TRAINING = "files", "models", "data", "training"
-
-
 EVALUATION, DECODING, RUN = "evaluation and checkpoints", "decoding", "the run"
-
-
 GROUPS = (FILES, MODEL, DATA, TRAINING, EVALUATION, DECODING, RUN)
 
 
@@ -54,12 +43,6 @@ TASK_PROMPT = (
 
 
 GENERATION_TYPE = "How to decode: _short and _long set the length penalty, _low and _high the temperature."
-
-
-def check_path(value: str, where: str) -> None:
-    """Refuse what no file system takes for a path, which would end in an OSError wherever it is looked at first."""
-    if any(len(part.encode()) > LONGEST_NAME for part in Path(value).parts) or len(value.encode()) > LONGEST_PATH:
-        raise UserError(f"{where}: {shown(value)}: a path's names may not be longer than {LONGEST_NAME} bytes each")
 
 
 def flag(
@@ -89,8 +72,6 @@ class Arguments:
             check_value(value, each.metadata["limits"], f"--{each.name}")
             if value == "" and each.default is REQUIRED:
                 raise UserError(f"--{each.name}: must not be empty")
-            if isinstance(value, str) and each.name.endswith(PATHS):
-                check_path(value, f"--{each.name}")
         self.check()
 
     def check(self) -> None:
