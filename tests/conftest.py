@@ -165,7 +165,7 @@ def fresh_accelerator():
 def new_divergence():
     """`reverse_kl`, as somebody would add it, and gone afterwards."""
 
-    @divergence("reverse_kl", words="reverse KL", paper="Gu et al., 2024, arXiv 2306.08543")
+    @divergence("reverse_kl", label="reverse KL", paper="Gu et al., 2024, arXiv 2306.08543")
     def reverse_kl(student, teacher):
         return expectation(student, student - teacher)
 

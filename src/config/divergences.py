@@ -1,10 +1,10 @@
-"""Divergences between two distributions, each one function: what `NAME_weight` in a loss entry of the YAML weighs.
+"""Divergences between the student's and the teacher's distributions: one function each.
 
-The keys of the YAML, the columns of the log and --list_experiments follow from DIVERGENCES. A function is written once,
-for live and for stored teachers. It uses methods of tensors alone: config/ imports no torch, so that a wrong key
-answers at once.
+A function registered as NAME adds the key NAME_weight to the loss entries of an experiments file, a column to the
+training log, and a term to --list_experiments. The same function serves live and stored teachers. It may use only
+methods of its tensors, because config/ does not import torch.
 
-Shapes: N valid target positions; K tokens, those of the vocabulary, or of a stored teacher those that are stored.
+Shapes: N valid target positions; K tokens: the whole vocabulary, or those that a stored teacher has.
 """
 
 from collections.abc import Callable
@@ -17,10 +17,14 @@ Compute = Callable[[LogProbabilities, LogProbabilities], Any]
 
 @dataclass(frozen=True)
 class Divergence:
-    """compute: (student's log-probabilities, teacher's) → (N,) nats. words: what --list_experiments calls it."""
+    """A registered divergence.
+
+    label: its name in --list_experiments. paper: its source. compute: takes log-probabilities of the student (N, K) and
+    of the teacher (N, K), returns the divergence in nats (N,).
+    """
 
     name: str
-    words: str
+    label: str
     paper: str
     compute: Compute
 
@@ -28,23 +32,23 @@ class Divergence:
 DIVERGENCES: dict[str, Divergence] = {}
 
 
-def divergence(name: str, *, words: str, paper: str) -> Callable[[Compute], Compute]:
-    """Register a function as the divergence that `NAME_weight` weighs."""
+def divergence(name: str, *, label: str, paper: str) -> Callable[[Compute], Compute]:
+    """Register a function as the divergence `name`."""
 
     def register(compute: Compute) -> Compute:
-        DIVERGENCES[name] = Divergence(name, words, paper, compute)
+        DIVERGENCES[name] = Divergence(name, label, paper, compute)
         return compute
 
     return register
 
 
 def expectation(log_weights: LogProbabilities, values: Any) -> Any:
-    """(N,) Σ exp(log_weights) · values; a token without weight counts nothing, whatever its value."""
+    """(N,) Σ exp(log_weights) · values over K. A token of weight 0 adds 0, even if its value is infinite."""
     weights = log_weights.exp()
     return (weights * values.masked_fill(weights == 0, 0.0)).sum(-1)
 
 
-@divergence("logits", words="logits KL", paper="Hinton et al., 2015, arXiv 1503.02531")
+@divergence("logits", label="logits KL", paper="Hinton et al., 2015, arXiv 1503.02531")
 def forward_kl(student: LogProbabilities, teacher: LogProbabilities) -> Any:
     """(N,) KL(teacher ‖ student)."""
     return expectation(teacher, teacher - student)

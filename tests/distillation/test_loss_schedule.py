@@ -214,7 +214,7 @@ def test_no_scheduling_keeps_its_only_loss(with_losses):
 
 def test_no_scheduling_of_three_losses_is_refused(with_losses):
     """Two of them would never be learned."""
-    with pytest.raises(UserError, match=r"'no_scheduling' never changes the loss: 'logits' is not reached"):
+    with pytest.raises(UserError, match=r"'no_scheduling' never changes the loss, so 'logits' is never used"):
         with_losses("no_scheduling", "nll, logits, hidden_relations", epochs=20)
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from src.config.experiments.schema import KEYS, LAYERS, LOSS, LayerMap, LossEntry
+from src.config.experiments.schema import LAYERS, LOSS, LayerMap, LossEntry, keys_by_kind
 from src.distillation.capture import capture_states
 from src.distillation.objectives import Targets, Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
@@ -68,9 +68,9 @@ def deviations(folder: Path, case: dict[str, Any]) -> Iterator[Deviation]:
     name = f"{case['family']} {case['name']}"
     student, teacher = models_of(folder, case["family"])
     config = case["config"]
-    keys = [key for key in KEYS[LOSS] if config.get(key) is not None]
+    keys = [key for key in keys_by_kind()[LOSS] if config.get(key) is not None]
     entry = LossEntry(name=case["name"], **{key: config[key] for key in keys})
-    layers = LayerMap(**{key: config[key] for key in KEYS[LAYERS] if key in config})
+    layers = LayerMap(**{key: config[key] for key in keys_by_kind()[LAYERS] if key in config})
     tensors = {key: torch.tensor(rows) for key, rows in case["batch"].items()}
     batch = Batch(**tensors, rows=tuple(range(len(tensors["labels"]))))
     window = Window(len(batch.rows), len(Targets.of(batch).labels))

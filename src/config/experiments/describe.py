@@ -1,4 +1,4 @@
-"""--list_experiments: experiments in words."""
+"""Print one line about each experiment, for --list_experiments."""
 
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from src.config.experiments.schema import Experiment, LossEntry
 
 
 def print_experiments(path: Path) -> None:
-    """Every experiment of the YAML file, with a line on it."""
+    """Print the key and the description of every experiment in the file."""
     described = {key: describe(experiment) for key, experiment in load_experiments(path).items()}
     width = max(map(len, described), default=0)
     for key, line in described.items():
@@ -17,20 +17,18 @@ def print_experiments(path: Path) -> None:
 
 
 def describe(experiment: Experiment) -> str:
-    """A line on what an experiment learns, and when the next loss takes over."""
+    """One line: the losses, and when training changes from one to the next."""
     schedule, losses = experiment.schedule, [_describe_loss(loss) for loss in experiment.losses]
     if len(losses) == 1:
         return losses[0]
     order = "drawn at random" if schedule.random_sample else "then stays" if schedule.keep_last else "then again"
-    triggers = {
-        f"every {schedule.change_every_n_epochs} epochs": schedule.change_every_n_epochs,
-        f"every {schedule.change_every_n_evaluation_steps} evaluations": schedule.change_every_n_evaluation_steps,
-        f"after {schedule.change_no_improvements_for} evaluations without a better score": (
-            schedule.change_no_improvements_for
-        ),
-    }
-    (trigger,) = (text for text, number in triggers.items() if number is not None)
-    return f"{' -> '.join(losses)}; changes {trigger}, {order}"
+    (trigger,) = schedule.triggers
+    when = {
+        "change_every_n_epochs": "every {} epochs",
+        "change_every_n_evaluation_steps": "every {} evaluations",
+        "change_no_improvements_for": "after {} evaluations without a better score",
+    }[trigger].format(getattr(schedule, trigger))
+    return f"{' -> '.join(losses)}; changes {when}, {order}"
 
 
 def _describe_loss(loss: LossEntry) -> str:
@@ -39,10 +37,9 @@ def _describe_loss(loss: LossEntry) -> str:
         support = f" to the top-{-loss.temperature:g} nucleus"
     elif loss.temperature != 1:
         support = f" at T {loss.temperature:g}"
-    names = {name: f"{each.words}{support}" for name, each in DIVERGENCES.items()}
-    names |= {"forward": "NLL", "hidden": "hidden relations", "attention_relation": "attention relations"}
-    for term in ("hidden", "attention_relation"):
-        names[term] += f" ({'KL' if loss.kl_loss else 'RMSE'})"
+    relations = f"relations ({'KL' if loss.kl_loss else 'RMSE'})"
+    names = {name: f"{each.label}{support}" for name, each in DIVERGENCES.items()}
+    names |= {"forward": "NLL", "hidden": f"hidden {relations}", "attention_relation": f"attention {relations}"}
     said = " + ".join(
         names[term] if weight == 1 else f"{weight:g} {names[term]}" for term, weight in loss.weights.items()
     )
@@ -54,11 +51,11 @@ def _describe_loss(loss: LossEntry) -> str:
 
 
 def _describe_sampling(loss: LossEntry) -> str:
-    """How the student samples, where it is not as usual: " (top-k 50)"."""
+    """The sampling settings that differ from the defaults, such as " (top-k 50)"."""
     settings = {
         "T": (loss.generate_temperature, LossEntry.generate_temperature),
         "top-p": (loss.generate_top_p, LossEntry.generate_top_p),
         "top-k": (loss.generate_top_k, LossEntry.generate_top_k),
     }
-    changed = [f"{name} {value:g}" for name, (value, usual) in settings.items() if value != usual]
+    changed = [f"{name} {value:g}" for name, (value, default) in settings.items() if value != default]
     return f" ({', '.join(changed)})" if changed else ""

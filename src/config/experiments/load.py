@@ -1,9 +1,9 @@
-"""The YAML of experiments, read strictly: what to learn, from which layers, in what order; typed and checked.
+"""Read and check an experiments file (YAML), such as arg_configs/kd_experiment_configs.yaml.
 
-An entry is an experiment, a loss, a layer map or a schedule; its keys say which. Experiments name the other entries.
+An entry is an experiment, a loss, a layer map or a schedule; its keys say which. An experiment names other entries.
 """
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Collection
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,43 +15,46 @@ from src.config.experiments.schema import (
     EPOCHS_PER_LOSS,
     EXPERIMENT,
     EXPERIMENT_KEYS,
-    KEYS,
     LAYERS,
     LIMITS,
     LOSS,
     PATIENCE,
     SCHEDULE,
+    TRIGGERS,
     Experiment,
     LayerMap,
     LossEntry,
     Schedule,
-    keys_of,
+    keys_by_kind,
+    objective_names,
     weight_key,
 )
 from src.config.parsing import check_value, convert, nearest
 
+Entries = dict[str, dict[str, Any]]  # the entries of each kind, by their keys in the file
+
 
 def load_experiments(path: Path) -> dict[str, Experiment]:
-    """Every experiment of the YAML file by its key, after all entries of the file have been checked.
+    """Every experiment of the file, by its key, after all entries of the file were checked.
 
-    Raises UserError for the first mistake: a misspelt key, an unknown reference, a wrong type or value.
+    Raises UserError at the first mistake: a misspelled key, an unknown name, a wrong type or value.
     """
-    from src.config.yaml_files import read_mapping  # here, because PyYAML would slow every script's --help
+    from src.config.yaml_files import read_mapping  # here, because importing PyYAML would slow --help
 
     raw = read_mapping(path)
     kinds = {key: _kind(entry, f"{path.name}: {key}") for key, entry in raw.items()}
-    entries: dict[str, dict[str, Any]] = {kind: {} for kind in KEYS}
+    entries: Entries = {kind: {} for kind in keys_by_kind()}
     for key, kind in kinds.items():
-        entries[kind][key] = _READERS[kind](key, raw[key], f"{path.name}: {key}") if kind in _READERS else raw[key]
+        entries[kind][key] = _read_entry(kind, key, raw[key], f"{path.name}: {key}")
     return {
         key: _experiment(key, written, entries, f"{path.name}: {key}") for key, written in entries[EXPERIMENT].items()
     }
 
 
 def load_experiment(path: Path, key: str, *, epochs: int, n_patience_epochs: int | None) -> Experiment:
-    """The experiment `key` for a run of `epochs` epochs: a schedule that depends on the run gets its number.
+    """The experiment `key` for a run of `epochs` epochs, with a number for PATIENCE or EPOCHS_PER_LOSS.
 
-    n_patience_epochs: the run's, or 16 if None. epochs_per_loss: max(1, epochs // number of losses).
+    PATIENCE becomes n_patience_epochs, or 16 if that is None. EPOCHS_PER_LOSS becomes max(1, epochs // losses).
     """
     experiments = load_experiments(path)
     if key not in experiments:
@@ -73,71 +76,77 @@ def _refuse_unknown(what: str, name: str, known: Collection[str], where: str) ->
 
 
 def _kind(entry: Any, where: str) -> str:
-    """Which kind of entry this is: the one that knows most of its keys; a key that it does not know is refused."""
+    """The kind that has most of the entry's keys, or of the known keys nearest to them; refuses any other key."""
     if not isinstance(entry, dict) or not entry:
         raise UserError(f"{where}: must hold the keys of an experiment, a loss, a layer map or a schedule")
-    every_key = [key for kind in KEYS for key in keys_of(kind)]
+    keys = keys_by_kind()
+    every_key = [key for known in keys.values() for key in known]
     meant = [nearest(key, every_key) for key in entry]
 
-    def familiar(kind: str) -> tuple[int, int]:
-        return sum(key in keys_of(kind) for key in entry), sum(key in keys_of(kind) for key in meant)
+    def matches(kind: str) -> tuple[int, int]:
+        return sum(key in keys[kind] for key in entry), sum(key in keys[kind] for key in meant)
 
-    kind = max(KEYS, key=familiar)
+    kind = max(keys, key=matches)
     for key in entry:
-        if key not in keys_of(kind):
-            _refuse_unknown("key", key, keys_of(kind), where)
+        if key not in keys[kind]:
+            _refuse_unknown("key", key, keys[kind], where)
     return kind
 
 
+def _read_entry(kind: str, key: str, raw: dict[str, Any], where: str) -> Any:
+    if kind == LOSS:
+        return _loss(key, raw, where)
+    if kind == LAYERS:
+        return LayerMap(**_values(LayerMap, raw, where))
+    if kind == SCHEDULE:
+        return _schedule(key, raw, where)
+    return raw  # an experiment is read when all entries that it may name are known
+
+
 def _loss(key: str, raw: dict[str, Any], where: str) -> LossEntry:
-    own = {name: written for name, written in raw.items() if name in KEYS[LOSS]}
-    divergences = tuple(
-        (name, _value(weight_key(name), raw[weight_key(name)], float, f"{where}.{weight_key(name)}"))
-        for name in DIVERGENCES
-        if weight_key(name) in raw.keys() - own.keys()
+    own = {each.name for each in fields(LossEntry)}
+    loss = LossEntry(
+        name=key,
+        divergences=tuple(
+            (name, _value(weight_key(name), raw[weight_key(name)], float, f"{where}.{weight_key(name)}"))
+            for name in DIVERGENCES
+            if weight_key(name) in raw.keys() - own
+        ),
+        **_values(LossEntry, {name: written for name, written in raw.items() if name in own}, where),
     )
-    loss = LossEntry(name=key, divergences=divergences, **_values(LossEntry, own, where))
     if not loss.weights:
-        weights = [name for name in keys_of(LOSS) if name.endswith("_weight") and not name.startswith("generate")]
-        raise UserError(f"{where}: all weights are 0; give at least one of {', '.join(weights)}")
+        weights = ", ".join(map(weight_key, objective_names()))
+        raise UserError(f"{where}: all weights are 0; give at least one of {weights}")
     if loss.temperature == 0:
-        raise UserError(f"{where}.temperature: must not be 0; -p (p from 0 to 1) cuts to the top-p nucleus")
+        raise UserError(f"{where}.temperature: must not be 0; give a temperature above 0, or -p for the top-p nucleus")
     if loss.missing_mass != "drop" and loss.temperature != 1:
         raise UserError(
             f"{where}.missing_mass: {loss.missing_mass!r} needs temperature 1, because other temperatures need the "
-            "missing log-probabilities too; 'drop' goes with any"
+            "log-probabilities that are missing; use temperature 1 or missing_mass: drop"
         )
     return loss
 
 
-def _layers(_key: str, raw: dict[str, Any], where: str) -> LayerMap:
-    return LayerMap(**_values(LayerMap, raw, where))
-
-
 def _schedule(key: str, raw: dict[str, Any], where: str) -> Schedule:
     schedule = Schedule(name=key, **_values(Schedule, raw, where))
-    given = [name for name in KEYS[SCHEDULE][:3] if getattr(schedule, name) is not None]
-    if len(given) > 1:
-        raise UserError(f"{where}: {' and '.join(given)} contradict each other; give one of them")
-    if schedule.random_sample and not given:
-        raise UserError(f"{where}.random_sample: needs one of {', '.join(KEYS[SCHEDULE][:3])}")
+    if len(schedule.triggers) > 1:
+        raise UserError(f"{where}: {' and '.join(schedule.triggers)} contradict each other; give one of them")
+    if schedule.random_sample and not schedule.triggers:
+        raise UserError(f"{where}.random_sample: needs one of {', '.join(TRIGGERS)}")
     return schedule
 
 
-_READERS: Mapping[str, Callable[[str, dict[str, Any], str], Any]] = {LOSS: _loss, LAYERS: _layers, SCHEDULE: _schedule}
-
-
-def _experiment(key: str, raw: dict[str, Any], entries: dict[str, dict[str, Any]], where: str) -> Experiment:
+def _experiment(key: str, raw: dict[str, Any], entries: Entries, where: str) -> Experiment:
     missing = [name for name in EXPERIMENT_KEYS if name not in raw]
     if missing:
-        raise UserError(f"{where}: {', '.join(missing)} missing; an experiment has {', '.join(EXPERIMENT_KEYS)}")
+        raise UserError(f"{where}: {', '.join(missing)} missing; an experiment needs {', '.join(EXPERIMENT_KEYS)}")
     if not isinstance(raw["losses"], list) or not raw["losses"]:
         raise UserError(f"{where}.losses: must be a list of loss entries, for example [logits]")
     schedule: Schedule = _named(SCHEDULE, raw["scheduling"], entries, f"{where}.scheduling")
     losses: tuple[LossEntry, ...] = tuple(_named(LOSS, name, entries, f"{where}.losses") for name in raw["losses"])
-    if len(losses) > 1 and not schedule.changes:
+    if len(losses) > 1 and not schedule.triggers:
         raise UserError(
-            f"{where}.scheduling: {schedule.name!r} never changes the loss: {losses[1].name!r} is not reached"
+            f"{where}.scheduling: {schedule.name!r} never changes the loss, so {losses[1].name!r} is never used"
         )
     return Experiment(
         key=key,
@@ -148,8 +157,8 @@ def _experiment(key: str, raw: dict[str, Any], entries: dict[str, dict[str, Any]
     )
 
 
-def _named(kind: str, written: Any, entries: dict[str, dict[str, Any]], where: str) -> Any:
-    """The entry of this kind that is called `written`."""
+def _named(kind: str, written: Any, entries: Entries, where: str) -> Any:
+    """The entry of this kind that the experiment names."""
     name = convert(written, str, where)
     if name in entries[kind]:
         return entries[kind][name]
@@ -160,7 +169,7 @@ def _named(kind: str, written: Any, entries: dict[str, dict[str, Any]], where: s
 
 
 def _values(entry_class: type[Any], raw: dict[str, Any], where: str) -> dict[str, Any]:
-    """The entry's values, converted to the types of the class's fields and within LIMITS."""
+    """The values of an entry: converted to the types of the class's fields, and checked."""
     types = {each.name: each.type for each in fields(entry_class)}
     return {name: _value(name, written, types[name], f"{where}.{name}") for name, written in raw.items()}
 

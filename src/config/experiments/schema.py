@@ -1,4 +1,4 @@
-"""The entries of a YAML of experiments: losses, layer maps, schedules, experiments."""
+"""Dataclasses for the entries of an experiments file: losses, layer maps, schedules, experiments; keys and limits."""
 
 import json
 from collections.abc import Mapping
@@ -7,17 +7,20 @@ from typing import Any
 
 from src.config.divergences import DIVERGENCES
 
-DEFAULT_PATIENCE_EPOCHS = 16  # of a schedule that follows --n_patience_epochs when that flag is not given
-
-
-PATIENCE, EPOCHS_PER_LOSS = "n_patience_epochs", "epochs_per_loss"  # numbers of a schedule that the run decides
+LOSS, LAYERS, SCHEDULE, EXPERIMENT = "loss", "layer map", "schedule", "experiment"  # the kinds of entries
+EXPERIMENT_KEYS = ("name", "layer", "scheduling", "losses")
+TRIGGERS = ("change_every_n_epochs", "change_every_n_evaluation_steps", "change_no_improvements_for")
+PATIENCE, EPOCHS_PER_LOSS = "n_patience_epochs", "epochs_per_loss"  # values of change_every_n_epochs that the run sets
+DEFAULT_PATIENCE_EPOCHS = 16  # replaces n_patience_epochs in a schedule if --n_patience_epochs is not given
+MISSING_MASS = ("drop", "zero", "bucket")
 
 
 @dataclass(frozen=True, kw_only=True)
 class LossEntry:
-    """What one loss weighs, and on which share of the steps the student generates the labels itself.
+    """The weights of one loss, and the share of steps (0 to 1) on which the student generates the labels itself.
 
-    generate_...: how it samples them; top_k 0: from any number of tokens.
+    generate_temperature, generate_top_p, generate_top_k: how the student samples those labels; top_k 0 means no limit.
+    missing_mass: how tokens count whose probabilities a stored teacher does not have.
     """
 
     name: str
@@ -34,29 +37,28 @@ class LossEntry:
     generate_top_p: float = 0.95
     generate_top_k: int = 0
     missing_mass: str = "drop"
-    divergences: tuple[tuple[str, float], ...] = ()  # names and weights of those in DIVERGENCES that have no field here
+    divergences: tuple[tuple[str, float], ...] = ()  # (name, weight) of each divergence that has no field above
 
     @property
     def weights(self) -> dict[str, float]:
-        """The objectives that count, by name: forward, divergences, hidden and attention_relation."""
-        names = ("forward", *DIVERGENCES, "hidden", "attention_relation")
-        weights = {name: getattr(self, f"{name}_weight", 0.0) for name in names} | dict(self.divergences)
+        """The weights that are not 0, by the name of the objective."""
+        weights = {name: getattr(self, weight_key(name), 0.0) for name in objective_names()} | dict(self.divergences)
         return {name: weight for name, weight in weights.items() if weight}
 
     @property
     def compares_layers(self) -> bool:
-        """Whether any term compares hidden states or attention, and not only the distributions that come of them."""
+        """Whether the loss compares hidden states or attention."""
         return bool(self.weights.keys() & {"hidden", "attention_relation"})
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any term compares the student with a teacher."""
+        """Whether the loss compares the student with a teacher."""
         return any(term != "forward" for term in self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)
 class LayerMap:
-    """Which layers are compared: hidden states, self-attention (sa), cross-attention (ca); −1 is the last layer."""
+    """The layers to compare: hidden states, self-attention (sa), cross-attention (ca). -1 is the last layer."""
 
     student_enc_hidden_layer: int = -1
     teacher_enc_hidden_layer: int = -1
@@ -70,17 +72,17 @@ class LayerMap:
     teacher_dec_ca_layer: int = -1
 
     def of(self, role: str) -> dict[str, int]:
-        """The layers of "student" or "teacher": by enc_hidden, dec_hidden, enc_sa, dec_sa and dec_ca."""
+        """The layers of "student" or "teacher" by enc_hidden, dec_hidden, enc_sa, dec_sa and dec_ca."""
         places = ("enc_hidden", "dec_hidden", "enc_sa", "dec_sa", "dec_ca")
         return {place: getattr(self, f"{role}_{place}_layer") for place in places}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Schedule:
-    """When the next of the experiment's losses takes over; at most one of the three `change_...` is given.
+    """When training changes to the next loss of the experiment. At most one of the TRIGGERS is given.
 
-    After the last loss: stay (`keep_last`) or begin again. `random_sample` draws the next loss instead. In a file,
-    `change_every_n_epochs` may be n_patience_epochs or epochs_per_loss; `load_experiment` makes a number of it.
+    keep_last: stay on the last loss; otherwise start again with the first. random_sample: draw the next loss at random.
+    change_every_n_epochs is a text (PATIENCE or EPOCHS_PER_LOSS) until `load_experiment` replaces it by a number.
     """
 
     name: str
@@ -91,20 +93,19 @@ class Schedule:
     random_sample: bool = False
 
     @property
-    def changes(self) -> bool:
-        """Whether the loss ever changes."""
-        triggers = (self.change_every_n_epochs, self.change_every_n_evaluation_steps, self.change_no_improvements_for)
-        return any(trigger is not None for trigger in triggers)
+    def triggers(self) -> list[str]:
+        """Those of the TRIGGERS that are given."""
+        return [name for name in TRIGGERS if getattr(self, name) is not None]
 
     @property
     def follows_evaluations(self) -> bool:
-        """Whether it counts evaluations on dev."""
+        """Whether the schedule counts evaluations on dev."""
         return self.change_every_n_evaluation_steps is not None or self.change_no_improvements_for is not None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Experiment:
-    """One experiment of the file, its references resolved; `losses` are in the order in which they are used."""
+    """An experiment with its layer map, its schedule, and its losses in the order of their use."""
 
     key: str
     name: str
@@ -114,34 +115,16 @@ class Experiment:
 
     @property
     def needs_teacher(self) -> bool:
-        """Whether any of the losses compares the student with a teacher."""
+        """Whether any loss compares the student with a teacher."""
         return any(loss.needs_teacher for loss in self.losses)
 
     def as_json(self) -> dict[str, Any]:
-        """The experiment as run.json has it: what is no divergence of a loss is not named."""
+        """The experiment for run.json; a loss without `divergences` leaves that key out."""
         written = json.loads(json.dumps(asdict(self)))
         for loss in written["losses"]:
             if not loss["divergences"]:
                 del loss["divergences"]
         return written
-
-
-MISSING_MASS = ("drop", "zero", "bucket")  # of a stored teacher: what the tokens that are not stored count for
-
-
-LOSS, LAYERS, SCHEDULE, EXPERIMENT = "loss", "layer map", "schedule", "experiment"
-
-
-ENTRY_CLASSES: Mapping[str, type[Any]] = {LOSS: LossEntry, LAYERS: LayerMap, SCHEDULE: Schedule}
-
-
-EXPERIMENT_KEYS = ("name", "layer", "scheduling", "losses")
-
-
-KEYS: Mapping[str, tuple[str, ...]] = {
-    kind: tuple(each.name for each in fields(entry_class) if each.name not in ("name", "divergences"))
-    for kind, entry_class in ENTRY_CLASSES.items()
-} | {EXPERIMENT: EXPERIMENT_KEYS}
 
 
 LIMITS: Mapping[str, Mapping[str, Any]] = {
@@ -151,17 +134,26 @@ LIMITS: Mapping[str, Mapping[str, Any]] = {
     "generate_top_k": {"minimum": 0},
     "temperature": {"minimum": -1},
     "missing_mass": {"choices": MISSING_MASS},
-    "change_every_n_epochs": {"minimum": 1},
-    "change_every_n_evaluation_steps": {"minimum": 1},
-    "change_no_improvements_for": {"minimum": 1},
+    **dict.fromkeys(TRIGGERS, {"minimum": 1}),
 }
 
 
-def keys_of(kind: str) -> tuple[str, ...]:
-    """The keys that an entry of this kind may hold; a loss, a weight for each divergence."""
-    own = KEYS[kind]
-    return own if kind != LOSS else (*own, *(key for key in map(weight_key, DIVERGENCES) if key not in own))
+def keys_by_kind() -> dict[str, tuple[str, ...]]:
+    """The keys that an entry of each kind may have. A loss also has a weight for each registered divergence."""
+    classes: dict[str, type[Any]] = {LOSS: LossEntry, LAYERS: LayerMap, SCHEDULE: Schedule}
+    keys = {
+        kind: tuple(each.name for each in fields(entry_class) if each.name not in ("name", "divergences"))
+        for kind, entry_class in classes.items()
+    }
+    keys[LOSS] = tuple(dict.fromkeys([*keys[LOSS], *map(weight_key, DIVERGENCES)]))
+    return {**keys, EXPERIMENT: EXPERIMENT_KEYS}
+
+
+def objective_names() -> tuple[str, ...]:
+    """The names of everything that a loss entry can weigh."""
+    return ("forward", *DIVERGENCES, "hidden", "attention_relation")
 
 
 def weight_key(name: str) -> str:
+    """The key of an objective's weight in a loss entry: "hidden" gives "hidden_weight"."""
     return f"{name}_weight"
