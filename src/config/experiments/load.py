@@ -11,14 +11,11 @@ from typing import Any, NoReturn
 from src.config.divergences import DIVERGENCES
 from src.config.errors import UserError
 from src.config.experiments.schema import (
-    DEFAULT_PATIENCE_EPOCHS,
-    EPOCHS_PER_LOSS,
     EXPERIMENT,
     EXPERIMENT_KEYS,
     LAYERS,
     LIMITS,
     LOSS,
-    PATIENCE,
     SCHEDULE,
     TRIGGERS,
     Experiment,
@@ -31,6 +28,8 @@ from src.config.experiments.schema import (
 )
 from src.config.parsing import check_value, convert, nearest
 
+PATIENCE, EPOCHS_PER_LOSS = "n_patience_epochs", "epochs_per_loss"  # values of change_every_n_epochs that the run sets
+DEFAULT_PATIENCE_EPOCHS = 16  # for PATIENCE, if --n_patience_epochs is not given
 Entries = dict[str, dict[str, Any]]  # the entries of each kind, by their keys in the file
 
 
@@ -104,16 +103,12 @@ def _read_entry(kind: str, key: str, raw: dict[str, Any], where: str) -> Any:
 
 
 def _loss(key: str, raw: dict[str, Any], where: str) -> LossEntry:
-    own = {each.name for each in fields(LossEntry)}
-    loss = LossEntry(
-        name=key,
-        divergences=tuple(
-            (name, _value(weight_key(name), raw[weight_key(name)], float, f"{where}.{weight_key(name)}"))
-            for name in DIVERGENCES
-            if weight_key(name) in raw.keys() - own
-        ),
-        **_values(LossEntry, {name: written for name, written in raw.items() if name in own}, where),
-    )
+    values = _values(LossEntry, raw, where)
+    without_field = [
+        name for name in DIVERGENCES if weight_key(name) in raw and not hasattr(LossEntry, weight_key(name))
+    ]
+    divergences = tuple((name, values.pop(weight_key(name))) for name in without_field)
+    loss = LossEntry(name=key, divergences=divergences, **values)
     if not loss.weights:
         weights = ", ".join(map(weight_key, objective_names()))
         raise UserError(f"{where}: all weights are 0; give at least one of {weights}")
@@ -170,8 +165,8 @@ def _named(kind: str, written: Any, entries: Entries, where: str) -> Any:
 
 def _values(entry_class: type[Any], raw: dict[str, Any], where: str) -> dict[str, Any]:
     """The values of an entry: converted to the types of the class's fields, and checked."""
-    types = {each.name: each.type for each in fields(entry_class)}
-    return {name: _value(name, written, types[name], f"{where}.{name}") for name, written in raw.items()}
+    types = {each.name: each.type for each in fields(entry_class)}  # a divergence's weight may have no field
+    return {name: _value(name, written, types.get(name, float), f"{where}.{name}") for name, written in raw.items()}
 
 
 def _value(name: str, written: Any, annotation: Any, where: str) -> Any:

@@ -10,9 +10,6 @@ from src.config.divergences import DIVERGENCES
 LOSS, LAYERS, SCHEDULE, EXPERIMENT = "loss", "layer map", "schedule", "experiment"  # the kinds of entries
 EXPERIMENT_KEYS = ("name", "layer", "scheduling", "losses")
 TRIGGERS = ("change_every_n_epochs", "change_every_n_evaluation_steps", "change_no_improvements_for")
-PATIENCE, EPOCHS_PER_LOSS = "n_patience_epochs", "epochs_per_loss"  # values of change_every_n_epochs that the run sets
-DEFAULT_PATIENCE_EPOCHS = 16  # replaces n_patience_epochs in a schedule if --n_patience_epochs is not given
-MISSING_MASS = ("drop", "zero", "bucket")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +79,7 @@ class Schedule:
     """When training changes to the next loss of the experiment. At most one of the TRIGGERS is given.
 
     keep_last: stay on the last loss; otherwise start again with the first. random_sample: draw the next loss at random.
-    change_every_n_epochs is a text (PATIENCE or EPOCHS_PER_LOSS) until `load_experiment` replaces it by a number.
+    change_every_n_epochs may be the text n_patience_epochs or epochs_per_loss until `load_experiment` knows the number.
     """
 
     name: str
@@ -133,7 +130,7 @@ LIMITS: Mapping[str, Mapping[str, Any]] = {
     "generate_top_p": {"above": 0, "maximum": 1},
     "generate_top_k": {"minimum": 0},
     "temperature": {"minimum": -1},
-    "missing_mass": {"choices": MISSING_MASS},
+    "missing_mass": {"choices": ("drop", "zero", "bucket")},
     **dict.fromkeys(TRIGGERS, {"minimum": 1}),
 }
 
