@@ -1,8 +1,8 @@
-"""The command line: dataclass of flags -> argparse -> checked instance, and the exit statuses of every script."""
+"""Parse the command line and --config into a checked dataclass of flags; run a script and return its exit status."""
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -18,20 +18,21 @@ Parsed = TypeVar("Parsed", bound=Arguments)
 def parse(arguments_class: type[Parsed], argv: Sequence[str] | None = None) -> Parsed:
     """The script's arguments: defaults, overridden by --config FILE.yaml, overridden by the command line.
 
-    `argv` is sys.argv[1:] if None. Raises UserError, one line, for whatever is wrong; --help, and a flag that only asks
-    (`Arguments.answered`), print and exit with 0.
+    `argv` is sys.argv[1:] if None. Raises UserError for the first mistake. --help, and a query such as
+    --list_experiments, print their answer and exit with status 0.
     """
     given = explicit_flags(arguments_class, argv)
-    if arguments_class.answered(given):
+    if arguments_class.answer_query(given):
         raise SystemExit(0)
-    missing = [f"--{each.name}" for each in fields(arguments_class) if _is_required(each) and each.name not in given]
+    required = [each.name for each in fields(arguments_class) if each.default is REQUIRED]
+    missing = ", ".join(f"--{name}" for name in required if name not in given)
     if missing:
-        raise UserError(f"{', '.join(missing)}: required, but not given")
+        raise UserError(f"{missing}: required, but not given")
     return arguments_class(**given)
 
 
 def explicit_flags(arguments_class: type[Arguments], argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """The flags that --config or the command line sets, with their values; those left at their defaults are absent."""
+    """The values of the flags that the command line or --config sets; flags left at their defaults are absent."""
     by_name = {each.name: each for each in fields(arguments_class)}
     known, unknown = _parser(arguments_class).parse_known_args(sys.argv[1:] if argv is None else list(argv))
     if unknown:
@@ -64,14 +65,14 @@ def run_script(main: Callable[[Sequence[str] | None], object], argv: Sequence[st
 
 
 class _Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose mistakes are UserErrors."""
+    """An ArgumentParser that raises UserError instead of exiting."""
 
     def error(self, message: str) -> NoReturn:
         raise UserError(message.removeprefix("argument "))
 
 
 def _parser(arguments_class: type[Arguments]) -> _Parser:
-    required = " ".join(f"--{each.name} ..." for each in fields(arguments_class) if _is_required(each))
+    required = " ".join(f"--{each.name} ..." for each in fields(arguments_class) if each.default is REQUIRED)
     parser = _Parser(
         prog=arguments_class.script,
         usage=f"python {arguments_class.script} {required} [--flag value ...]",
@@ -80,7 +81,7 @@ def _parser(arguments_class: type[Arguments]) -> _Parser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE.yaml", help="read flags from this file too; the command line wins")
+    parser.add_argument("--config", metavar="FILE.yaml", help="Read flags from this file too; the command line wins.")
     for title in GROUPS:
         group = parser.add_argument_group(title)
         for each in fields(arguments_class):
@@ -88,10 +89,6 @@ def _parser(arguments_class: type[Arguments]) -> _Parser:
                 nargs = "*" if is_list(each.type) else None
                 group.add_argument(f"--{each.name}", nargs=nargs, metavar=_metavar(each), help=_help(each))
     return parser
-
-
-def _is_required(each: Field[Any]) -> bool:
-    return each.default is REQUIRED
 
 
 def _metavar(each: Field[Any]) -> str:
@@ -104,20 +101,20 @@ def _help(each: Field[Any]) -> str:
     choices = each.metadata["limits"]["choices"]
     possible = f" One of: {', '.join(choice or '(empty)' for choice in choices)}." if choices else ""
     default = repr(each.default) if isinstance(each.default, str) else each.default
-    note = "(required)" if _is_required(each) else f"[{default}]"
+    note = "(required)" if each.default is REQUIRED else f"[{default}]"
     return f"{each.metadata['sentence']}{possible} {note}".replace("%", "%%")
 
 
-def _refuse(word: str, names: Sequence[str] | dict[str, Any]) -> NoReturn:
-    """Raise the UserError for a word of the command line that is no flag and belongs to none."""
+def _refuse(word: str, names: Iterable[str]) -> NoReturn:
+    """Raise a UserError for a word of the command line that is neither a flag nor a flag's value."""
     if not word.startswith("-"):
-        raise UserError(f"unexpected {word!r}: it follows a flag that takes one value (quote a text with blanks)")
+        raise UserError(f"unexpected {word!r}: it follows a flag that takes one value (quote a text that has spaces)")
     name = word.partition("=")[0]
     raise UserError(f"unknown flag {name!r}; nearest: '--{nearest(name.lstrip('-'), [*names, 'config', 'help'])}'")
 
 
 def _config_flags(path: Path, by_name: dict[str, Field[Any]]) -> dict[str, Any]:
-    from src.config.yaml_files import read_mapping  # here, because PyYAML would triple the time of --help
+    from src.config.yaml_files import read_mapping  # here, because importing PyYAML would slow --help
 
     flags = {}
     for name, written in read_mapping(path).items():

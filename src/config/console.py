@@ -6,11 +6,11 @@ from functools import cache
 from typing import Any
 
 BAR_DELAY = 2.0  # seconds; shorter work shows no bar
-LOG_INTERVAL = 30.0  # seconds between lines where the output is a file and not a terminal
+LOG_INTERVAL = 30.0  # seconds between lines in a log file
 
 
 def progress_bar(total: int, description: str, unit: str, *, initial: int = 0) -> Any:
-    """A tqdm bar on stderr, counting `unit`s; quiet for short work and in the background, sparse in log files."""
+    """A tqdm bar on stderr. Short work and background threads show none; a log file gets a line every 30 seconds."""
     on_terminal = sys.stderr.isatty()
     return _bar_class()(
         total=total,
@@ -29,11 +29,11 @@ def progress_bar(total: int, description: str, unit: str, *, initial: int = 0) -
 
 @cache
 def _bar_class() -> Any:
-    """One class for all bars: tqdm starts a thread for each, which never ends."""
-    from tqdm.auto import tqdm  # here, because --help needs none of it
+    """The class of all bars. There is only one, because tqdm starts a thread for each class and never ends it."""
+    from tqdm.auto import tqdm  # here, because importing it would slow --help
 
     class Bar(tqdm):
-        """`tqdm.write` would show, and never clear away, a bar whose delay is not over."""
+        """A bar that stays hidden until its delay is over; otherwise `tqdm.write` would show it and not clear it."""
 
         def display(self, *args: Any, **kwargs: Any) -> Any:
             return super().display(*args, **kwargs) if self._is_due() else None
@@ -49,7 +49,7 @@ def _bar_class() -> Any:
 
 
 def say(line: str) -> None:
-    """Print a line on stdout without breaking a progress bar."""
+    """Print a line on stdout without garbling a progress bar."""
     from tqdm.auto import tqdm
 
     tqdm.write(line, file=sys.stdout)

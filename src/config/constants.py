@@ -1,13 +1,13 @@
-"""Names and numbers that several rooms share."""
+"""Names of splits, columns, metrics, corpora and generation types."""
 
-IGNORE_INDEX = -100  # labels' padding
+IGNORE_INDEX = -100  # pads labels; the losses skip it
 
 TRAIN, DEV, TEST, UNLABELED = "train", "dev", "test", "unlabeled"
-FT, DEV_PPL = "ft", "dev_ppl"  # made by us: labeled rows for the closing fine-tuning, dev rows for the NLL
+FT, DEV_PPL = "ft", "dev_ppl"  # labeled rows for the closing fine-tuning; dev rows for the negative log-likelihood
 
 TEXT, TARGET, GENERATED = "text", "target", "generated"
-FINISH_REASON, STOP, LENGTH = "finish_reason", "stop", "length"  # why a model's text ends: by itself, or at a limit
-INPUT_HASH = "input_hash"  # of a pseudo-target whose input is not beside it
+FINISH_REASON, STOP, LENGTH = "finish_reason", "stop", "length"  # stop: ended by itself; length: cut off
+INPUT_HASH = "input_hash"  # identifies the input of a pseudo-target whose text is not stored beside it
 
 GENERATION_TYPES = (
     "beam_search",
@@ -24,5 +24,5 @@ CTRANSLATE2_TYPES = tuple(
 )
 METRICS = ("wer", "gleu", "rouge", "sacrebleu", "bertscore", "meteor", "chrf")
 BLEU_TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "flores200", "char", "none")
-LOWER_IS_BETTER = ("nll", "ppl", "wer")  # of all scores
+LOWER_IS_BETTER = ("nll", "ppl", "wer")  # of all scores; for the others higher is better
 CORPORA = ("xsum", "squad", "art", "bisect", "shakespeare", "demo")

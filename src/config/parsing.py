@@ -1,4 +1,4 @@
-"""Typed values from written words, and the nearest known name to a misspelt one."""
+"""Convert text to typed values, check them against limits, and find the known name nearest to a misspelled one."""
 
 import math
 import re
@@ -16,12 +16,12 @@ Written = str | list[Any] | dict[str, Any] | None
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The entry of `known` that is spelled most like `name`."""
+    """The entry of `known` whose spelling is most similar to `name`."""
     return max(known, key=lambda candidate: SequenceMatcher(None, name.lower(), candidate.lower()).ratio())
 
 
 def base_type(annotation: Annotation) -> tuple[Any, bool]:
-    """(the type without None, whether None is possible): `int | None` gives (int, True)."""
+    """The type without `| None`, and whether None is allowed: `int | None` gives (int, True)."""
     if not isinstance(annotation, UnionType):
         return annotation, False
     (kind,) = (member for member in annotation.__args__ if member is not NoneType)
@@ -34,11 +34,11 @@ def is_list(annotation: Annotation) -> bool:
 
 
 def convert(written: Written, annotation: Annotation, where: str) -> Any:
-    """The value that a person wrote for something of type `annotation`.
+    """Convert what the user wrote to a value of type `annotation`.
 
-    `written` is the text of one word, a list of such texts, or None; `where` (a flag, or a file and a key) opens the
-    message of the UserError that a wrong type raises. Booleans are True or False in any case. A list may also be one
-    text with blanks. The word None, or nothing in YAML, is None where None is possible.
+    written: a text, a list of texts, or None. where: the flag, or the file and key; it begins the message of the
+    UserError that a wrong type raises. Booleans are True or False in any case. A list may also be one text, separated
+    by spaces. The text None, or an empty value in YAML, gives None if the type allows it.
     """
     kind, optional = base_type(annotation)
     if written is None or written in ("None", ["None"]):
@@ -53,9 +53,9 @@ def convert(written: Written, annotation: Annotation, where: str) -> Any:
 
 
 def check_value(value: Any, limits: Mapping[str, Any], where: str) -> None:
-    """Raise a UserError unless `value` (of a tuple: every member) is among the choices and within the bounds.
+    """Raise a UserError if `value`, or a member of a tuple, is not among the choices or is out of bounds.
 
-    `limits` may hold `choices`, `minimum`, `maximum` (inclusive) and `above` (exclusive); None is always fine.
+    `limits` may have `choices`, `minimum`, `maximum` (both inclusive) and `above` (exclusive). None always passes.
     """
     for member in value if isinstance(value, tuple) else (value,):
         choices = limits.get("choices")
@@ -103,5 +103,5 @@ def _scalar(word: str, kind: type, where: str) -> Any:
 
 
 def shown(word: str) -> str:
-    """A word in quotes for a message, its middle left out if it is long."""
+    """The word in quotes for a message; the middle is left out if it is longer than 80 characters."""
     return repr(word) if len(word) <= 80 else f"{word[:40]!r} … {word[-20:]!r}"

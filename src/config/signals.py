@@ -1,4 +1,4 @@
-"""Signals that end a script: with the exit status that a shell expects, and whatever is half written cleared away."""
+"""How scripts react to Ctrl-C and SIGTERM: raise an exception, wait, end at once, or stop at the next safe point."""
 
 import signal
 import threading
@@ -8,8 +8,6 @@ from types import FrameType
 from typing import Any, NoReturn
 
 Handler = Callable[[int, FrameType | None], Any] | signal.Handlers
-
-
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -22,27 +20,29 @@ class Stopped(SystemExit):
 
 @contextmanager
 def sigterm_as_exception() -> Iterator[None]:
-    """Within: SIGTERM raises Stopped wherever the program is, as Ctrl-C raises KeyboardInterrupt."""
+    """Inside the `with` block SIGTERM raises Stopped, as Ctrl-C raises KeyboardInterrupt."""
     with _handled_by(_stop, signal.SIGTERM):
         yield
 
 
 @contextmanager
 def signals_deferred() -> Iterator[None]:
-    """Within: Ctrl-C and SIGTERM wait for the end. For the few calls that put what is written in its place, or away."""
-    came: list[int] = []
+    """Ctrl-C and SIGTERM wait until the `with` block ends; for the few calls that rename or remove finished files."""
+    received: list[int] = []
     try:
-        with _handled_by(lambda number, _: came.append(number), *SIGNALS):
+        with _handled_by(lambda number, _: received.append(number), *SIGNALS):
             yield
     finally:
-        for number in came:
+        for number in received:
             signal.raise_signal(number)
 
 
 @contextmanager
 def signals_kill() -> Iterator[None]:
-    """Within: Ctrl-C and SIGTERM end the process at once, by the system. For a long call of a library, in which Python
-    hears of no signal, while nothing is half written; the statuses that a shell sees are the same."""
+    """Inside the `with` block Ctrl-C and SIGTERM kill the process; the shell sees the same exit statuses as otherwise.
+
+    For long calls of libraries, during which Python cannot handle signals. Nothing may be half written meanwhile.
+    """
     with _handled_by(signal.SIG_DFL, *SIGNALS):
         yield
 
@@ -53,62 +53,63 @@ def _stop(number: int, _: FrameType | None) -> NoReturn:
 
 @contextmanager
 def _handled_by(handler: Handler, *numbers: int) -> Iterator[None]:
-    """Within: `handler` gets these signals, but for those that are ignored (under nohup, say).
+    """Inside the `with` block `handler` gets these signals, except those that are ignored, for example under nohup.
 
-    In the main thread alone: others get no signals.
+    Does nothing outside the main thread, because only the main thread gets signals.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    heard = [number for number in numbers if signal.getsignal(number) != signal.SIG_IGN]
-    former = {number: signal.signal(number, handler) for number in heard}
+    previous = {
+        number: signal.signal(number, handler) for number in numbers if signal.getsignal(number) != signal.SIG_IGN
+    }
     try:
         yield
     finally:
-        for number, other in former.items():
-            signal.signal(number, other)
+        for number, previous_handler in previous.items():
+            signal.signal(number, previous_handler)
 
 
 class Interrupted(Stopped):
-    """The run was asked to stop, and its state is whole."""
+    """A signal asked the run to stop at a point where its state can be saved."""
 
 
 class StopRequests:
-    """Within `with`: SIGINT and SIGTERM are noted, and `check()` raises Interrupted once one has come.
+    """Inside the `with` block Ctrl-C and SIGTERM are recorded; `check()` then raises Interrupted.
 
-    A second signal is obeyed at once, wherever the program is.
+    A second signal raises Stopped immediately.
     """
 
     def __init__(self) -> None:
         self.received: int | None = None
-        self._obeys_at_once = False
+        self._interrupt_at_once = False
 
     def check(self) -> None:
+        """Raise Interrupted if a signal was received."""
         if self.received is not None:
             raise Interrupted(self.received)
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Within: a signal raises Interrupted wherever the program is. For long work that leaves the state alone."""
-        self._obeys_at_once = True
+        """Inside the `with` block a signal raises Interrupted at once; for long work that leaves the state alone."""
+        self._interrupt_at_once = True
         try:
-            if self.received is not None:
-                raise Interrupted(self.received)
+            self.check()
             yield
         finally:
-            self._obeys_at_once = False
+            self._interrupt_at_once = False
 
     def __enter__(self) -> "StopRequests":
-        self._former = {number: signal.signal(number, self._note) for number in SIGNALS}
+        self._previous = {number: signal.signal(number, self._record) for number in SIGNALS}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._former.items():
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _note(self, number: int, _: FrameType | None) -> None:
+    def _record(self, number: int, _: FrameType | None) -> None:
         if self.received is not None:
-            raise Stopped(number)  # not Interrupted: the state may be half changed and must not be saved
+            raise Stopped(number)  # not Interrupted: the state may be half changed, so it must not be saved
         self.received = number
-        if self._obeys_at_once:
+        if self._interrupt_at_once:
             raise Interrupted(number)

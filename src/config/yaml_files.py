@@ -1,7 +1,7 @@
-"""YAML files that people write, read without surprises: no tags, no repeated keys, and every scalar as its text.
+"""Read YAML files strictly: no tags, no repeated keys, and every scalar as text.
 
-YAML 1.1 would make False of `mixed_precision: no` and a text of `learning_rate: 5e-05`; here the reader that knows the
-wanted type converts the text (src.config.parsing), so a file and the command line mean the same by the same word.
+YAML 1.1 would read `mixed_precision: no` as False and `learning_rate: 5e-05` as a text. Here src.config.parsing
+converts the text to the type that is needed, so a value means the same in a file and on the command line.
 """
 
 from pathlib import Path
@@ -9,13 +9,13 @@ from typing import Any
 
 import yaml
 
-from src.config.errors import UserError
+from src.config.errors import UserError, one_line
 
 _BUILT_IN = {"tag:yaml.org,2002:" + kind for kind in ("str", "null", "seq", "map")}
 
 
 class _Loader(yaml.SafeLoader):
-    """SafeLoader whose plain scalars are texts (nothing, ~ and null are None) and whose keys are unique texts."""
+    """A SafeLoader that reads scalars as texts (an empty value, ~ and null as None) and refuses repeated keys."""
 
     yaml_implicit_resolvers = {
         letter: [(tag, pattern) for tag, pattern in resolvers if tag.endswith(":null")]
@@ -31,7 +31,7 @@ class _Loader(yaml.SafeLoader):
         seen: set[str] = set()
         for key, _ in node.value:
             if not isinstance(key, yaml.ScalarNode) or key.tag.endswith(":null"):
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a text", key.start_mark)
             if key.value in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"key {key.value!r} is given twice", key.start_mark)
             seen.add(key.value)
@@ -39,7 +39,7 @@ class _Loader(yaml.SafeLoader):
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """The mapping in a YAML file: its scalars are texts or None. UserError for anything that is not such a file."""
+    """The mapping in a YAML file; its scalars are texts or None. Raises UserError if the file holds anything else."""
     try:
         content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except OSError as error:
@@ -53,7 +53,7 @@ def read_mapping(path: Path) -> dict[str, Any]:
     except RecursionError:
         raise UserError(f"{path.name}: lists or mappings are nested too deeply") from None
     except yaml.YAMLError as error:
-        raise UserError(f"{path.name}: is not YAML: {' '.join(str(error).split())}") from error
+        raise UserError(f"{path.name}: is not YAML: {one_line(error)}") from error
     if not isinstance(content, dict):
-        raise UserError(f"{path.name}: must hold `key: value` lines")
+        raise UserError(f"{path.name}: must consist of `key: value` lines")
     return content

@@ -1,4 +1,4 @@
-"""What a flag is: a typed field with a default, a sentence, limits and a heading of --help."""
+"""Flags as dataclass fields: `flag` declares one, `Arguments` checks them; help texts that several scripts share."""
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -55,14 +55,17 @@ def flag(
     maximum: float | None = None,
     above: float | None = None,
 ) -> Any:
-    """A dataclass field that is a flag: its default (or REQUIRED), its sentence in --help, what values are allowed."""
+    """A dataclass field for a flag: its default (or REQUIRED), its sentence and heading in --help, its allowed values.
+
+    minimum and maximum are inclusive, `above` is exclusive.
+    """
     limits = {"choices": choices, "minimum": minimum, "maximum": maximum, "above": above}
     return field(default=default, metadata={"sentence": sentence, "group": group, "limits": limits})
 
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """What all scripts' arguments have in common: they are checked when they are made."""
+    """Base class of every script's arguments: an instance checks its values when it is made."""
 
     script: ClassVar[str]
 
@@ -75,9 +78,9 @@ class Arguments:
         self.check()
 
     def check(self) -> None:
-        """Raise a UserError if flags contradict each other; subclasses add to it."""
+        """Raise a UserError if flags contradict each other. Subclasses extend it."""
 
     @classmethod
-    def answered(cls, given: dict[str, Any]) -> bool:
-        """Whether the flags given only ask something, which has then been printed: no other flag is needed."""
+    def answer_query(cls, given: dict[str, Any]) -> bool:
+        """Print the answer if a flag only asks for information, such as --list_experiments; return whether one did."""
         return False

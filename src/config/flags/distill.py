@@ -76,7 +76,7 @@ class DistillStoredArguments(TrainingArguments):
         return _experiment_file(self.experiment_config_path)
 
     @classmethod
-    def answered(cls, given: dict[str, Any]) -> bool:
+    def answer_query(cls, given: dict[str, Any]) -> bool:
         if not given.get("list_experiments"):
             return False
         from src.config.experiments.describe import print_experiments
