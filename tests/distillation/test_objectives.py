@@ -25,7 +25,7 @@ from src.distillation.teachers import LiveTeacher
 from src.models.forward import target_labels, target_logits
 from src.models.lazy_logits import LazyLogits
 from src.models.loading import load_model
-from src.models.new_models import BUILDERS, ModelSizes, build_from_scratch
+from src.models.new_models import ModelSizes, build_from_scratch, new_config
 from src.tokens.batch import Batch
 from tests.models.test_forward import CONTEXTS, TARGETS, batch_for
 
@@ -432,7 +432,7 @@ def test_the_teachers_vocabulary_may_be_larger(pairs):
 
 def config_of(family: str, *, n_layers: int = 2, d_model: int = 16, n_heads: int = 2):
     sizes = ModelSizes(40, 0, 1, n_encoder_layers=n_layers, n_decoder_layers=n_layers, d_model=d_model, n_heads=n_heads)
-    return BUILDERS[family](sizes)
+    return new_config(family, sizes)
 
 
 def compare(entry: LossEntry, family: str = "t5", layers: LayerMap = LAST, **student) -> None:

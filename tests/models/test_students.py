@@ -21,7 +21,7 @@ from src.models.folders import write_model_folder
 from src.models.lean import made_lean
 from src.models.loading import load_config, load_model, load_tokenizer
 from src.models.names import resolve_layers
-from src.models.new_models import BUILDERS, ModelSizes, build_from_scratch
+from src.models.new_models import CONFIG_KEYS, ModelSizes, build_from_scratch
 from src.models.new_tokenizers import train_tokenizer
 from src.models.pruning import prune, pruned_config, spaced_layers
 
@@ -201,7 +201,7 @@ def test_mode_and_dtype_stay():
 
 
 def test_every_choice_of_the_flag_can_be_built():
-    assert set(FAMILY_CHOICES) == set(BUILDERS) == set(FAMILY_NAMES)
+    assert set(FAMILY_CHOICES) == set(CONFIG_KEYS) == set(FAMILY_NAMES)
 
 
 @pytest.mark.parametrize("family", FAMILY_NAMES)
