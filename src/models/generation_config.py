@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments
 from src.models.languages import target_token
-from src.models.library_errors import quiet
+from src.models.library_errors import in_one_line, quiet, read_json_object
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -13,7 +13,7 @@ from src.config.console import say
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedModel
-from src.models.sources import has_file, one_line_errors, read_json_object
+from src.models.sources import file_exists
 
 KEPT_GENERATION_KEYS = (  # what belongs to a model's vocabulary
     "pad_token_id",
@@ -55,9 +55,9 @@ def safe_generation_config(config: "PreTrainedConfig", source: str | None = None
     from transformers import GenerationConfig
 
     stored = GenerationConfig.from_model_config(config)
-    if source and has_file(source, "generation_config.json"):
+    if source and file_exists(source, "generation_config.json"):
         read_json_object(source, source, "generation_config.json")
-        with quiet(), one_line_errors(source, "generation_config.json", "cannot be read"):
+        with quiet(), in_one_line(source, "generation_config.json cannot be read"):
             stored = GenerationConfig.from_pretrained(source)
     settings = settings_of(stored)
     wrong = wrong_setting(settings)

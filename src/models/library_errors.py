@@ -1,56 +1,75 @@
-"""What libraries say of bad files and models, as one line of the suite's own."""
+"""Turn the errors of libraries into one line, and keep the libraries quiet."""
 
+import json
 import re
 import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
 from pickle import UnpicklingError
-from typing import TYPE_CHECKING
 from zipfile import BadZipFile
 
 from huggingface_hub.errors import StrictDataclassError
 from safetensors import SafetensorError
 
-from src.config.errors import UserError
+from src.config.errors import UserError, one_line
+from src.storage.json_files import check_characters
 
-if TYPE_CHECKING:
-    pass
-
-
+MOST_CHARACTERS = 200  # of a library's message
 READ_ERRORS = (
     OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, ArithmeticError, ImportError,
     SafetensorError, UnpicklingError, StrictDataclassError, BadZipFile, struct.error,
 )  # fmt: skip
-
-
-ABOUT_CODE = re.compile(r"NoneType|has no attribute|not (iterable|subscriptable|callable)|indices must|unsupported")
+INTERNAL_ERRORS = (LookupError, AttributeError, TypeError)  # whose messages are about the library's code, not the file
 
 
 @contextmanager
 def in_one_line(place: str, problem: str) -> Iterator[None]:
-    """Turn what a library says of a bad file, often over many lines, into one UserError."""
+    """Within: an error of a library becomes a UserError of one line, "place: problem: the library's message"."""
     try:
         yield
     except READ_ERRORS as error:
-        raise UserError(f"{place}: {problem}: {_said(error)[:200]}") from error
+        raise UserError(f"{place}: {problem}: {_message(error)[:MOST_CHARACTERS]}") from error
 
 
-def _said(error: BaseException) -> str:
-    """Shorten a library's error to one line the user can act on."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    if isinstance(error, EOFError) and not lines:
-        return "it ends too early"
-    if isinstance(error, RecursionError):
-        return "it is nested too deeply"
-    if isinstance(error, KeyError | AttributeError) or not lines or ABOUT_CODE.search(lines[0]):
-        return "a value in it is missing, or of another kind than expected"
-    text = " ".join(lines[:2]) if lines[0].endswith(":") else lines[0]
-    return re.sub(r"<class '(\w+)'>", r"\1", re.sub(r"\b[A-Z]\w*Error: ", "", text)).replace("NoneType", "None")
+class TokenizersErrors(AbstractContextManager):
+    """Within: an error of the library `tokenizers`, which has no class of its own, becomes a ValueError."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
+        if kind is Exception:
+            raise ValueError(str(error)) from error
+
+
+def _message(error: BaseException) -> str:
+    if isinstance(error, EOFError):
+        return "the file ends too early"
+    if isinstance(error, INTERNAL_ERRORS):
+        return "a value is missing or of the wrong type"
+    return re.sub(r"<class '(\w+)'>", r"\1", one_line(error)).replace("NoneType", "None")
+
+
+def read_json_object(place: str, source: str, file: str) -> dict:
+    """The object in a JSON file of a local model folder; empty if the file is missing or `source` is a hub name.
+
+    Unlike dataset files it may contain Infinity, which some configs do. Raises UserError, which begins with `place`.
+    """
+    path = Path(source) / file
+    if not path.is_file():
+        return {}
+    part = "tokenizer" if file.startswith("tokenizer") else file
+    with in_one_line(place, f"{part} cannot be read"):
+        data = path.read_bytes()
+        content = json.loads(data.decode("utf-8"))
+        check_characters(content, data)
+    if not isinstance(content, dict):
+        kind = type(content).__name__.removesuffix("Type")
+        raise UserError(f"{place}: {part} cannot be read: {file} must hold an object, not a {kind}")
+    return content
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No progress bars and no loading reports of transformers; what matters in them is raised as an error."""
+    """Within: no progress bars and no loading reports of transformers; what matters in them is raised as an error."""
     from transformers.utils import logging
 
     verbosity, had_bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

@@ -3,7 +3,6 @@
 import copy
 import re
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,7 +10,7 @@ import torch
 
 from src.config.errors import UserError
 from src.models.lean import made_lean
-from src.models.library_errors import in_one_line, quiet
+from src.models.library_errors import TokenizersErrors, in_one_line, quiet, read_json_object
 from src.models.pruning import prune, pruned_config, saved_as_usual
 from src.models.tokenizer_file import as_its_file_says
 from src.models.trial import check_states
@@ -19,8 +18,8 @@ from src.models.trial import check_states
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 from src.models.generation_config import safe_generation_config
-from src.models.names import MOST_LAYERS, parse_model_name
-from src.models.sources import find_model, one_line_errors, read_json_object
+from src.models.names import parse_model_name
+from src.models.sources import find_model
 from src.models.weights import check_finite, check_keys, read_state_dict
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "spiece.model", "vocab.json", "source.spm")
@@ -39,11 +38,9 @@ def load_config(name: str) -> "PreTrainedConfig":
     content = read_json_object(base, source, "config.json")
     _check_no_code(base, content)
     for key, value in content.items():
-        if "layer" in key and isinstance(value, int) and value > MOST_LAYERS:
-            raise UserError(f"{base}: config.json: {key} is {value}, and no model has more than {MOST_LAYERS:,} layers")
         if re.match(r"n(um)?_.*layer", key) and isinstance(value, int) and value < 0:
-            raise UserError(f"{base}: config.json: {key} is {value}, and no model has fewer than 0 layers")
-    with quiet(), one_line_errors(base, "config.json", "cannot be read as a model's config"):
+            raise UserError(f"{base}: config.json: {key} is {value}; it must be 0 or more")
+    with quiet(), in_one_line(base, "config.json cannot be read as a model's config"):
         config = _text_part(AutoConfig.from_pretrained(source, trust_remote_code=False))
     if encoder_layers is None and decoder_layers is None:
         return config
@@ -68,7 +65,7 @@ def load_tokenizer(name: str, texts: Sequence[str] = ()) -> "PreTrainedTokenizer
     longest = read_json_object(base, source, "tokenizer_config.json").get("model_max_length")
     if longest is not None and not isinstance(longest, int | float):
         raise UserError(f"{base}: tokenizer cannot be read: tokenizer_config.json: model_max_length must be a number")
-    with quiet(), one_line_errors(base, "tokenizer", "cannot be read"), _TokenizersErrors():
+    with quiet(), in_one_line(base, "tokenizer cannot be read"), TokenizersErrors():
         read: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer = as_its_file_says(read, base, source, texts)
     unknown = tokenizer.unk_token
@@ -156,7 +153,7 @@ def _from_pretrained(
 ) -> "tuple[PreTrainedModel, dict]":
     """A model of a folder, a hub name or weights, and what did not fit; the library knows which names are tied, renamed
     or not needed."""
-    with quiet(), one_line_errors(place, "weights", "cannot be read"):
+    with quiet(), in_one_line(place, "weights cannot be read"):
         loaded: Any = model_class(config).from_pretrained(
             source,
             config=config,
@@ -199,11 +196,3 @@ def _check_no_code(base: str, config: dict) -> None:
             f"{base}: config.json names its own code (auto_map), which is never run (trust_remote_code stays off); "
             "give a model whose type transformers knows"
         )
-
-
-class _TokenizersErrors(AbstractContextManager):
-    """Makes ValueErrors of what the library `tokenizers` says of a bad file: it has no class of errors of its own."""
-
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
-        if kind is Exception:
-            raise ValueError(str(error)) from error

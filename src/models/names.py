@@ -3,22 +3,10 @@
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from src.config.errors import UserError
 
-if TYPE_CHECKING:
-    pass
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    pass
-
-
 KeptLayers = tuple[int, ...]
-
-
-MOST_LAYERS = 10_000  # a hundred times what models have; layers are made one by one, however many a config asks for
 
 
 def parse_model_name(name: str) -> tuple[str, KeptLayers | None, KeptLayers | None]:

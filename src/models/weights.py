@@ -11,13 +11,14 @@ from src.config.errors import UserError
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
-from src.models.sources import find_weights, one_line_errors, read_json_object
+from src.models.library_errors import in_one_line, read_json_object
+from src.models.sources import find_weights
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
     """The tensors of a bare state dict, a .safetensors file or a folder of them, on CPU; nothing is executed."""
     file = find_weights(Path(path))
-    with one_line_errors(str(file), "weights", "cannot be read"):
+    with in_one_line(str(file), "weights cannot be read"):
         if file.name.endswith(".index.json"):
             shards = shard_files(file)
             return {key: tensor for shard in shards for key, tensor in read_state_dict(shard).items()}
@@ -34,18 +35,14 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
 
 
 def read_tensors(file: Path) -> Any:
-    """What `torch.save` wrote, on CPU; nothing is executed. Raises one of READ_ERRORS.
+    """The object in a file of `torch.save`, on CPU; nothing in it is executed.
 
-    Among others for parts that are damaged (torch does not look) or compressed (it never writes such: they could be of
-    any size).
+    Raises ValueError for compressed parts, which could unpack to any size, and whatever `torch.load` raises.
     """
     if is_zipfile(file):
         with ZipFile(file) as archive:
             if any(part.compress_type != ZIP_STORED for part in archive.infolist()):
                 raise ValueError("its parts are compressed, which torch.save does not do")
-            damaged = archive.testzip()
-        if damaged is not None:
-            raise ValueError(f"its part {damaged} is damaged, by its own checksum")
     return torch.load(file, map_location="cpu", weights_only=True)
 
 

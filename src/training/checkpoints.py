@@ -7,6 +7,7 @@ from collections.abc import Collection
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import torch
 from torch import nn
@@ -68,6 +69,7 @@ def load_checkpoint(folder: Path, training: TrainingState) -> RunState:
     state = RunState.read(folder)
     load_weights(training.model, folder)
     with in_one_line(str(folder / OPTIMIZER), "cannot be read"):
+        _check_archive(folder / OPTIMIZER)
         saved = read_tensors(folder / OPTIMIZER)
         if not _are_alike(saved["optimizer"]["param_groups"], training.optimizer.state_dict()["param_groups"]):
             raise ValueError("its groups of parameters are not this model's")
@@ -82,6 +84,14 @@ def load_checkpoint(folder: Path, training: TrainingState) -> RunState:
         raise UserError(f"{folder / STATE}: not the state of a run: 'scheduler' is another kind of value")
     training.scheduler.load_state_dict(scheduler)
     return state
+
+
+def _check_archive(file: Path) -> None:
+    """Raise ValueError if a part of a torch.save file does not match its CRC-32, which torch does not read."""
+    with ZipFile(file) as archive:
+        damaged = archive.testzip()
+    if damaged is not None:
+        raise ValueError(f"its part {damaged} is damaged, by its own checksum")
 
 
 def _check_moments(optimizer: Optimizer) -> None:

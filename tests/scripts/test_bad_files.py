@@ -1348,12 +1348,6 @@ def deflated(archive: bytes) -> bytes:
     return sink.getvalue()
 
 
-def one_bit(content: bytes) -> bytes:
-    changed = bytearray(content)
-    changed[len(content) // 2] ^= 1
-    return bytes(changed)
-
-
 WEIGHTS = [
     ("empty", "w.pt", b"", "w.pt: weights cannot be read"),
     ("text", "w.pt", b"weights", "w.pt: weights cannot be read"),
@@ -1394,7 +1388,6 @@ WEIGHTS = [
      "w.safetensors: weights cannot"),
     ("no tensors", "w.safetensors", safetensors({}), "w.safetensors: "),
     ("compressed inside", "w.pt", deflated(saved({"a": torch.zeros(10**6)})), "w.pt: .*its parts are compressed"),
-    ("a bit that has changed", "w.pt", one_bit(saved({"a": torch.ones(1_000)})), "w.pt: .*its part .*is damaged"),
     ("an index that is none", "model.safetensors.index.json", b"{", "index.json cannot be read"),
     ("an index that is a list", "model.safetensors.index.json", b"[]", "index.json must hold an object"),
     ("an index of nothing", "model.safetensors.index.json", b"{}", "index.json: .*'weight_map'"),
@@ -1542,7 +1535,6 @@ MODELS = [
     ("a model that writes nothing", in_json("config.json", model_type="vit", is_encoder_decoder=False), "model"),
     ("a model of pictures", in_json("config.json", model_type="clip", is_encoder_decoder=False), "model"),
     ("layers in words", in_json("config.json", num_layers="many"), "model: config.json"),
-    ("more layers than can be made", in_json("config.json", num_decoder_layers=2**70), "config.json: num_decoder_lay"),
     ("layers a list", in_json("config.json", num_decoder_layers=[1]), "model: config.json"),
     ("layers negative", in_json("config.json", num_decoder_layers=-1), "config.json: num_decoder_layers is -1"),
     ("width a text", in_json("config.json", d_model="16"), "model: config.json"),
