@@ -9,18 +9,16 @@ import csv
 import io
 import re
 import sys
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from src.config.constants import DEV, GENERATED, TEXT, TRAIN
 from src.config.errors import UserError, one_line
-from src.data import unpacked
+from src.data.columnar_files import is_saved_folder, read_arrow, read_parquet, read_saved_folder
 from src.data.hub import HUB_PREFIX, load_hub
 from src.data.json_values import with_json_values
-from src.data.schema import Columns, Datasets, check_shape, check_strings, kind
-from src.data.soft_targets import NestedColumn
+from src.data.schema import Columns, Datasets, check_shape, check_strings, check_unique_names, kind
 from src.storage.json_files import COMPRESSED, opened_text, parse_json, read_bytes, read_json
 
 SPLIT_ALIASES = {"validation": DEV, "valid": DEV, "val": DEV}
@@ -87,16 +85,13 @@ def rename_splits(datasets: Datasets, source: str) -> Datasets:
 SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")  # as the hub and `datasets` name them
 
 
-LARGE, MOST_EXPANSION = 2**30, 1_000  # bytes in memory, and how many times a file's own, before it is refused
-
-
 def read_folder(folder: Path) -> Datasets:
     """The splits of a folder: a file or a folder of files for each, what `datasets` saved there, or the hub's layout.
 
     In the hub's layout, files are named SPLIT-00000-of-00002 and so on, often in a folder `data`.
     """
-    if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
-        return _read_saved(folder)
+    if is_saved_folder(folder):
+        return read_saved_folder(folder)
     datasets: Datasets = {}
     for entry in _visible(folder):
         files = _files_of_rows(entry) if entry.is_dir() else [entry] * _holds_rows(entry)
@@ -107,35 +102,6 @@ def read_folder(folder: Path) -> Datasets:
     if not datasets:
         raise UserError(f"{folder}: no split found; expected train, dev, test … as {', '.join(SPLIT_READERS)}")
     return datasets
-
-
-def _read_saved(folder: Path) -> Datasets:
-    from datasets import DatasetDict, load_from_disk
-
-    try:
-        _check_saved(folder)
-        saved = load_from_disk(str(folder))
-        saved = saved if isinstance(saved, DatasetDict) else {TRAIN: saved}
-        for rows in saved.values():
-            rows.data.validate(full=True)  # as in _read_arrow
-        return {str(split): rows.to_dict() for split, rows in saved.items()}
-    except (OSError, ValueError) as error:
-        raise UserError(f"{folder}: not a folder saved by `datasets`: {one_line(error)}") from None
-    except (AttributeError, KeyError, TypeError):  # JSON of another shape
-        raise UserError(f"{folder}: not a folder saved by `datasets`: its .json files hold something else") from None
-
-
-def _check_saved(folder: Path) -> None:
-    """Refuse files elsewhere, and such as would take far more room than they have."""
-    import pyarrow
-
-    for description in folder.rglob("*.json"):
-        content = read_json(description)
-        for entry in content["_data_files"] if description.name == "state.json" else ():
-            if Path(entry["filename"]).name != entry["filename"]:
-                raise UserError(f"{description}: '{entry['filename']}' is no name of a file beside it")
-    for file in folder.rglob("*.arrow"):
-        _check_arrow(pyarrow.memory_map(str(file)).read_buffer(), file)
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -214,96 +180,16 @@ def _read_csv(path: Path, delimiter: str = ",") -> Columns:
     data = read_bytes(path)
     try:
         rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True, delimiter=delimiter)
-        _check_unique(rows.fieldnames or (), path)
+        check_unique_names(rows.fieldnames or (), path)
         return _columns_of((f"{path}: line {rows.line_num}", row) for row in rows)
     except (csv.Error, UnicodeDecodeError) as error:
         raise UserError(f"{path}: not a {path.suffix[1:].upper()} file in UTF-8: {one_line(error)}") from None
 
 
-def _read_parquet(path: Path) -> Columns:
-    import pyarrow
-    import pyarrow.parquet
-
-    try:
-        with pyarrow.parquet.ParquetFile(path) as file:
-            _check_unique(file.schema_arrow.names, path)
-            metadata = file.metadata
-            _check_expansion(unpacked.of_parquet(metadata), path)
-        columns: Columns = {name: [] for name in file.schema_arrow.names}
-        shared = unpacked.texts_to_share(metadata)
-        with pyarrow.parquet.ParquetFile(path, read_dictionary=shared, page_checksum_verification=True) as file:
-            size = 0
-            for part in unpacked.parts(file, LARGE):
-                size += part.nbytes
-                _check_expansion(size, path)
-                for name in part.column_names:
-                    columns[name] += unpacked.as_list(part[name])
-        return columns
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not a Parquet file: {one_line(error)}") from None
+ROW_READERS = {".jsonl": _read_json_rows, ".parquet": read_parquet, ".csv": _read_csv, ".tsv": _read_tsv}
 
 
-def _check_expansion(needed: int, path: Path) -> None:
-    """Refuse a file that is a bomb: tiny, and huge once it is read."""
-    size = path.stat().st_size
-    if needed > LARGE and needed > MOST_EXPANSION * size:
-        raise UserError(
-            f"{path}: {size:,} bytes would take {needed:,} in memory; a file that expands more than "
-            f"{MOST_EXPANSION:,} times is refused"
-        )
-
-
-def _read_arrow(path: Path) -> Columns:
-    """An Arrow file, memory-mapped: texts become lists, lists of lists of numbers stay in the file."""
-    import pyarrow
-
-    def column(values: pyarrow.ChunkedArray) -> Any:
-        is_nested = pyarrow.types.is_list(values.type) and pyarrow.types.is_list(values.type.value_type)
-        return NestedColumn(values) if is_nested else unpacked.as_list(values)
-
-    try:
-        content = pyarrow.memory_map(str(path)).read_buffer()
-        file, stream = pyarrow.ipc.open_file(content), content.slice(unpacked.MAGIC)
-        _check_arrow(stream, path)
-        # In the order it lies in, which is what has been looked at, and not by the list at the file's end.
-        batches = list(pyarrow.ipc.open_stream(stream))
-        if len(batches) != file.num_record_batches:
-            raise UserError(
-                f"{path}: not an Arrow file: {len(batches)} batches of rows, {file.num_record_batches} listed"
-            )
-        table = pyarrow.Table.from_batches(batches, file.schema)
-        _check_unique(table.column_names, path)
-        table.validate(full=True)  # offsets that point anywhere would be followed
-        for name in table.column_names:
-            _check_expansion(unpacked.of_views(table[name]), path)
-        return {name: column(table[name]) for name in table.column_names}
-    except (pyarrow.ArrowException, OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not an Arrow file: {one_line(error)}") from None
-
-
-def _check_arrow(stream: Any, path: Path) -> None:
-    """Refuse a stream of Arrow messages that would take far more room than it has, before anything is unpacked."""
-    import pyarrow
-
-    for field in pyarrow.ipc.open_stream(stream).schema:
-        kind = unpacked.unreadable_type(field.type)
-        if kind is not None:
-            raise UserError(
-                f"{path}: column '{field.name}': type {kind} is not read; write texts as string, lists as list"
-            )
-    _check_expansion(unpacked.of_arrow(stream), path)
-
-
-ROW_READERS = {".jsonl": _read_json_rows, ".parquet": _read_parquet, ".csv": _read_csv, ".tsv": _read_tsv}
-
-
-SPLIT_READERS = {**ROW_READERS, ".json": _read_split_json, ".arrow": _read_arrow}
-
-
-def _check_unique(names: Sequence[str], path: Path) -> None:
-    for name, count in Counter(names).items():
-        if count > 1:
-            raise UserError(f"{path}: column '{name}' is there twice; keep one")
+SPLIT_READERS = {**ROW_READERS, ".json": _read_split_json, ".arrow": read_arrow}
 
 
 def _columns_of(rows: Iterable[tuple[str, Any]]) -> Columns:

@@ -2,6 +2,9 @@
 
 import logging
 import re
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from src.config.constants import TARGET, TEXT, TRAIN, UNLABELED
@@ -110,6 +113,13 @@ def check_targets(columns: Columns, place: str) -> None:
             if not isinstance(text, str):
                 found = f"{kind(text)} in a list" if isinstance(target, list) else kind(text)
                 raise UserError(f"{here}: expected text or a list of texts, found {found}")
+
+
+def check_unique_names(names: Sequence[str], path: Path) -> None:
+    """Refuse a file that has two columns of one name."""
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"{path}: column '{name}' is there twice; keep one")
 
 
 def kind(value: Any) -> str:
