@@ -62,10 +62,7 @@ def read_arrow(path: Path) -> Columns:
         batches = _checked_batches((file.get_batch(i) for i in range(file.num_record_batches)), path)
         table = pyarrow.Table.from_batches(batches, file.schema)
         table.validate(full=True)  # pyarrow follows offsets without checking that they lie inside the file
-        return {
-            name: NestedColumn(table[name]) if _is_nested(table[name].type) else _to_list(table[name], texts)
-            for name in table.column_names
-        }
+        return {name: _arrow_column(table[name], texts) for name in table.column_names}
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: not an Arrow file: {one_line(error)}") from None
 
@@ -125,10 +122,11 @@ def _check_expansion(needed: int, path: Path) -> None:
         )
 
 
-def _is_nested(kind: pyarrow.DataType) -> bool:
+def _arrow_column(values: pyarrow.ChunkedArray, texts: dict[Any, Any]) -> Any:
     from pyarrow import types
 
-    return types.is_list(kind) and types.is_list(kind.value_type)
+    is_nested = types.is_list(values.type) and types.is_list(values.type.value_type)
+    return NestedColumn(values) if is_nested else _to_list(values, texts)
 
 
 def _to_list(values: Iterable[pyarrow.Scalar], texts: dict[Any, Any]) -> list:
