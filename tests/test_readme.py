@@ -81,7 +81,7 @@ def test_the_variant_of_the_readme(tiny_models, rotation_path, tmp_path, monkeyp
 
 def targets_kl(student, teacher, batch, window) -> float:
     """KL at temperature 2 times 4, written out."""
-    log_q, log_p = ((states.scores.logits / 2).log_softmax(-1) for states in (student, teacher))
+    log_q, log_p = ((states.logits.logits / 2).log_softmax(-1) for states in (student, teacher))
     rows = 4 * (log_p.exp() * (log_p - log_q)).sum(-1)
     means = [part.mean() for part in rows.split((batch.labels != -100).sum(1).tolist())]
     return sum(means).item() / window.targets

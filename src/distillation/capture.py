@@ -1,7 +1,7 @@
 """Run the model and capture logits, hidden states, queries, keys and values.
 
-Hooks sit on stock models while one pass runs. Shapes: N valid target positions, V vocabulary, B targets, L positions of
-a stack, D its width, W = heads × head size.
+Forward hooks on stock models, removed after the pass. Shapes: N valid target positions, V vocabulary, B targets, L
+positions of a stack, D its width, W = heads × head size.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -24,10 +24,8 @@ from src.tokens.batch import Batch
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-DECODER_ONLY = ("dec_hidden", "dec_sa")  # what a decoder-only model has of LayerMap's places
-LayerIndices = Mapping[
-    str, int
-]  # of one model, by enc_hidden, dec_hidden, enc_sa, dec_sa, dec_ca; −1 is the last layer
+DECODER_ONLY = ("dec_hidden", "dec_sa")  # the places of a LayerMap that a decoder-only model has
+LayerIndices = Mapping[str, int]  # one model's, by enc_hidden, dec_hidden, enc_sa, dec_sa, dec_ca; −1: the last layer
 
 
 @dataclass(frozen=True)
@@ -40,21 +38,20 @@ class HeadStates:
 
 @dataclass(frozen=True)
 class States:
-    """What a forward pass leaves for the objectives.
+    """What one forward pass computed, as far as a loss entry compares it.
 
-    scores: (N, V) at the valid target positions. hidden: (B, L, D) by stack ("enc", "dec"). heads: by attention kind
-    and part ("enc_sa_q", "dec_ca_v", …). positions: (B, L) by stack, where a token is and not padding.
-    Only what the loss entry asks for is there.
+    logits: (N, V) at the valid target positions. hidden: (B, L, D) by stack ("enc", "dec"). heads: by attention kind
+    and part ("enc_sa_q", "dec_ca_v", …). positions: (B, L) by stack, True for tokens and False for padding.
     """
 
-    scores: LazyLogits
+    logits: LazyLogits
     hidden: Mapping[str, Tensor] = field(default_factory=dict)
     heads: Mapping[str, HeadStates] = field(default_factory=dict)
     positions: Mapping[str, Tensor] = field(default_factory=dict)
 
 
 def attention_kinds(*, is_encoder_decoder: bool) -> tuple[str, ...]:
-    """The attentions a model has: a decoder-only model has one stack, called the decoder."""
+    """The attentions of a model; a decoder-only model has one stack, called the decoder."""
     return ("dec_sa", "dec_ca", "enc_sa") if is_encoder_decoder else ("dec_sa",)
 
 
@@ -63,9 +60,9 @@ def hidden_stacks(*, is_encoder_decoder: bool) -> tuple[str, ...]:
 
 
 def check_comparable(experiment: Experiment, student: "PreTrainedConfig", teacher: "PreTrainedConfig") -> None:
-    """Raise UserError unless both models have the layers that the experiment compares, and heads that can be regrouped.
+    """Raise UserError if a model lacks a layer that the experiment compares, or if heads cannot be regrouped.
 
-    Says what a decoder-only model does not have: encoder and cross-attention.
+    For decoder-only models, say that encoder and cross-attention terms are left out.
     """
     weights = {name for entry in experiment.losses for name in entry.weights}
     if not any(entry.compares_layers for entry in experiment.losses):
@@ -80,7 +77,7 @@ def check_comparable(experiment: Experiment, student: "PreTrainedConfig", teache
             side = "encoder" if place.startswith("enc") else "decoder"
             is_hidden = place.endswith("hidden")
             used = ("hidden" if is_hidden else "attention_relation") in weights and (kind or place in DECODER_ONLY)
-            n_states = counts[side] + is_hidden  # hidden states: the embeddings, then each layer's
+            n_states = counts[side] + is_hidden  # hidden states include the embeddings
             if used and not -n_states <= layer < n_states:
                 raise UserError(
                     f"experiment '{experiment.key}': {role}_{place}_layer {layer}: the {role}'s {side} has "
@@ -94,9 +91,9 @@ def check_comparable(experiment: Experiment, student: "PreTrainedConfig", teache
 
 
 def keep_all_layers(model: "PreTrainedModel", role: str) -> None:
-    """Switch off LayerDrop, which skips layers at random in training: a skipped layer has nothing to compare.
+    """Switch off LayerDrop (layers skipped at random in training): a skipped layer has no states to compare.
 
-    The config keeps its rates.
+    The model's config keeps its rates.
     """
     dropping: list[Any] = [module for module in model.modules() if getattr(module, "layerdrop", 0)]
     if dropping:
@@ -116,7 +113,7 @@ def _check_heads(student: HeadShape, teacher: HeadShape, attention: str) -> None
 
 
 def capture_states(model: nn.Module, batch: Batch, entry: LossEntry, layers: LayerIndices) -> States:
-    """One forward pass on a batch with labels, keeping what the loss entry compares; `model` may be wrapped."""
+    """Run one forward pass on a batch with labels and keep what the loss entry compares; `model` may be wrapped."""
     if not entry.compares_layers:
         return States(target_scores(model, batch))
     wants_hidden, wants_heads = entry.hidden_weight > 0, entry.attention_relation_weight > 0
@@ -128,7 +125,7 @@ def capture_states(model: nn.Module, batch: Batch, entry: LossEntry, layers: Lay
 
 @contextmanager
 def _captured_heads(core: "PreTrainedModel", layers: LayerIndices) -> Iterator[dict[str, HeadStates]]:
-    """Within: a dict that a forward pass fills with the queries, keys and values of the layers named."""
+    """Within: a dict that a forward pass fills with the queries, keys and values of these layers."""
     captured: dict[str, HeadStates] = {}
 
     def keep(

@@ -1,11 +1,11 @@
-"""NLL and KL over rows of logits, computed in place."""
+"""NLL and KL of rows of logits, with their gradient, computed in place."""
 
 from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-SYNCHRONOUS_DEVICES = ("cpu",)  # devices whose results the host need not wait for
+SYNCHRONOUS_DEVICES = ("cpu",)  # reading a result from these does not make the host wait
 
 
 def nll_and_kl_(
@@ -18,15 +18,15 @@ def nll_and_kl_(
     scratch: Tensor | None = None,
     with_gradient: bool = True,
 ) -> tuple[dict[str, Tensor], Tensor | None]:
-    """NLL and KL of each row, and the gradient of their weighted sum, in one pass over the vocabulary.
+    """NLL and KL of each row (N,) in nats, and the gradient (N, V) of their weighted sum, in one pass.
 
-    student, teacher: logits (N, V), OVERWRITTEN, as is scratch (N, V), memory that need not be made anew. weights: (N,)
-    by "nll" and "kl", whichever are wanted. The gradient (N, V), in the memory of one of the three, is that of
-    Σ weights · losses to the student's logits: (softmax − one-hot) · w for NLL, (softmax(s / T) − softmax(t / T)) · T
-    · w for KL at temperature T > 0.
+    student, teacher, scratch: OVERWRITTEN. student, teacher: logits (N, V); a teacher is needed for "kl".
+    scratch (N, V): memory to use; the gradient lies in one of the three. weights: (N,) by "nll" and "kl", whichever are
+    wanted. With p the student's and q the teacher's softmax at temperature T, and y the label:
+    nll = −log p₁(y), gradient p₁ − onehot(y); kl = T² KL(q ‖ p) (Hinton et al., 2015), gradient T (p − q).
     """
     losses: dict[str, Tensor] = {}
-    of_labels = student.gather(-1, labels[:, None])[:, 0]
+    label_logits = student.gather(-1, labels[:, None])[:, 0]
     with_nll, nll_apart = "nll" in weights, "nll" in weights and ("kl" not in weights or temperature != 1)
     gradient: Tensor | None = None
     if "kl" in weights:
@@ -39,17 +39,17 @@ def nll_and_kl_(
         ours = torch.div(student, temperature, out=difference) if temperature != 1 else student
         our_sum, our_log_sum = to_weights_(ours)
         losses["kl"] = (cross - their_log_sum + our_log_sum) * temperature**2
-        of_kl = weights["kl"] * temperature
-        of_ours = of_kl
+        kl_weights = weights["kl"] * temperature
+        our_weights = kl_weights
         if with_nll and not nll_apart:
-            losses["nll"] = our_log_sum - of_labels
-            of_ours = of_kl + weights["nll"]
+            losses["nll"] = our_log_sum - label_logits
+            our_weights = kl_weights + weights["nll"]
         if with_gradient:
-            gradient = ours.mul_((of_ours / our_sum)[:, None])
-            gradient.addcmul_(teacher, (of_kl / their_sum)[:, None], value=-1)
+            gradient = ours.mul_((our_weights / our_sum)[:, None])
+            gradient.addcmul_(teacher, (kl_weights / their_sum)[:, None], value=-1)
     if nll_apart:
         our_sum, our_log_sum = to_weights_(student)
-        losses["nll"] = our_log_sum - of_labels
+        losses["nll"] = our_log_sum - label_logits
         if with_gradient:
             part = student.mul_((weights["nll"] / our_sum)[:, None])
             gradient = part if gradient is None else gradient.add_(part)
@@ -59,9 +59,9 @@ def nll_and_kl_(
 
 
 def to_weights_(logits: Tensor) -> tuple[Tensor, Tensor]:
-    """Overwrite logits (N, V) with weights proportional to the probabilities, the largest of a row 1.
+    """Overwrite logits (N, V) with unnormalized probabilities, the largest of each row 1.
 
-    Returns the weights' sums (N,), and the logarithms (N,) of what a softmax divides by.
+    Returns their sums (N,), and the logsumexp (N,) of the logits.
     """
     top = logits.amax(-1)
     total = logits.sub_(top[:, None]).exp_().sum(-1)
@@ -69,7 +69,7 @@ def to_weights_(logits: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _dot_(difference: Tensor, weights: Tensor) -> Tensor:
-    """(N,) Σ difference · weights, OVERWRITING the difference; where a weight is zero, so is the product with −inf."""
+    """(N,) Σ difference · weights, OVERWRITING the difference; a weight of 0 gives 0, even times −inf."""
     products = difference.mul_(weights)
     dots = products.sum(-1)
     if dots.device.type in SYNCHRONOUS_DEVICES and torch.isfinite(dots).all():

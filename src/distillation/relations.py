@@ -1,7 +1,7 @@
-"""Relations between positions, and how far the student's are from the teacher's: pure functions of tensors.
+"""Relations between positions (MiniLMv2), and distances between those of student and teacher.
 
-Shapes: B targets, L positions, W = H × d width (H heads of d dimensions), D a single head's dimensions.
-A relation is R(h) = h hᵀ / √d (Wang et al., 2021, MiniLMv2, arXiv 2012.15828), computed in float32 at least.
+The relation of states h (L, d) is R(h) = h hᵀ / √d (Wang et al., 2021, arXiv 2012.15828), in float32 at least.
+Shapes: B targets, L positions, H heads of d dimensions, W = H × d.
 """
 
 import torch
@@ -10,12 +10,12 @@ from torch.nn import functional as F  # noqa: N812
 
 
 def relation_kl(student: Tensor, teacher: Tensor, related: Tensor) -> Tensor:
-    """(B,) KL(teacher ‖ student) of softmaxed relation rows, mean over heads and over the rows that relate to anything.
+    """(B,) KL(teacher ‖ student) of the softmax of each relation row, mean over heads and rows with a related position.
 
-    student, teacher: (B, H, L, d), d of each its own. related: (B, L, L), whether row i may look at column j.
+    student, teacher: (B, H, L, d); d may differ. related: (B, L, L), which positions j a row i is compared on.
     """
     hidden = ~related[:, None]
-    lowest = torch.finfo(torch.float32).min  # finite: a row of padding gets a distribution, and no NaN
+    lowest = torch.finfo(torch.float32).min  # finite, so that rows of padding give no NaN
     of_student = F.log_softmax(relations(student).masked_fill(hidden, lowest), dim=-1)
     of_teacher = F.log_softmax(relations(teacher).masked_fill(hidden, lowest), dim=-1)
     divergence = (of_teacher.exp() * (of_teacher - of_student)).masked_fill(hidden, 0.0).sum(-1)  # (B, H, L)
@@ -24,7 +24,7 @@ def relation_kl(student: Tensor, teacher: Tensor, related: Tensor) -> Tensor:
 
 
 def relation_rmse(student: Tensor, teacher: Tensor, related: Tensor) -> Tensor:
-    """(B,) root of the mean squared difference over related pairs, mean over heads; shapes as in `relation_kl`."""
+    """(B,) root mean square difference over related pairs, mean over heads; shapes as in `relation_kl`."""
     difference = (relations(student) - relations(teacher)).masked_fill(~related[:, None], 0.0)
     squares = difference.square().sum((-1, -2)) / related.sum((-1, -2)).clamp_min(1)[:, None]  # (B, H)
     is_zero = squares == 0  # the root's gradient is infinite there, and 0 × ∞ would be NaN
@@ -38,11 +38,11 @@ def relations(states: Tensor) -> Tensor:
 
 
 def related_positions(valid: Tensor, *, causal: bool) -> Tensor:
-    """(B, L, L) which pairs of positions are compared: both hold a token, and if causal the column is not later."""
+    """(B, L, L) pairs of valid positions (B, L), which are compared; if causal, only those with column ≤ row."""
     related = valid[:, :, None] & valid[:, None, :]
     return related.tril() if causal else related
 
 
 def regrouped(states: Tensor, n_heads: int) -> Tensor:
-    """(B, H, L, W / H) of states (B, L, W): the same width cut into another number of heads."""
+    """(B, H, L, W / H) states (B, L, W), their width cut into H = n_heads heads."""
     return states.unflatten(-1, (n_heads, -1)).transpose(1, 2)

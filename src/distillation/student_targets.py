@@ -1,6 +1,6 @@
-"""Targets that the student writes itself while it learns (on-policy distillation; the paper's stage E).
+"""Targets that the student generates itself during training (on-policy distillation).
 
-Shapes: B batch, T target tokens.
+Stage E of KD4Gen (Calderon et al., ACL 2023), where the teacher scores the student's own outputs.
 """
 
 from dataclasses import replace
@@ -16,17 +16,17 @@ from src.tokens.batch import Batch
 
 
 def student_writes(share: float, *, seed: int, epoch: int, step: int) -> bool:
-    """Whether the student writes the targets of this step, as it does on `share` (0 to 1) of the steps.
+    """Whether the student generates the targets of this step, as it does on a `share` (0 to 1) of the steps.
 
-    Decided from the place alone: the same on every process, and again in a resumed run.
+    Depends on seed, epoch and step alone, so that all processes and a resumed run decide alike.
     """
     return bool(np.random.default_rng([seed, epoch, step]).random() < share)
 
 
 def with_student_targets(student: PreTrainedModel, batch: Batch, entry: LossEntry, max_labels_length: int) -> Batch:
-    """The batch with targets sampled from the student (dropout off, no gradient) as labels, at the entry's settings.
+    """The batch with labels (B, T) that the student samples with the entry's settings, dropout off, without gradient.
 
-    A target ends with its EOS, or without one after `max_labels_length` tokens.
+    A target ends with EOS, or without one after `max_labels_length` tokens.
     """
     nucleus = {
         "temperature": entry.generate_temperature,

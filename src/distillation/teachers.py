@@ -1,4 +1,4 @@
-"""Where a teacher's states come from: a live model, or log-probabilities that the batch carries."""
+"""Teachers: a live model, or log-probabilities that are stored with the data."""
 
 from dataclasses import dataclass
 from typing import Protocol
@@ -8,25 +8,24 @@ from transformers import PreTrainedModel
 
 from src.config.experiments.schema import LossEntry
 from src.distillation.capture import LayerIndices, States, capture_states
-from src.distillation.objectives import TeacherOutput
 from src.tokens.batch import Batch, TopK
 
 
 class Teacher(Protocol):
-    """Anything that can say what the teacher's states are for a batch, as far as a loss entry asks for them.
+    """Gives what a loss entry compares the student with: a live teacher's states, or stored log-probabilities (N, K).
 
-    model: the teacher itself, None where only what is stored of it is there.
+    model: the live teacher; None if only its log-probabilities are stored.
     """
 
     @property
     def model(self) -> PreTrainedModel | None: ...
 
-    def __call__(self, batch: Batch, entry: LossEntry) -> TeacherOutput: ...
+    def __call__(self, batch: Batch, entry: LossEntry) -> States | TopK: ...
 
 
 @dataclass(frozen=True)
 class LiveTeacher:
-    """A teacher in memory: one forward pass per batch, without gradient; with dropout if the entry wants noise."""
+    """A teacher in memory: one forward pass per batch, without gradient; with dropout if the entry says so."""
 
     model: PreTrainedModel
     layers: LayerIndices
@@ -42,7 +41,7 @@ class LiveTeacher:
 
 @dataclass(frozen=True)
 class StoredTeacher:
-    """A teacher of whom a few tokens' log-probabilities are stored with the data; no model is in memory."""
+    """A teacher whose log-probabilities of a few tokens are stored with the data; no model is in memory."""
 
     model: None = None
 

@@ -1,6 +1,6 @@
-"""Losses over the vocabulary, a few rows at a time, each with its gradient in the same pass.
+"""Losses over the vocabulary, computed a few rows at a time, with their gradients in the same pass.
 
-Neither logits nor gradients of them exist for all positions at once: a chunk's gradient goes on to the hidden rows and
+The logits of all positions never exist at once, nor their gradients: a chunk's gradient goes on to the hidden rows and
 the projection's weight before the next chunk is computed.
 Shapes: N valid target positions, C of them at once, V vocabulary, D width, K stored tokens.
 """
@@ -17,43 +17,41 @@ from src.distillation.fused_losses import nll_and_kl_
 from src.models.lazy_logits import LazyLogits, OutputProjection
 from src.tokens.batch import TopK
 
-FLOAT16_UNIT = 2.0**15  # what a chunk's largest gradient becomes in float16, whose numbers end at 65,504
-TeacherLogits = LazyLogits | TopK | None  # a live teacher's scores, what is stored of one, (N, K), or no teacher
-RowLoss = Callable[[Tensor, Tensor | TopK | None, Tensor], Tensor]
+FLOAT16_TOP = 2.0**15  # a chunk's largest gradient is scaled to this; float16 ends at 65,504
+TeacherLogits = LazyLogits | TopK | None  # a live teacher's logits (N, V), stored log-probabilities (N, K), no teacher
 
 
 @dataclass(frozen=True)
-class RowTerm:
-    """A term that is a weighed sum over the valid target positions of a loss of their rows of the vocabulary.
+class TokenLoss:
+    """A loss of each valid target position, and how to sum it: factor · Σ weights · compute(…).
 
-    loss: (student's logits (C, V), the teacher's or what is stored of it, labels (C,)) → (C,). per_row: (N,) what each
-    position counts for in the term. factor: what the term counts for in the total. fused: the part of `nll_and_kl_`
-    that it is, "nll" or "kl", at `temperature`; None for any other.
+    compute: (student's logits (C, V), the teacher's or what is stored of it, labels (C,)) → (C,). weights: (N,).
+    fused: "nll" or "kl" (at `temperature`) if `nll_and_kl_` computes this loss, None for any other.
     """
 
-    loss: RowLoss
-    per_row: Tensor
+    compute: Callable[[Tensor, Tensor | TopK | None, Tensor], Tensor]
+    weights: Tensor
     factor: float = 1.0
     fused: str | None = None
     temperature: float = 1.0
 
 
 def weighted_sum(
-    student: LazyLogits, teacher: TeacherLogits, labels: Tensor, terms: Sequence[RowTerm]
+    student: LazyLogits, teacher: TeacherLogits, labels: Tensor, losses: Sequence[TokenLoss]
 ) -> tuple[Tensor, Tensor]:
-    """Σ factor · term, which can be differentiated once, and the terms (n,) themselves.
+    """The sum of the losses with their factors, and each loss without its factor (n,).
 
-    Equal to what the terms' losses give on all rows at once, and so are its gradients. labels: (N,).
+    labels: (N,). The sum can be differentiated once. Value and gradients equal those of all rows at once.
     """
     projection = student.projection or OutputProjection(student.rows.new_empty(0))
-    pass_ = _Pass(student.detached().cast(), _of_size(teacher, student.vocab_size), labels, tuple(terms))
+    pass_ = _Pass(student.detached().cast(), _cut_to(student.vocab_size, teacher), labels, tuple(losses))
     return _WeightedSum.apply(  # type: ignore[no-untyped-call]
         student.rows, projection.weight, projection.bias, pass_, torch.is_grad_enabled()
     )
 
 
 class _WeightedSum(torch.autograd.Function):
-    """The gradients of rows (N, D), weight (V, D) and bias (V,) are known when the forward pass ends."""
+    """Computes the gradients of rows (N, D), weight (V, D) and bias (V,) in the forward pass; backward scales them."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor, weight: Tensor, bias: Tensor | None, pass_: "_Pass", wanted: bool) -> Any:
@@ -62,8 +60,8 @@ class _WeightedSum(torch.autograd.Function):
             None if each is None or not (needed and wanted) else torch.zeros_like(each, dtype=exact)
             for each, needed in zip((rows, weight, bias), ctx.needs_input_grad, strict=False)
         ]
-        sums = pass_.run(gradients, rows.new_zeros(len(pass_.terms), dtype=exact))
-        total = sum((term.factor * value for term, value in zip(pass_.terms, sums, strict=True)), sums.new_zeros(()))
+        sums = pass_.run(gradients, rows.new_zeros(len(pass_.losses), dtype=exact))
+        total = sum((loss.factor * value for loss, value in zip(pass_.losses, sums, strict=True)), sums.new_zeros(()))
         ctx.gradients = gradients
         ctx.mark_non_differentiable(sums)
         return total, sums
@@ -76,81 +74,81 @@ class _WeightedSum(torch.autograd.Function):
 
 @dataclass(frozen=True)
 class _Pass:
-    """One pass over the vocabulary, without gradient: see `weighted_sum`; the student's scores are cast."""
+    """One pass over the vocabulary (`weighted_sum`), itself without gradient; the student's logits are cast."""
 
     student: LazyLogits
     teacher: TeacherLogits
     labels: Tensor
-    terms: tuple[RowTerm, ...]
+    losses: tuple[TokenLoss, ...]
 
     def run(self, gradients: list[Tensor | None], sums: Tensor) -> Tensor:
-        """Add to `gradients` of rows, weight and bias, and to `sums` (n,) of the terms."""
-        student = self.student
-        factors = torch.stack([term.factor * term.per_row for term in self.terms])  # (n, N)
-        memory = self._memory(sums.dtype) if self._can_fuse() else None
-        for part in student.chunks():
-            losses, gradient = self._chunk(part, factors[:, part], any(g is not None for g in gradients), memory)
-            means = [(row * term.per_row[part]).sum() for row, term in zip(losses, self.terms, strict=True)]
-            sums += torch.stack(means)
+        """Add to `gradients` of rows, weight and bias, and to the losses' `sums` (n,)."""
+        factors = torch.stack([loss.factor * loss.weights for loss in self.losses])  # (n, N)
+        buffers = self._buffers(sums.dtype) if self._can_fuse() else None
+        with_gradient = any(each is not None for each in gradients)
+        for part in self.student.chunks():
+            if buffers is None:
+                values, gradient = self._by_autograd(part, factors[:, part], with_gradient)
+            else:
+                values, gradient = self._fused(part, factors[:, part], with_gradient, buffers)
+            sums += torch.stack(
+                [(row * loss.weights[part]).sum() for row, loss in zip(values, self.losses, strict=True)]
+            )
             if gradient is not None:
                 self._add(part, gradient, *gradients)
         return sums
 
-    def _memory(self, dtype: torch.dtype) -> list[Tensor]:
-        """What a fused pass needs for all its chunks, (C, V) each: memory that is new in each costs as much time as the
-        arithmetic."""
-        size = (min(self.student.rows_at_once, len(self.student)), self.student.vocab_size)
-        n_needed = 3 if any(term.fused == "kl" for term in self.terms) else 1
-        return [torch.empty(size, dtype=dtype, device=self.labels.device) for _ in range(n_needed)]
-
-    def _chunk(
-        self, part: slice, factors: Tensor, with_gradient: bool, memory: list[Tensor] | None
-    ) -> tuple[Sequence[Tensor], Tensor | None]:
-        """Each term's losses (C,), and the gradient (C, V) of their sum, weighed by factors (n, C), to the logits
-        before any cap."""
-        if memory is not None:
-            return self._fused(part, factors, with_gradient, [each[: part.stop - part.start] for each in memory])
-        labels, projection = self.labels[part], self.student.projection
-        logits, teacher = self.student.some_before_cap(part), self._taught(part)
-        with torch.set_grad_enabled(with_gradient):
-            logits.requires_grad_(with_gradient)
-            capped = logits if projection is None else projection.capped(logits)
-            losses = [term.loss(capped, teacher, labels) for term in self.terms]
-            if not with_gradient:
-                return losses, None
-            total = torch.stack([(row * factor).sum() for row, factor in zip(losses, factors, strict=True)]).sum()
-        return [row.detach() for row in losses], torch.autograd.grad(total, logits)[0]
-
-    def _fused(
-        self, part: slice, factors: Tensor, with_gradient: bool, memory: list[Tensor]
-    ) -> tuple[list[Tensor], Tensor | None]:
-        weights = {str(term.fused): factor for term, factor in zip(self.terms, factors, strict=True)}
-        temperature = next((term.temperature for term in self.terms if term.fused == "kl"), 1.0)
-        logits = self.student.some_before_cap(part, memory[0])
-        teacher, scratch = None, None
-        if "kl" in weights and isinstance(self.teacher, LazyLogits):
-            teacher, scratch = self.teacher.some(part, memory[1]), memory[2]
-        losses, gradient = nll_and_kl_(
-            logits, teacher, self.labels[part], weights, temperature, scratch=scratch, with_gradient=with_gradient
-        )
-        return [losses[str(term.fused)] for term in self.terms], gradient
-
-    def _taught(self, part: slice) -> Tensor | TopK | None:
-        if isinstance(self.teacher, TopK):
-            return TopK(self.teacher.ids[part], self.teacher.logs[part])
-        return None if self.teacher is None else self.teacher.some(part)
-
     def _can_fuse(self) -> bool:
-        """Whether all terms have a fused form; with a teacher of a smaller vocabulary the KL has none."""
+        """Whether `nll_and_kl_` computes all losses; it does no soft cap, and no teacher with a smaller vocabulary."""
         if self.student.projection is not None and self.student.projection.soft_cap is not None:
             return False
         is_live = isinstance(self.teacher, LazyLogits) and self.teacher.vocab_size == self.student.vocab_size
-        return all(term.fused == "nll" or (term.fused == "kl" and is_live) for term in self.terms)
+        return all(loss.fused == "nll" or (loss.fused == "kl" and is_live) for loss in self.losses)
+
+    def _buffers(self, dtype: torch.dtype) -> list[Tensor]:
+        """Memory (C, V) that all chunks of a fused pass share; allocating it anew costs as much time as the math."""
+        size = (min(self.student.rows_at_once, len(self.student)), self.student.vocab_size)
+        n_needed = 3 if any(loss.fused == "kl" for loss in self.losses) else 1
+        return [torch.empty(size, dtype=dtype, device=self.labels.device) for _ in range(n_needed)]
+
+    def _fused(
+        self, part: slice, factors: Tensor, with_gradient: bool, buffers: list[Tensor]
+    ) -> tuple[list[Tensor], Tensor | None]:
+        """As `_by_autograd`, by `nll_and_kl_`."""
+        weights = {str(loss.fused): factor for loss, factor in zip(self.losses, factors, strict=True)}
+        temperature = next((loss.temperature for loss in self.losses if loss.fused == "kl"), 1.0)
+        buffers = [buffer[: part.stop - part.start] for buffer in buffers]
+        logits = self.student.some_before_cap(part, buffers[0])
+        teacher, scratch = None, None
+        if "kl" in weights and isinstance(self.teacher, LazyLogits):
+            teacher, scratch = self.teacher.some(part, buffers[1]), buffers[2]
+        values, gradient = nll_and_kl_(
+            logits, teacher, self.labels[part], weights, temperature, scratch=scratch, with_gradient=with_gradient
+        )
+        return [values[str(loss.fused)] for loss in self.losses], gradient
+
+    def _by_autograd(self, part: slice, factors: Tensor, with_gradient: bool) -> tuple[Sequence[Tensor], Tensor | None]:
+        """Each loss of a chunk's rows (C,), and the gradient (C, V) of their sum, weighted by factors (n, C), with
+        respect to the logits before a soft cap."""
+        projection, teacher = self.student.projection, self.teacher
+        logits = self.student.some_before_cap(part)
+        if isinstance(teacher, TopK):
+            taught: Tensor | TopK | None = TopK(teacher.ids[part], teacher.logs[part])
+        else:
+            taught = None if teacher is None else teacher.some(part)
+        with torch.set_grad_enabled(with_gradient):
+            logits.requires_grad_(with_gradient)
+            capped = logits if projection is None else projection.capped(logits)
+            values = [loss.compute(capped, taught, self.labels[part]) for loss in self.losses]
+            if not with_gradient:
+                return values, None
+            total = torch.stack([(row * factor).sum() for row, factor in zip(values, factors, strict=True)]).sum()
+        return [row.detach() for row in values], torch.autograd.grad(total, logits)[0]
 
     def _add(
         self, part: slice, gradient: Tensor, rows: Tensor | None, weight: Tensor | None, bias: Tensor | None
     ) -> None:
-        """Hand the gradient (C, V) of a chunk's logits on to the rows and to the projection."""
+        """Pass the gradient (C, V) of a chunk's logits on to rows, weight and bias; None: it is not wanted."""
         projection = self.student.projection
         if projection is None:
             if rows is not None:
@@ -171,18 +169,17 @@ class _Pass:
                     weight += cast.T @ self.student.rows[part]
 
     def _add_in_float16(self, part: slice, gradient: Tensor, rows: Tensor | None, weight: Tensor | None) -> None:
-        """As in other formats, but in the unit that float16 has most room for, and summed in float32; the gradient is
-        OVERWRITTEN.
+        """Scale the gradient to float16's range before the products, and sum in float32; OVERWRITES the gradient.
 
-        The loss scale comes later, in `backward`: it could mend neither an overflow here nor an underflow.
+        The loss scale comes only in `backward`, too late to prevent an overflow or underflow here.
         """
         assert self.student.projection is not None
-        unit = torch.linalg.vector_norm(gradient, torch.inf).clamp_min(1e-30) / FLOAT16_UNIT
-        cast = gradient.div_(unit).half()
+        scale = torch.linalg.vector_norm(gradient, torch.inf).clamp_min(1e-30) / FLOAT16_TOP
+        cast = gradient.div_(scale).half()
         if rows is not None:
-            rows[part] = _in_float32(cast, self.student.projection.weight).mul_(unit)
+            rows[part] = _in_float32(cast, self.student.projection.weight).mul_(scale)
         if weight is not None:
-            weight += _in_float32(cast.T, self.student.rows[part]).mul_(unit)
+            weight += _in_float32(cast.T, self.student.rows[part]).mul_(scale)
 
 
 def _in_float32(a: Tensor, b: Tensor) -> Tensor:
@@ -192,8 +189,8 @@ def _in_float32(a: Tensor, b: Tensor) -> Tensor:
     return a.float() @ b.float()
 
 
-def _of_size(teacher: TeacherLogits, vocab_size: int) -> TeacherLogits:
-    """A live teacher's scores without gradient, cast, of the student's vocabulary where its own is larger."""
+def _cut_to(vocab_size: int, teacher: TeacherLogits) -> TeacherLogits:
+    """A live teacher's logits, without gradient and cast, of no more tokens than the student's vocabulary has."""
     if not isinstance(teacher, LazyLogits):
         return teacher
     return (teacher.first_tokens(vocab_size) if teacher.vocab_size > vocab_size else teacher).detached().cast()

@@ -23,7 +23,7 @@ from src.config.experiments.schema import LossEntry
 from src.config.flags.shared import TrainingArguments
 from src.config.signals import Interrupted, StopRequests
 from src.distillation.capture import capture_states
-from src.distillation.loss_schedule import SchedulePosition, after_epoch, after_evaluation
+from src.distillation.loss_schedule import SchedulePosition, position_after_epoch, position_after_evaluation
 from src.distillation.objectives import Window, distillation_loss, term_names
 from src.distillation.student_targets import student_writes, with_student_targets
 from src.evaluation import health
@@ -191,7 +191,7 @@ class Trainer:
                     self.data.tokenize_ahead(rhythm.rotated(phase.splits, state.epoch + 1 - state.phase_start))
                 self._run_epoch(phase, split, bar)
                 state.epoch, state.steps_done, state.evaluated = state.epoch + 1, 0, 0
-                stage = after_epoch(state.stage, phase.schedule, len(phase.losses), seed=self.config.seed)
+                stage = position_after_epoch(state.stage, phase.schedule, len(phase.losses), seed=self.config.seed)
                 self._go_on_with(stage, phase)
 
     def _go_on_with(self, stage: SchedulePosition, phase: Phase) -> None:
@@ -447,7 +447,7 @@ class Trainer:
             best_nll=None if state.best is None else state.best.nll,
         )
         n_losses, seed = len(phase.losses), self.config.seed
-        stage = after_evaluation(state.stage, phase.schedule, n_losses, is_better=better, seed=seed)
+        stage = position_after_evaluation(state.stage, phase.schedule, n_losses, is_better=better, seed=seed)
         self._go_on_with(stage, phase)
         if better:  # saved last: a checkpoint knows all that follows from its evaluation
             state.best_epoch = state.epoch

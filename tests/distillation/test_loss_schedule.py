@@ -10,7 +10,7 @@ from src.config.experiments.load import load_experiment
 from src.config.experiments.schema import Schedule
 from src.config.flags.base import REPOSITORY
 from src.config.flags.distill import EXPERIMENTS
-from src.distillation.loss_schedule import SchedulePosition, after_epoch, after_evaluation
+from src.distillation.loss_schedule import SchedulePosition, position_after_epoch, position_after_evaluation
 
 EPOCH, BETTER, NO_BETTER = "e", "+", "-"  # what happens: the end of an epoch, or an evaluation on dev
 TRIGGERS = ("change_every_n_epochs", "change_every_n_evaluation_steps", "change_no_improvements_for")
@@ -25,9 +25,9 @@ def follow(rule: Schedule, events: str, *, n_losses: int = 3, start: SchedulePos
     stages, stage = [], start or SchedulePosition()
     for event in events:
         if event == EPOCH:
-            stage = after_epoch(stage, rule, n_losses, seed=seed)
+            stage = position_after_epoch(stage, rule, n_losses, seed=seed)
         else:
-            stage = after_evaluation(stage, rule, n_losses, is_better=event == BETTER, seed=seed)
+            stage = position_after_evaluation(stage, rule, n_losses, is_better=event == BETTER, seed=seed)
         stages.append(stage)
     return stages
 

@@ -7,7 +7,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from src.distillation.support import divergence_rows, nll_rows, nucleus
+from src.distillation.token_losses import nucleus, token_divergence, token_nll
 
 DOUBLE = torch.float64
 P = torch.tensor([[0.5, 0.3, 0.2]], dtype=DOUBLE)
@@ -41,12 +41,12 @@ def test_nll_of_known_distributions():
     logits = torch.cat([P, P, torch.zeros(1, 3, dtype=DOUBLE)]).log()
     logits[2] = 7.0  # uniform, whatever the constant
     expected = torch.tensor([-math.log(0.5), -math.log(0.2), math.log(3)], dtype=DOUBLE)
-    torch.testing.assert_close(nll_rows(logits, labels), expected)
+    torch.testing.assert_close(token_nll(logits, labels), expected)
 
 
 def test_nll_gradient_is_softmax_minus_one_hot():
     expected = P - torch.tensor([[0.0, 1.0, 0.0]], dtype=DOUBLE)
-    torch.testing.assert_close(gradient(lambda logits: nll_rows(logits, torch.tensor([1])), P.log()), expected)
+    torch.testing.assert_close(gradient(lambda logits: token_nll(logits, torch.tensor([1])), P.log()), expected)
 
 
 # ------------------------------------------------------------------------------------------------------------------- kl
@@ -54,15 +54,15 @@ def test_nll_gradient_is_softmax_minus_one_hot():
 
 def test_kl_is_of_the_teacher_from_the_student():
     expected = 0.5 * math.log(0.5 / 0.25) + 0.3 * math.log(0.3 / 0.25) + 0.2 * math.log(0.2 / 0.5)
-    assert divergence_rows(student=Q.log(), teacher=P.log()).item() == pytest.approx(expected, abs=1e-12)
-    assert divergence_rows(student=P.log(), teacher=Q.log()).item() != pytest.approx(expected, abs=1e-3)
+    assert token_divergence(student=Q.log(), teacher=P.log()).item() == pytest.approx(expected, abs=1e-12)
+    assert token_divergence(student=P.log(), teacher=Q.log()).item() != pytest.approx(expected, abs=1e-3)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 10.0])
 def test_kl_at_a_temperature_is_that_of_the_tempered_distributions_times_its_square(temperature):
     student, teacher = Q.log() * 3, P.log() - 4
     expected = temperature**2 * kl((teacher / temperature).softmax(-1), (student / temperature).softmax(-1))
-    torch.testing.assert_close(divergence_rows(student, teacher, temperature), expected)
+    torch.testing.assert_close(token_divergence(student, teacher, temperature), expected)
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0])
@@ -70,7 +70,7 @@ def test_kl_gradient_is_temperature_times_the_difference_of_probabilities(temper
     student, teacher = Q.log() * 3, P.log()
     expected = temperature * ((student / temperature).softmax(-1) - (teacher / temperature).softmax(-1))
     torch.testing.assert_close(
-        gradient(lambda logits: divergence_rows(logits, teacher, temperature), student), expected
+        gradient(lambda logits: token_divergence(logits, teacher, temperature), student), expected
     )
 
 
@@ -78,24 +78,24 @@ def test_kl_at_a_high_temperature_compares_centred_logits():
     """Hinton et al. (2015), section 2.1: T² KL goes to Σ (centred difference)² / 2V."""
     student, teacher = torch.tensor([[[1.0, -2.0, 0.5, 3.0]], [[0.0, 1.0, 2.0, -1.0]]], dtype=DOUBLE)
     difference = (student - student.mean()) - (teacher - teacher.mean())
-    torch.testing.assert_close(divergence_rows(student, teacher, 1e4), (difference**2).sum(-1) / 8, rtol=1e-3, atol=0)
+    torch.testing.assert_close(token_divergence(student, teacher, 1e4), (difference**2).sum(-1) / 8, rtol=1e-3, atol=0)
 
 
 @PROPERTY
 @given(two_rows_of_logits(), st.sampled_from([0.5, 1.0, 3.0]), st.floats(-50, 50))
 def test_kl_is_never_negative_and_no_constant_matters(logits, temperature, constant):
     student, teacher = logits
-    value = divergence_rows(student, teacher, temperature)
+    value = token_divergence(student, teacher, temperature)
     assert value.item() >= -1e-12
-    torch.testing.assert_close(divergence_rows(student + constant, teacher - constant, temperature), value)
+    torch.testing.assert_close(token_divergence(student + constant, teacher - constant, temperature), value)
 
 
 @PROPERTY
 @given(two_rows_of_logits(), st.sampled_from([0.5, 1.0, 2.0]))
 def test_kl_of_equal_models_is_zero_and_so_is_its_gradient(logits, temperature):
     _, teacher = logits
-    assert divergence_rows(teacher, teacher, temperature).abs().item() < 1e-12
-    assert gradient(lambda student: divergence_rows(student, teacher, temperature), teacher).abs().max() < 1e-12
+    assert token_divergence(teacher, teacher, temperature).abs().item() < 1e-12
+    assert gradient(lambda student: token_divergence(student, teacher, temperature), teacher).abs().max() < 1e-12
 
 
 # -------------------------------------------------------------------------------------------------------------- nucleus
@@ -139,25 +139,25 @@ def test_the_nucleus_holds_the_mass_and_would_not_without_any_of_its_tokens(logi
 def test_a_negative_temperature_compares_with_the_renormalized_nucleus_without_a_factor():
     """Top 0.7 of (0.5, 0.3, 0.2) is (0.5, 0.3), that is (5/8, 3/8); the student keeps its whole distribution."""
     expected = 0.625 * math.log(0.625 / 0.25) + 0.375 * math.log(0.375 / 0.25)
-    assert divergence_rows(Q.log(), P.log(), -0.7).item() == pytest.approx(expected, abs=1e-12)
-    assert divergence_rows(Q.log() + 3, P.log() - 2, -0.7).item() == pytest.approx(expected, abs=1e-12)
+    assert token_divergence(Q.log(), P.log(), -0.7).item() == pytest.approx(expected, abs=1e-12)
+    assert token_divergence(Q.log() + 3, P.log() - 2, -0.7).item() == pytest.approx(expected, abs=1e-12)
 
 
 def test_the_gradient_of_the_nucleus_pushes_all_other_tokens_down():
     expected = Q - torch.tensor([[0.625, 0.375, 0.0]], dtype=DOUBLE)
-    got = gradient(lambda logits: divergence_rows(logits, P.log(), -0.7), Q.log())
+    got = gradient(lambda logits: token_divergence(logits, P.log(), -0.7), Q.log())
     torch.testing.assert_close(got, expected)
 
 
 def test_a_nucleus_of_everything_is_plain_kl():
-    torch.testing.assert_close(divergence_rows(Q.log(), P.log(), -1.0), divergence_rows(Q.log(), P.log()))
+    torch.testing.assert_close(token_divergence(Q.log(), P.log(), -1.0), token_divergence(Q.log(), P.log()))
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, -0.7])
 def test_no_logits_are_changed_in_place(temperature):
     student, teacher = Q.log().requires_grad_(), P.log()
     before = student.detach().clone(), teacher.clone()
-    divergence_rows(student, teacher, temperature).sum().backward()
+    token_divergence(student, teacher, temperature).sum().backward()
     assert torch.equal(student.detach(), before[0])
     assert torch.equal(teacher, before[1])
 
@@ -169,24 +169,24 @@ def test_no_logits_are_changed_in_place(temperature):
 def test_of_two_vocabulary_sizes_the_first_entries_are_shared(temperature):
     """Padded embeddings differ in size inside one family of models; both sides are renormalized."""
     student, teacher = torch.randn(2, 4, 7, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
-    same = divergence_rows(student[:, :5], teacher[:, :5], temperature)
-    torch.testing.assert_close(divergence_rows(student, teacher[:, :5], temperature), same)
-    torch.testing.assert_close(divergence_rows(student[:, :5], teacher, temperature), same)
-    beyond = gradient(lambda logits: divergence_rows(logits, teacher[:, :5], temperature), student)[:, 5:]
+    same = token_divergence(student[:, :5], teacher[:, :5], temperature)
+    torch.testing.assert_close(token_divergence(student, teacher[:, :5], temperature), same)
+    torch.testing.assert_close(token_divergence(student[:, :5], teacher, temperature), same)
+    beyond = gradient(lambda logits: token_divergence(logits, teacher[:, :5], temperature), student)[:, 5:]
     assert not beyond.any()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, -0.9])
 def test_float64_stays_and_smaller_formats_are_computed_in_float32(temperature):
     student, teacher = torch.randn(2, 3, 9, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
-    exact = divergence_rows(student, teacher, temperature)
+    exact = token_divergence(student, teacher, temperature)
     labels = torch.tensor([0, 4, 8])
-    assert exact.dtype == nll_rows(student, labels).dtype == DOUBLE
+    assert exact.dtype == token_nll(student, labels).dtype == DOUBLE
     for dtype, tolerance in ((torch.float32, 1e-5), (torch.float16, 1e-2), (torch.bfloat16, 0.1)):
-        got = divergence_rows(student.to(dtype), teacher.to(dtype), temperature)
-        assert got.dtype == nll_rows(student.to(dtype), labels).dtype == torch.float32
+        got = token_divergence(student.to(dtype), teacher.to(dtype), temperature)
+        assert got.dtype == token_nll(student.to(dtype), labels).dtype == torch.float32
         torch.testing.assert_close(got.double(), exact, atol=tolerance, rtol=tolerance)
-        rounded = divergence_rows(student.to(dtype).double(), teacher.to(dtype).double(), temperature)
+        rounded = token_divergence(student.to(dtype).double(), teacher.to(dtype).double(), temperature)
         torch.testing.assert_close(got.double(), rounded, atol=1e-5, rtol=1e-5)
 
 
@@ -195,10 +195,10 @@ def test_float64_stays_and_smaller_formats_are_computed_in_float32(temperature):
 def test_far_apart_logits_are_finite_with_finite_gradients(dtype, temperature):
     student = torch.tensor([[1e4, 0.0, -1e4], [0.0, 0.0, 0.0], [-300.0, 300.0, 0.0]], dtype=dtype)
     teacher = torch.tensor([[-1e4, 0.0, 1e4], [1e4, -1e4, 0.0], [-300.0, 300.0, 0.0]], dtype=dtype)
-    value = divergence_rows(student, teacher, temperature)
+    value = token_divergence(student, teacher, temperature)
     assert torch.isfinite(value).all()
     assert value[2] == 0
-    assert torch.isfinite(gradient(lambda logits: divergence_rows(logits, teacher, temperature), student)).all()
+    assert torch.isfinite(gradient(lambda logits: token_divergence(logits, teacher, temperature), student)).all()
 
 
 @pytest.mark.parametrize("temperature", [1.0, 2.0, -0.9])
@@ -207,21 +207,21 @@ def test_tokens_that_are_impossible_on_either_side_count_zero(temperature):
     student, teacher = torch.randn(2, 2, 4, generator=torch.Generator().manual_seed(0), dtype=DOUBLE)
     impossible = torch.full((2, 2), -torch.inf, dtype=DOUBLE)
     masked_student, masked_teacher = torch.cat([student, impossible], -1), torch.cat([teacher, impossible], -1)
-    expected = divergence_rows(student, teacher, temperature)
-    torch.testing.assert_close(divergence_rows(masked_student, masked_teacher, temperature), expected)
-    got = gradient(lambda logits: divergence_rows(logits, masked_teacher, temperature), masked_student)
+    expected = token_divergence(student, teacher, temperature)
+    torch.testing.assert_close(token_divergence(masked_student, masked_teacher, temperature), expected)
+    got = gradient(lambda logits: token_divergence(logits, masked_teacher, temperature), masked_student)
     torch.testing.assert_close(
-        got[:, :4], gradient(lambda logits: divergence_rows(logits, teacher, temperature), student)
+        got[:, :4], gradient(lambda logits: token_divergence(logits, teacher, temperature), student)
     )
     assert not got[:, 4:].any()
 
 
 def test_what_only_the_student_rules_out_is_infinitely_wrong():
     student = torch.tensor([[0.0, -torch.inf]])
-    assert divergence_rows(student, torch.zeros(1, 2)).item() == math.inf
+    assert token_divergence(student, torch.zeros(1, 2)).item() == math.inf
 
 
 def test_no_rows_give_no_losses():
-    assert divergence_rows(torch.zeros(0, 5), torch.zeros(0, 5)).shape == (0,)
-    assert divergence_rows(torch.zeros(0, 5), torch.zeros(0, 5), -0.9).shape == (0,)
-    assert nll_rows(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long)).shape == (0,)
+    assert token_divergence(torch.zeros(0, 5), torch.zeros(0, 5)).shape == (0,)
+    assert token_divergence(torch.zeros(0, 5), torch.zeros(0, 5), -0.9).shape == (0,)
+    assert token_nll(torch.zeros(0, 5), torch.zeros(0, dtype=torch.long)).shape == (0,)

@@ -14,14 +14,14 @@ from src.config.experiments.schema import Experiment, LayerMap, LossEntry, Sched
 from src.distillation.capture import HeadStates, States, capture_states, check_comparable
 from src.distillation.objectives import (
     OBJECTIVES,
-    Targets,
     Window,
     distillation_loss,
     objective,
+    target_lengths,
     term_names,
 )
-from src.distillation.support import divergence_rows
 from src.distillation.teachers import LiveTeacher
+from src.distillation.token_losses import token_divergence
 from src.models.forward import target_labels, target_logits
 from src.models.lazy_logits import LazyLogits
 from src.models.loading import load_model
@@ -73,7 +73,7 @@ def two_states(n_rows: int, vocabulary: int = 7) -> tuple[States, States]:
 def test_kl_is_the_mean_over_a_targets_tokens_and_then_over_targets():
     batch = batch_with(labels_of(LENGTHS))
     student, teacher = two_states(sum(LENGTHS))
-    rows = divergence_rows(student.scores.logits, teacher.scores.logits).detach().split(LENGTHS)
+    rows = token_divergence(student.logits.logits, teacher.logits.logits).detach().split(LENGTHS)
     expected = sum(row.mean() for row in rows) / 3
     loss, _ = distillation_loss(student, teacher, batch, LOGITS, window_of(batch))
     torch.testing.assert_close(loss.detach(), expected)
@@ -84,14 +84,13 @@ def test_nll_is_the_mean_over_all_tokens():
     batch = batch_with(labels_of(LENGTHS))
     student, _ = two_states(sum(LENGTHS))
     loss, _ = distillation_loss(student, None, batch, FORWARD, window_of(batch))
-    torch.testing.assert_close(loss, F.cross_entropy(student.scores.logits, target_labels(batch)))
+    torch.testing.assert_close(loss, F.cross_entropy(student.logits.logits, target_labels(batch)))
 
 
-def test_targets_know_the_target_of_every_position():
-    targets = Targets.of(batch_with(labels_of((2, 0, 3), width=4)))
-    assert targets.lengths.tolist() == [2, 0, 3]
-    assert targets.target_of_position.tolist() == [0, 0, 2, 2, 2]
-    assert targets.labels.tolist() == [0, 1, 8 % 7, 9 % 7, 10 % 7]
+def test_every_position_knows_the_length_of_its_target():
+    batch = batch_with(labels_of((2, 0, 3), width=4))
+    assert target_lengths(batch).tolist() == [2, 2, 3, 3, 3]
+    assert target_labels(batch).tolist() == [0, 1, 8 % 7, 9 % 7, 10 % 7]
 
 
 @pytest.mark.parametrize("entry", ENTRIES, ids=lambda entry: entry.name)
@@ -105,7 +104,7 @@ def test_padded_columns_change_nothing_and_a_padded_row_adds_zero(entry):
     beside, _ = distillation_loss(student, teacher, with_empty, entry, window_of(plain))
     torch.testing.assert_close(beside, expected)
     torch.testing.assert_close(
-        *(torch.autograd.grad(loss, student.scores.logits, retain_graph=True)[0] for loss in (beside, expected))
+        *(torch.autograd.grad(loss, student.logits.logits, retain_graph=True)[0] for loss in (beside, expected))
     )
 
 
@@ -117,7 +116,7 @@ def test_a_batch_of_padding_alone_is_zero_not_nan(entry):
     loss.backward()
     assert loss.item() == 0
     assert all(term.item() == 0 for term in terms.values())
-    assert student.scores.logits.grad.shape == (0, 7)
+    assert student.logits.logits.grad.shape == (0, 7)
 
 
 # -------------------------------------------------------------------------------------------------------------- weights
@@ -155,12 +154,12 @@ def test_a_student_equal_to_its_teacher_has_nothing_to_learn(temperature):
     student, _ = two_states(sum(LENGTHS))
     entry = dataclasses.replace(LOGITS, temperature=temperature)
     loss, _ = distillation_loss(
-        student, States(LazyLogits(student.scores.logits.detach())), batch, entry, window_of(batch)
+        student, States(LazyLogits(student.logits.logits.detach())), batch, entry, window_of(batch)
     )
     loss.backward()
     if temperature > 0:
         assert abs(loss.item()) < 1e-12
-        assert student.scores.logits.grad.abs().max() < 1e-12
+        assert student.logits.logits.grad.abs().max() < 1e-12
     else:
         assert 0 < loss.item() <= -torch.tensor(0.9).log().item() + 1e-9
 
@@ -337,15 +336,16 @@ def test_a_new_objective_is_one_function(monkeypatch):
     monkeypatch.setitem(OBJECTIVES, "hidden", None)  # put back afterwards
 
     @objective("hidden")
-    def two_terms(student, teacher, targets, entry, window):
-        return {"one": student.scores.logits.sum(), "two": student.scores.logits.sum() * 3}
+    def two_terms(student, teacher, entry):
+        of_targets = torch.stack([part.sum() for part in student.logits.logits.split(LENGTHS)])
+        return {"one": of_targets, "two": of_targets * 3}
 
     batch = batch_with(labels_of(LENGTHS))
-    student, _ = two_states(sum(LENGTHS))
+    student, teacher = two_states(sum(LENGTHS))
     entry = LossEntry(name="mine", hidden_weight=1.0)
-    loss, terms = distillation_loss(student, None, batch, entry, window_of(batch), {"two": 5.0})
+    loss, terms = distillation_loss(student, teacher, batch, entry, window_of(batch), {"two": 5.0})
     assert list(terms) == ["one", "two"]
-    torch.testing.assert_close(loss, student.scores.logits.sum() * (1 + 3 * 5) / 2)
+    torch.testing.assert_close(loss, student.logits.logits.sum() * (1 + 3 * 5) / 2 / len(LENGTHS))
 
 
 def test_a_new_divergence_is_one_function(new_divergence):
@@ -354,13 +354,13 @@ def test_a_new_divergence_is_one_function(new_divergence):
     student, teacher = two_states(sum(LENGTHS))
     entry = LossEntry(name="mine", forward_weight=0.5, divergences=(("reverse_kl", 2.0),))
     loss, terms = distillation_loss(student, teacher, batch, entry, window_of(batch), {"reverse_kl": 3.0})
-    rows = divergence_rows(teacher.scores.logits, student.scores.logits)
+    rows = token_divergence(teacher.logits.logits, student.logits.logits)
     expected_kl = sum(part.mean() for part in rows.split(LENGTHS)) / len(LENGTHS)
-    expected_nll = F.cross_entropy(student.scores.logits, target_labels(batch))
+    expected_nll = F.cross_entropy(student.logits.logits, target_labels(batch))
     torch.testing.assert_close(terms, {"forward": expected_nll.detach(), "reverse_kl": expected_kl.detach()})
     expected = 0.5 * expected_nll + 2 * 3 * expected_kl
     torch.testing.assert_close(loss, expected)
-    torch.testing.assert_close(*(torch.autograd.grad(each, student.scores.rows)[0] for each in (loss, expected)))
+    torch.testing.assert_close(*(torch.autograd.grad(each, student.logits.rows)[0] for each in (loss, expected)))
 
 
 # -------------------------------------------------------------------------------------------------------------- teacher
@@ -377,28 +377,28 @@ def test_a_live_teacher_gives_its_states_without_gradient_and_without_dropout(fo
     batch = batch_for(forgetful)
     teacher = LiveTeacher(forgetful, LAST.of("teacher"))
     states = teacher(batch, ALL)
-    given = [states.scores.logits, *states.hidden.values(), *(each.states for each in states.heads.values())]
+    given = [states.logits.logits, *states.hidden.values(), *(each.states for each in states.heads.values())]
     assert not any(each.requires_grad for each in given)
     assert not any(parameter.requires_grad for parameter in forgetful.parameters())
     assert not forgetful.training
-    assert torch.equal(teacher(batch, ALL).scores.logits, states.scores.logits)
-    torch.testing.assert_close(states.scores.logits, target_logits(forgetful.eval(), batch))
+    assert torch.equal(teacher(batch, ALL).logits.logits, states.logits.logits)
+    torch.testing.assert_close(states.logits.logits, target_logits(forgetful.eval(), batch))
 
 
 def test_a_noisy_teacher_has_dropout_on_for_the_entries_that_want_it(forgetful):
     batch = batch_for(forgetful)
     teacher = LiveTeacher(forgetful, LAST.of("teacher"))
     noisy = dataclasses.replace(LOGITS, dropout=True)
-    plain = teacher(batch, LOGITS).scores.logits
+    plain = teacher(batch, LOGITS).logits.logits
     torch.manual_seed(0)
-    first, second = teacher(batch, noisy).scores.logits, teacher(batch, noisy).scores.logits
+    first, second = teacher(batch, noisy).logits.logits, teacher(batch, noisy).logits.logits
     torch.manual_seed(0)
-    again = teacher(batch, noisy).scores.logits
+    again = teacher(batch, noisy).logits.logits
     assert torch.equal(first, again)
     assert not torch.equal(first, second)
     assert not torch.equal(first, plain)
     assert not first.requires_grad
-    assert torch.equal(teacher(batch, LOGITS).scores.logits, plain), "the noise ends with the entry"
+    assert torch.equal(teacher(batch, LOGITS).logits.logits, plain), "the noise ends with the entry"
 
 
 def test_the_layers_are_each_models_own(pairs):
@@ -422,7 +422,7 @@ def test_the_teachers_vocabulary_may_be_larger(pairs):
     batch = batch_for(student)
     window = window_of(batch)
     ours, theirs = States(LazyLogits(target_logits(student, batch).detach())), teacher(batch, LOGITS)
-    padded = States(LazyLogits(F.pad(theirs.scores.logits, (0, 32), value=-3.0)))
+    padded = States(LazyLogits(F.pad(theirs.logits.logits, (0, 32), value=-3.0)))
     plain, _ = distillation_loss(ours, theirs, batch, LOGITS, window)
     torch.testing.assert_close(distillation_loss(ours, padded, batch, LOGITS, window)[0], plain)
 

@@ -18,7 +18,7 @@ from src.config.constants import IGNORE_INDEX
 from src.config.experiments.schema import LossEntry
 from src.distillation.capture import HeadStates, States, attention_kinds, hidden_stacks
 from src.distillation.objectives import NO_SCALES, Window, distillation_loss, term_names
-from src.distillation.support import nucleus
+from src.distillation.token_losses import nucleus
 from src.models.lazy_logits import LazyLogits
 from src.tokens.batch import Batch
 

@@ -22,8 +22,8 @@ from src.data.formats import read_datasets
 from src.data.soft_targets import NestedColumn, StoredRows, pad_stored
 from src.distillation.capture import capture_states
 from src.distillation.objectives import Window, distillation_loss
-from src.distillation.support import divergence_rows, stored_divergence_rows
 from src.distillation.teachers import LiveTeacher, StoredTeacher
+from src.distillation.token_losses import stored_token_divergence, token_divergence
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
 from src.tokens.batch import TopK
 from src.tokens.collate import collate
@@ -51,8 +51,8 @@ def logits(n: int = 5, v: int = 11, seed: int = 0) -> tuple[torch.Tensor, torch.
 @pytest.mark.parametrize("temperature", [1.0, 2.0, 0.5, -0.8])
 def test_all_tokens_stored_is_the_plain_kl(temperature):
     student, teacher = logits()
-    ours = stored_divergence_rows(student, *everything(teacher), temperature=temperature)
-    plain = divergence_rows(student, teacher, temperature)
+    ours = stored_token_divergence(student, *everything(teacher), temperature=temperature)
+    plain = token_divergence(student, teacher, temperature)
     torch.testing.assert_close(ours, plain, **CLOSE)
     first, second = (torch.autograd.grad(rows.sum(), student)[0] for rows in (ours, plain))
     torch.testing.assert_close(first, second, **CLOSE)
@@ -61,8 +61,8 @@ def test_all_tokens_stored_is_the_plain_kl(temperature):
 @pytest.mark.parametrize("missing", ["zero", "bucket"])
 def test_nothing_is_missing_of_all_tokens(missing):
     student, teacher = logits()
-    ours = stored_divergence_rows(student, *everything(teacher), missing_mass=missing)
-    torch.testing.assert_close(ours, divergence_rows(student, teacher), atol=1e-5, rtol=1e-4)
+    ours = stored_token_divergence(student, *everything(teacher), missing_mass=missing)
+    torch.testing.assert_close(ours, token_divergence(student, teacher), atol=1e-5, rtol=1e-4)
 
 
 def top(teacher: torch.Tensor, k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -88,7 +88,7 @@ def dense_reference(student: torch.Tensor, ids: torch.Tensor, logs: torch.Tensor
 def test_missing_mass_is_that_of_a_dense_reference(missing, k):
     student, teacher = logits(n=7)
     ids, logs = top(teacher, k)
-    ours = stored_divergence_rows(student, ids, logs, missing_mass=missing)
+    ours = stored_token_divergence(student, ids, logs, missing_mass=missing)
     expected = dense_reference(student, ids, logs, missing)
     torch.testing.assert_close(ours.double(), expected, atol=1e-5, rtol=1e-4)
     first, second = (torch.autograd.grad(rows.sum(), student)[0] for rows in (ours, expected))
@@ -100,10 +100,10 @@ def test_missing_mass_is_that_of_a_dense_reference(missing, k):
 def test_an_absent_entry_changes_nothing(missing):
     student, teacher = logits()
     ids, logs = top(teacher, 3)
-    expected = stored_divergence_rows(student, ids, logs, missing_mass=missing)
+    expected = stored_token_divergence(student, ids, logs, missing_mass=missing)
     padded_ids = torch.cat([ids, torch.zeros(5, 2, dtype=torch.long)], 1)
     padded = torch.cat([logs, torch.full((5, 2), -torch.inf)], 1)
-    ours = stored_divergence_rows(student, padded_ids, padded, missing_mass=missing)
+    ours = stored_token_divergence(student, padded_ids, padded, missing_mass=missing)
     torch.testing.assert_close(ours, expected)
     assert torch.autograd.grad(ours.sum(), student)[0].isfinite().all()
 
@@ -112,13 +112,13 @@ def test_an_absent_entry_changes_nothing(missing):
 def test_a_hard_label_is_the_nll(missing):
     student, _ = logits()
     labels = torch.tensor([3, 0, 10, 5, 5])
-    ours = stored_divergence_rows(student, labels[:, None], torch.zeros(5, 1), missing_mass=missing)
+    ours = stored_token_divergence(student, labels[:, None], torch.zeros(5, 1), missing_mass=missing)
     torch.testing.assert_close(ours, F.cross_entropy(student, labels, reduction="none"), atol=1e-4, rtol=1e-4)
 
 
 def test_a_student_that_has_nothing_left_for_the_bucket_is_finite():
     student = torch.tensor([[200.0, 0.0, 0.0]], requires_grad=True)
-    rows = stored_divergence_rows(student, torch.tensor([[0]]), torch.tensor([[-0.5]]), missing_mass="bucket")
+    rows = stored_token_divergence(student, torch.tensor([[0]]), torch.tensor([[-0.5]]), missing_mass="bucket")
     assert rows.isfinite().all() and rows > 0
     assert torch.autograd.grad(rows.sum(), student)[0].isfinite().all()
 
@@ -139,7 +139,7 @@ def test_no_tensor_of_the_teacher_has_the_size_of_the_vocabulary(monkeypatch):
     for missing in ("drop", "zero", "bucket"):
         sizes.clear()
         with Watch():
-            stored_divergence_rows(student, ids, logs, missing_mass=missing)
+            stored_token_divergence(student, ids, logs, missing_mass=missing)
         assert set(sizes) <= {"log_softmax", "float"}
 
 
@@ -231,7 +231,7 @@ def store(teacher: str, datasets: dict, k: int | None, max_labels_length: int = 
         stored[name]["tokens"], stored[name]["logits"] = [], []
         for row in range(len(columns["text"])):
             batch = collate(preprocessor, tokenized.split(name), [row])
-            logs = LiveTeacher(model, {})(batch, entry).scores.logits.log_softmax(-1)
+            logs = LiveTeacher(model, {})(batch, entry).logits.logits.log_softmax(-1)
             best, ids = logs.topk(k or logs.shape[1])
             stored[name]["tokens"].append(ids.tolist())
             stored[name]["logits"].append(best.tolist())

@@ -257,7 +257,7 @@ def test_written_targets_are_learnt_from_as_others_are(family):
     n_tokens = len(target_labels(own))
     assert n_tokens != len(target_labels(batch_for(student)))
     states, taught = (capture_states(model, own, entry, {}) for model in (student, teacher))
-    assert states.scores.logits.shape == (n_tokens, 12)
+    assert states.logits.logits.shape == (n_tokens, 12)
     loss, _ = distillation_loss(states, taught, own, entry, Window(len(own.rows), n_tokens))
     loss.backward()
     assert torch.isfinite(loss)

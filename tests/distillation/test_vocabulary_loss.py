@@ -6,8 +6,8 @@ import pytest
 import torch
 
 from src.distillation.fused_losses import nll_and_kl_, to_weights_
-from src.distillation.support import divergence_rows, nll_rows, stored_divergence_rows
-from src.distillation.vocabulary_loss import RowTerm, weighted_sum
+from src.distillation.token_losses import stored_token_divergence, token_divergence, token_nll
+from src.distillation.vocabulary_loss import TokenLoss, weighted_sum
 from src.models import lazy_logits
 from src.models.lazy_logits import LazyLogits, OutputProjection
 from src.tokens.batch import TopK
@@ -21,17 +21,17 @@ def random(*shape: int, seed: int = 0) -> torch.Tensor:
 
 
 LABELS = torch.arange(N) * 7 % V
-NLL = RowTerm(lambda student, _, labels: nll_rows(student, labels), random(N, seed=1).abs(), 0.7, fused="nll")
+NLL = TokenLoss(lambda student, _, labels: token_nll(student, labels), random(N, seed=1).abs(), 0.7, fused="nll")
 
 
-def kl(temperature: float = 1.0) -> RowTerm:
+def kl(temperature: float = 1.0) -> TokenLoss:
     fused = "kl" if temperature > 0 else None
     per_row = random(N, seed=2).abs()
-    return RowTerm(lambda s, t, _: divergence_rows(s, t, temperature), per_row, 1.3, fused, temperature)
+    return TokenLoss(lambda s, t, _: token_divergence(s, t, temperature), per_row, 1.3, fused, temperature)
 
 
-def stored(**how) -> RowTerm:
-    return RowTerm(lambda s, t, _: stored_divergence_rows(s, t.ids, t.logs, **how), random(N, seed=2).abs(), 1.3)
+def stored(**how) -> TokenLoss:
+    return TokenLoss(lambda s, t, _: stored_token_divergence(s, t.ids, t.logs, **how), random(N, seed=2).abs(), 1.3)
 
 
 LIVE = LazyLogits(random(N, 4, seed=5), OutputProjection(random(V, 4, seed=6), random(V, seed=7)))
@@ -76,7 +76,7 @@ def student_of(kind: str) -> tuple[LazyLogits, list[torch.Tensor]]:
 def plain_sum(student: LazyLogits, teacher, terms) -> tuple[torch.Tensor, torch.Tensor]:
     """The definition, on all rows at once, by autograd."""
     taught = teacher.logits.detach() if isinstance(teacher, LazyLogits) else teacher
-    values = torch.stack([(term.loss(student.logits, taught, LABELS) * term.per_row).sum() for term in terms])
+    values = torch.stack([(term.compute(student.logits, taught, LABELS) * term.weights).sum() for term in terms])
     return sum(term.factor * value for term, value in zip(terms, values, strict=True)), values
 
 
@@ -135,7 +135,7 @@ def test_nothing_given_is_changed():
 def test_no_rows(kind):
     student, parts = student_of(kind)
     empty = LazyLogits(student.rows[:0], student.projection)
-    none = [RowTerm(term.loss, term.per_row[:0], term.factor, term.fused) for term in (NLL, kl())]
+    none = [TokenLoss(term.compute, term.weights[:0], term.factor, term.fused) for term in (NLL, kl())]
     total, values = weighted_sum(empty, LazyLogits(LIVE.rows[:0], LIVE.projection), LABELS[:0], none)
     total.backward()
     assert total.item() == 0
@@ -148,7 +148,7 @@ def test_logits_of_minus_infinity():
     student, teacher = random(3, V, seed=1), random(3, V, seed=2)
     teacher[0, 5] = student[1, 6] = teacher[1, 6] = student[2, 7] = -torch.inf
     weights = {"kl": torch.ones(3, dtype=torch.float64)}
-    expected = divergence_rows(student, teacher)
+    expected = token_divergence(student, teacher)
     losses, gradient = nll_and_kl_(student.clone(), teacher.clone(), LABELS[:3], weights)
     torch.testing.assert_close(losses["kl"], expected)
     assert torch.isfinite(expected).tolist() == [True, True, False]
@@ -173,7 +173,7 @@ def test_to_weights():
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision(dtype):
     """As near the float32 gradients as the format allows, also where a mean's gradients are tiny in it."""
-    tiny = [RowTerm(term.loss, 1e-9 * term.per_row.float(), term.factor, term.fused) for term in (NLL, kl())]
+    tiny = [TokenLoss(term.compute, 1e-9 * term.weights.float(), term.factor, term.fused) for term in (NLL, kl())]
     rows, weight = random(N, D, seed=3).float().requires_grad_(), random(V, D, seed=4).float().requires_grad_()
     live = LazyLogits(LIVE.rows.float(), OutputProjection(LIVE.projection.weight.float()))
     made = {}
@@ -197,9 +197,9 @@ def float16_and_float32(rows: torch.Tensor, weight: torch.Tensor, terms, labels,
     return made
 
 
-def mean_nll(n: int, *, is_fused: bool = True, times: float = 1.0) -> RowTerm:
+def mean_nll(n: int, *, is_fused: bool = True, times: float = 1.0) -> TokenLoss:
     per_row = torch.full((n,), times / n)
-    return RowTerm(lambda s, _, labels: nll_rows(s, labels), per_row, fused="nll" if is_fused else None)
+    return TokenLoss(lambda s, _, labels: token_nll(s, labels), per_row, fused="nll" if is_fused else None)
 
 
 @pytest.mark.parametrize("scale", [1.0, 2.0**16])
@@ -279,7 +279,7 @@ def test_stored_tokens_stay_sparse():
 
     def loss(student, teacher, labels):
         seen.append(tuple(teacher.ids.shape))
-        return stored_divergence_rows(student, teacher.ids, teacher.logs)
+        return stored_token_divergence(student, teacher.ids, teacher.logs)
 
-    weighted_sum(student_of("plain")[0], STORED, LABELS, [RowTerm(loss, torch.ones(N).double())])
+    weighted_sum(student_of("plain")[0], STORED, LABELS, [TokenLoss(loss, torch.ones(N).double())])
     assert seen == [(N, K)]

@@ -17,7 +17,7 @@ from transformers import PreTrainedModel
 
 from src.config.experiments.schema import LAYERS, LOSS, LayerMap, LossEntry, keys_by_kind
 from src.distillation.capture import capture_states
-from src.distillation.objectives import Targets, Window, distillation_loss
+from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
 from src.models.loading import load_model
 from src.tokens.batch import Batch
@@ -73,7 +73,7 @@ def deviations(folder: Path, case: dict[str, Any]) -> Iterator[Deviation]:
     layers = LayerMap(**{key: config[key] for key in keys_by_kind()[LAYERS] if key in config})
     tensors = {key: torch.tensor(rows) for key, rows in case["batch"].items()}
     batch = Batch(**tensors, rows=tuple(range(len(tensors["labels"]))))
-    window = Window(len(batch.rows), len(Targets.of(batch).labels))
+    window = Window(len(batch.rows), len(batch.valid))
 
     student.zero_grad()
     states = capture_states(student, batch, entry, layers.of("student"))

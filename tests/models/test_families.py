@@ -22,7 +22,7 @@ from src.distillation.capture import HeadStates, States, capture_states
 from src.distillation.objectives import Window, distillation_loss, term_names
 from src.distillation.relations import regrouped
 from src.distillation.student_targets import student_writes
-from src.distillation.support import divergence_rows
+from src.distillation.token_losses import token_divergence
 from src.models import loading
 from src.models.families import FAMILIES, family_of, layer_counts
 from src.models.folders import write_model_folder
@@ -581,11 +581,11 @@ def test_padded_vocabularies_are_compared_over_the_shared_tokens():
     uniform = torch.zeros(1, 3)
     more = torch.tensor([[5.0, -1.0]])
     expected = torch.tensor([3.0]).log() - 1.5 * torch.tensor([2.0]).log()  # log 3 − entropy
-    torch.testing.assert_close(divergence_rows(uniform, shared), expected)
-    torch.testing.assert_close(divergence_rows(torch.cat([uniform, more], dim=1), shared), expected)
-    torch.testing.assert_close(divergence_rows(uniform, torch.cat([shared, more], dim=1)), expected)
+    torch.testing.assert_close(token_divergence(uniform, shared), expected)
+    torch.testing.assert_close(token_divergence(torch.cat([uniform, more], dim=1), shared), expected)
+    torch.testing.assert_close(token_divergence(uniform, torch.cat([shared, more], dim=1)), expected)
     student = torch.cat([uniform, more], dim=1).requires_grad_()
-    divergence_rows(student, shared).sum().backward()
+    token_divergence(student, shared).sum().backward()
     torch.testing.assert_close(student.grad, torch.tensor([[1 / 3 - 1 / 2, 1 / 3 - 1 / 4, 1 / 3 - 1 / 4, 0, 0]]))
 
 

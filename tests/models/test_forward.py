@@ -11,8 +11,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from src.config.constants import IGNORE_INDEX
-from src.distillation.support import nll_rows
-from src.distillation.vocabulary_loss import RowTerm, weighted_sum
+from src.distillation.token_losses import token_nll
+from src.distillation.vocabulary_loss import TokenLoss, weighted_sum
 from src.models import forward, lazy_logits
 from src.models.forward import target_labels, target_logits, target_scores, teacher_forced, unwrapped
 from src.models.loading import load_model
@@ -218,7 +218,7 @@ def test_nothing_of_all_positions_times_vocabulary_is_made(family, monkeypatch):
     target_logits(model, batch)  # the first time a few rows are compared
     received = []
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: received.append(output.shape))
-    nll = RowTerm(lambda student, _, labels: nll_rows(student, labels), torch.ones(49), fused="nll")
+    nll = TokenLoss(lambda student, _, labels: token_nll(student, labels), torch.ones(49), fused="nll")
     with LargestOfVocabulary(101) as made:
         weighted_sum(teacher_forced(model, batch).scores, None, target_labels(batch), [nll])[0].backward()
     assert received == [(0, 101)]
