@@ -46,7 +46,7 @@ def of_copying(
     predictions: Sequence[str], texts: Sequence[str], references: Sequence[Target], options: Options = NO_OPTIONS
 ) -> str | None:
     """Inputs that would score a higher BLEU than the predictions, taken as they are (where its package is there)."""
-    if METRICS[BLEU].missing() is not None:
+    if METRICS[BLEU].why_unavailable() is not None:
         return None
     score, copied = (
         score_texts(each, references, [BLEU], final=False, options=options)[BLEU] for each in (predictions, texts)

@@ -23,7 +23,7 @@ from src.config.cli import run_script
 from src.data.formats import read_datasets
 from src.data.references import count_references, first_references, row_for_each_reference
 from src.data.schema import check_trainable
-from src.evaluation.metrics import METRICS, bertscore, meteor, pieces, score_definitions, score_texts
+from src.evaluation.metrics import METRICS, bertscore, meteor, sacrebleu_metrics, score_definitions, score_texts
 from tests.evaluation.test_metrics import WORDNET
 
 PREDICTIONS = ["the cat sat on the mat", "a dog ran", "", "where is it ?"]
@@ -79,7 +79,9 @@ def test_the_best_meteor_of_a_row(monkeypatch):
 def test_the_best_bertscore_of_a_row(monkeypatch):
     monkeypatch.setattr(bertscore, "embed", lambda model, tokenizer, texts: (texts,) * 3)
     scores_of = {"a": [0.1, 0.9, 0.3], "b": [0.5, 0.2, 0.4], "c": [0.0, -0.2, 0.2]}
-    monkeypatch.setattr(bertscore, "greedy_match", lambda *sides: torch.tensor([scores_of[text] for text in sides[3]]))
+    monkeypatch.setattr(
+        bertscore, "greedy_match", lambda *sides: torch.tensor([scores_of[text] for text in sides[1][0]])
+    )
     monkeypatch.setattr(bertscore, "BATCH_SIZE", 2)
     made = bertscore.bertscore_with(torch.nn.Identity(), None, ["x", "yyyy"], [["a", "b"], ["c"]])
     assert list(made.values()) == pytest.approx([100 * (0.5 + 0.0) / 2, 100 * (0.9 - 0.2) / 2, 100 * (0.4 + 0.2) / 2])
@@ -327,8 +329,8 @@ def test_pieces_give_the_score_of_the_corpus(metric, rows, size):
     predictions, references = map(list, zip(*rows, strict=True))
     whole = metric.corpus_score(predictions, [list(stream) for stream in zip_longest(*references)]).score
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(pieces, "ROWS", size)
-        assert pieces.corpus_score(metric, predictions, references) == whole
+        patch.setattr(sacrebleu_metrics, "ROWS_AT_ONCE", size)
+        assert sacrebleu_metrics.corpus_score(metric, predictions, references) == whole
 
 
 def peak(score, *args) -> int:
@@ -341,11 +343,11 @@ def peak(score, *args) -> int:
 
 @pytest.mark.parametrize("metric", [BLEU(force=True), CHRF()])
 def test_memory_does_not_grow_with_the_rows(monkeypatch, metric):
-    monkeypatch.setattr(pieces, "ROWS", 50)
+    monkeypatch.setattr(sacrebleu_metrics, "ROWS_AT_ONCE", 50)
     texts = [f"row {i} of many, {i * i} is its square" for i in range(1000)]
     references = [[text] for text in texts]
-    pieces.corpus_score(metric, texts, references)  # sacreBLEU keeps texts that it has split into tokens
+    sacrebleu_metrics.corpus_score(metric, texts, references)  # sacreBLEU keeps texts that it has split into tokens
     whole = peak(metric.corpus_score, texts, [texts])
-    assert peak(pieces.corpus_score, metric, texts, references) < whole / 5
+    assert peak(sacrebleu_metrics.corpus_score, metric, texts, references) < whole / 5
     name = {BLEU: "sacrebleu", CHRF: "chrf"}[type(metric)]
     assert peak(score, name, texts, texts) < whole / 4

@@ -24,9 +24,8 @@ from src.evaluation.metrics import (
     score_definitions,
     score_texts,
 )
-from src.evaluation.metrics.packages import missing_packages
-from src.evaluation.metrics.wer import words
-from src.evaluation.metrics.words import RougeTokenizer
+from src.evaluation.metrics.metric import Metric
+from src.evaluation.metrics.word_metrics import RougeTokenizer, gleu_words, wer_words
 
 ROOT = Path(__file__).parents[2]
 TEXT_METRICS = ("wer", "gleu", "rouge", "sacrebleu", "chrf")  # need neither a model nor downloaded data
@@ -160,10 +159,10 @@ def test_wer_is_a_mean_over_rows_not_over_words():
 
 
 def test_words_of_other_scripts():
-    assert words("«Ça va?»") == ["«", "ça", "va", "?", "»"]
-    assert words("हिन्दी।") == ["हिन्दी", "।"]  # combining vowels stay in their word
-    assert words("日本。ok_1") == ["日", "本", "。", "ok", "_", "1"]
-    assert words("STRASSE 😀") == words("straße 😀")
+    assert wer_words("«Ça va?»") == ["«", "ça", "va", "?", "»"]
+    assert wer_words("हिन्दी।") == ["हिन्दी", "।"]  # combining vowels stay in their word
+    assert wer_words("日本。ok_1") == ["日", "本", "。", "ok", "_", "1"]
+    assert wer_words("STRASSE 😀") == wer_words("straße 😀")
 
 
 # One sentence of each script, and the words of it that ROUGE counts.
@@ -201,8 +200,8 @@ def test_latin_texts_have_the_words_of_the_rouge_package(text):
 
 
 def test_characters_of_scripts_without_spaces_are_words():
-    assert metrics.words.words("老猫 ab，cd") == ["老", "猫", "ab，cd"]
-    assert words("老猫 AB，cd") == ["老", "猫", "ab", "，", "cd"]
+    assert gleu_words("老猫 ab，cd") == ["老", "猫", "ab，cd"]
+    assert wer_words("老猫 AB，cd") == ["老", "猫", "ab", "，", "cd"]
     assert score(["老猫看"], ["老狗看"], "wer", "gleu") == pytest.approx(
         {"wer": 100 / 3, "gleu_1": 100 * 2 / 3, "gleu_2": 40, "gleu_4": 100 / 3}
     )
@@ -355,14 +354,14 @@ def test_greedy_match_by_hand():
 
     x, y, diagonal = [1.0, 0.0], [0.0, 1.0], [0.6, 0.8]
     predicted, wanted = torch.tensor([[x, y]]), torch.tensor([[x, diagonal, y]])
-    everything = torch.tensor([[True, True]]), torch.tensor([[True, True]])
+    prediction = bertscore.Embedded(predicted, torch.tensor([[True, True]]), torch.tensor([[True, True]]))
     padded = torch.tensor([[True, True, False]])  # the last vector of the reference is padding
     # the words x, y find 1 and 0.8; x and the diagonal are found by 1 and 0.8
-    scores = bertscore.greedy_match(predicted, *everything, wanted, padded, padded)
+    scores = bertscore.greedy_match(prediction, bertscore.Embedded(wanted, padded, padded))
     torch.testing.assert_close(scores, torch.tensor([[0.9, 0.9, 0.9]]))
     # with y a special token of the reference, it may be taken but does not count itself
     real, is_word = torch.tensor([[True, True, True]]), torch.tensor([[True, True, False]])
-    scores = bertscore.greedy_match(predicted, *everything, wanted, real, is_word)
+    scores = bertscore.greedy_match(prediction, bertscore.Embedded(wanted, real, is_word))
     torch.testing.assert_close(scores, torch.tensor([[1.0, 0.9, 2 * 0.9 / 1.9]]))
 
 
@@ -388,7 +387,9 @@ def lacking(monkeypatch, *names):
     """Everything else works here, whatever is installed."""
     for name, metric in METRICS.items():
         absent = f"no {name} (get it)" if name in names else None
-        monkeypatch.setitem(METRICS, name, dataclasses.replace(metric, missing=lambda absent=absent: absent))
+        monkeypatch.setitem(
+            METRICS, name, dataclasses.replace(metric, packages={}, missing=lambda absent=absent: absent)
+        )
 
 
 def test_registry_and_flag_hold_the_same_names():
@@ -481,9 +482,11 @@ def test_metrics_that_were_not_asked_for_are_not_looked_for(monkeypatch):
 
 
 def test_missing_packages_are_named_with_the_command():
-    assert missing_packages(sacrebleu="sacrebleu") is None
-    phrase = missing_packages(sacrebleu="sacrebleu", no_such_module="no-such-package")
-    assert phrase == "package no-such-package is not installed (pip install no-such-package)"
+    here = {"sacrebleu": "sacrebleu"}
+    metric = Metric("mine", (), dict, "", here)
+    assert metric.why_unavailable() is None
+    metric = dataclasses.replace(metric, packages={**here, "no_such_module": "no-such-package"})
+    assert metric.why_unavailable() == "package no-such-package is not installed (pip install no-such-package)"
 
 
 def test_importing_the_metrics_is_cheap():

@@ -1,34 +1,38 @@
 """BERTScore (Zhang et al., 2020): greedy cosine matching of contextual tokens, no idf, no baseline rescaling.
 
-Written out here because the `bert-score` package (0.3.13) fails with transformers 5 on empty texts and on tokenizers
-without a maximal length. Shapes: B rows, P tokens of a prediction, R tokens of a reference, D model width.
+Not by the package `bert-score`: its version 0.3.13 fails with transformers 5 on empty texts and on tokenizers without a
+maximum length. Shapes: B rows, P tokens of a prediction, R tokens of a reference, D model width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from src.evaluation.metrics.packages import missing_packages
+from src.evaluation.metrics.metric import Metric
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 SCORES = ("bertscore_precision", "bertscore_recall", "bertscore_f1")
-DEFINITION = "microsoft/deberta-base-mnli, layer 9, no idf, no rescaling, mean over rows"
 MODEL_NAME = "microsoft/deberta-base-mnli"
-LAYERS = 9  # the layer bert-score chose for this model by its correlation with people (WMT16)
+LAYERS = 9  # the package's choice for this model, by correlation with human judgments on WMT16
 BATCH_SIZE = 32
 MAX_TOKENS = 512
 _NEEDED_FILES = (("config.json",), ("model.safetensors", "pytorch_model.bin"), ("tokenizer.json", "vocab.json"))
 
 
+class Embedded(NamedTuple):
+    """Texts as unit vectors (B, L, D) of tokens, which of them are not padding (B, L), and which are words (B, L)."""
+
+    vectors: torch.Tensor
+    is_real: torch.Tensor
+    is_word: torch.Tensor
+
+
 def missing() -> str | None:
-    """Looks into the hub's local cache only: no network, so neither a wait nor a download in the middle of a run."""
-    absent = missing_packages(torch="torch", transformers="transformers", huggingface_hub="huggingface_hub")
-    if absent:
-        return absent
+    """The model, if the hub's local cache lacks it; never downloads it."""
     from huggingface_hub import try_to_load_from_cache
 
     def cached(file: str) -> bool:
@@ -40,7 +44,7 @@ def missing() -> str | None:
 
 
 def bertscore(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Precision, recall and F1, means over rows, 0 to 100; a row without words on one side has 0.
+    """Precision, recall and F1, means over rows, 0 to 100; 0 for a row without words on one side.
 
     Of several references of a row, the largest precision, recall and F1 count, as in the package `bert-score`.
     """
@@ -57,7 +61,7 @@ def bertscore_with(
     predictions: Sequence[str],
     references: Sequence[Sequence[str]],
 ) -> dict[str, float]:
-    """BERTScore by the last layer of `model`, on a GPU if there is one."""
+    """BERTScore from the last layer of `model`, on a GPU if there is one."""
     import torch
 
     model = model.eval().to("cuda" if torch.cuda.is_available() else "cpu")
@@ -66,18 +70,15 @@ def bertscore_with(
     best = torch.full((len(references), len(SCORES)), -torch.inf, dtype=torch.float64)
     for start in range(0, len(pairs), BATCH_SIZE):
         rows, texts = map(list, zip(*pairs[start : start + BATCH_SIZE], strict=True))
-        prediction_side = embed(model, tokenizer, [predictions[row] for row in rows])
-        reference_side = embed(model, tokenizer, texts)
-        scores = greedy_match(*prediction_side, *reference_side).double().cpu()
+        predicted = embed(model, tokenizer, [predictions[row] for row in rows])
+        scores = greedy_match(predicted, embed(model, tokenizer, texts)).double().cpu()
         for row, score in zip(rows, scores, strict=True):
             best[row] = torch.maximum(best[row], score)
     return dict(zip(SCORES, (100 * best.mean(dim=0)).tolist(), strict=True))
 
 
-def embed(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Unit vectors (B, L, D) of the tokens, which of them are real (B, L), and which of those are words (B, L)."""
+def embed(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, texts: list[str]) -> Embedded:
+    """The last layer's states of the first MAX_TOKENS tokens of each text."""
     import torch
 
     batch = tokenizer(
@@ -91,28 +92,23 @@ def embed(
     real = batch["attention_mask"].bool()
     with torch.inference_mode():
         hidden = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).last_hidden_state
-    return torch.nn.functional.normalize(hidden.float(), dim=-1), real, real & ~batch["special_tokens_mask"].bool()
+    vectors = torch.nn.functional.normalize(hidden.float(), dim=-1)
+    return Embedded(vectors, real, real & ~batch["special_tokens_mask"].bool())
 
 
-def greedy_match(
-    predicted: torch.Tensor,
-    predicted_real: torch.Tensor,
-    predicted_words: torch.Tensor,
-    wanted: torch.Tensor,
-    wanted_real: torch.Tensor,
-    wanted_words: torch.Tensor,
-) -> torch.Tensor:
-    """Precision, recall and F1 of each row (B, 3), from unit vectors (B, P, D), (B, R, D) and their masks.
+def greedy_match(predicted: Embedded, wanted: Embedded) -> torch.Tensor:
+    """(B, 3) precision, recall and F1 of each row, from predictions (B, P) and references (B, R).
 
-    Every word takes its best cosine among the other side's real tokens; special tokens may be taken but do not take.
+    Every word is matched with its nearest token (cosine) of the other side. Special tokens are matched with, but have
+    no match of their own.
     """
     import torch
 
-    cosine = predicted @ wanted.transpose(1, 2)  # (B, P, R)
-    cosine = cosine.masked_fill(~(predicted_real.unsqueeze(2) & wanted_real.unsqueeze(1)), -1.0)
-    precision = _mean_where(cosine.amax(dim=2), predicted_words)
-    recall = _mean_where(cosine.amax(dim=1), wanted_words)
-    both = predicted_words.any(dim=1) & wanted_words.any(dim=1)
+    cosine = predicted.vectors @ wanted.vectors.transpose(1, 2)  # (B, P, R)
+    cosine = cosine.masked_fill(~(predicted.is_real.unsqueeze(2) & wanted.is_real.unsqueeze(1)), -1.0)
+    precision = _mean_where(cosine.amax(dim=2), predicted.is_word)
+    recall = _mean_where(cosine.amax(dim=1), wanted.is_word)
+    both = predicted.is_word.any(dim=1) & wanted.is_word.any(dim=1)
     precision, recall = precision * both, recall * both
     total = precision + recall
     f1 = torch.where(total == 0, 0.0, 2 * precision * recall / torch.where(total == 0, 1.0, total))
@@ -122,3 +118,14 @@ def greedy_match(
 def _mean_where(values: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """Row means (B,) of `values` (B, L) where `mask` holds; 0 for a row without any."""
     return (values * mask).sum(dim=1) / mask.sum(dim=1).clamp(min=1)
+
+
+BERTSCORE = Metric(
+    "bertscore",
+    SCORES,
+    bertscore,
+    f"{MODEL_NAME}, layer {LAYERS}, no idf, no rescaling, mean over rows",
+    {"torch": "torch", "transformers": "transformers", "huggingface_hub": "huggingface_hub"},
+    missing,
+    final_only=True,
+)

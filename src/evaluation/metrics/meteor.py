@@ -1,22 +1,17 @@
-"""METEOR (Banerjee and Lavie, 2005): exact, stem and WordNet matches, F-mean times a fragmentation penalty."""
+"""METEOR (Banerjee and Lavie, 2005): exact, stem and WordNet matches, with a penalty for fragmentation."""
 
 import re
 from collections.abc import Sequence
 from statistics import fmean
 from typing import Any
 
-from src.evaluation.metrics.packages import missing_packages
+from src.evaluation.metrics.metric import Metric
 
-SCORES = ("meteor",)
-DEFINITION = "nltk single_meteor_score, mean over rows"
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s+")
 
 
 def missing() -> str | None:
-    """Opens WordNet (a second or two) instead of guessing where and in which form it lies; never downloads."""
-    absent = missing_packages(nltk="nltk")
-    if absent:
-        return absent
+    """WordNet, if NLTK cannot open it (takes a second or two); never downloads it."""
     from nltk.corpus import wordnet
 
     try:
@@ -27,14 +22,17 @@ def missing() -> str | None:
 
 
 def meteor(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Mean over rows of the best reference's, 0 to 100; a perfect row of n words has 100 × (1 − 0.5 / n³)."""
+    """METEOR, 0 to 100: mean over rows of the best reference's score.
+
+    A perfect row of n words scores 100 × (1 − 0.5 / n³).
+    """
     from nltk.corpus import wordnet
 
     return {"meteor": mean_meteor(predictions, references, wordnet)}
 
 
 def mean_meteor(predictions: Sequence[str], references: Sequence[Sequence[str]], wordnet: Any) -> float:
-    """METEOR with the synonyms of `wordnet`, anything that has NLTK's `synsets(word)`."""
+    """METEOR with the synonyms of `wordnet`, which has NLTK's method `synsets(word)`."""
     from nltk.translate.meteor_score import meteor_score
 
     rows = zip(predictions, references, strict=True)
@@ -42,8 +40,11 @@ def mean_meteor(predictions: Sequence[str], references: Sequence[Sequence[str]],
 
 
 def _words(text: str) -> list[str]:
-    """Treebank tokens of each sentence; the tokenizer splits a full stop off only at the end of what it is given."""
+    """Treebank tokens, sentence by sentence, because the tokenizer splits off only a text's last full stop."""
     from nltk.tokenize import NLTKWordTokenizer
 
     tokenizer = NLTKWordTokenizer()
     return [word for sentence in _SENTENCE_END.split(text) for word in tokenizer.tokenize(sentence)]
+
+
+METEOR = Metric("meteor", ("meteor",), meteor, "nltk single_meteor_score, mean over rows", {"nltk": "nltk"}, missing)
