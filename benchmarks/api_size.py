@@ -1,10 +1,9 @@
-"""Does a large API file fit? Writes synthetic completions as JSON Lines, prepares them and learns from them a while;
-prints seconds and peak memory of each.
+"""Time and peak memory of preparing a large API file and training on it.
 
     python benchmarks/api_size.py --rows 35000 --output_dir outputs/api_size
 
-The student is a new model whose tokens are the words; the teacher spells every eighth word with two tokens. Every
-completion ends by itself.
+The script writes synthetic completions as JSON Lines, prepares them, and times a few training steps. The student is a
+new model with one token per word; the teacher splits every eighth word into two tokens. No completion is cut off.
 """
 
 import argparse
@@ -17,24 +16,24 @@ import sys
 import time
 from pathlib import Path
 
-from src.tokens.collate import collate
-
 REPOSITORY = Path(__file__).resolve().parents[1]
 N_WORDS = 4_000
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
-BATCH, STEPS = 96, 30  # targets of a step, and steps that are timed
+BATCH, STEPS = 96, 30  # targets per step, and timed steps
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=35_000, help="inputs")
-    parser.add_argument("--completions", type=int, default=5, help="completions of each input")
-    parser.add_argument("--tokens", type=int, default=48, help="tokens of each completion")
-    parser.add_argument("--top", type=int, default=20, help="log-probabilities at each token")
+    parser.add_argument("--completions", type=int, default=5, help="completions per input")
+    parser.add_argument("--tokens", type=int, default=48, help="tokens per completion")
+    parser.add_argument("--top", type=int, default=20, help="log-probabilities per token")
     parser.add_argument("--form", choices=("completion", "chat"), default="completion")
     parser.add_argument(
-        "--file_name", default="prepared.arrow", help="what prepare writes; .json for the published form"
+        "--file_name",
+        default="prepared.arrow",
+        help="file that prepare_datasets_main.py writes; use .json for the published form",
     )
     flags = parser.parse_args()
     flags.output_dir.mkdir(parents=True, exist_ok=True)
@@ -62,7 +61,7 @@ def main() -> None:
 
 
 def time_training(prepared: Path, student: Path) -> None:
-    """What a step waits for its data and takes itself, for the tiny student and one of 5 million parameters."""
+    """Time the data loading and the training step, for the tiny student and for one of 5 million parameters."""
     sys.path.insert(0, str(REPOSITORY))
     import numpy as np
     import torch
@@ -74,6 +73,7 @@ def time_training(prepared: Path, student: Path) -> None:
     from src.distillation.objectives import Window, distillation_loss
     from src.distillation.teachers import StoredTeacher
     from src.models.loading import load_tokenizer
+    from src.tokens.collate import collate
     from src.tokens.order import chunks, epoch_order
     from src.tokens.preprocessing import Preprocessor
     from src.tokens.tokenized import TokenizedDatasets
@@ -100,7 +100,7 @@ def time_training(prepared: Path, student: Path) -> None:
             learned.append(time.perf_counter() - there)
         n = sum(each.numel() for each in model.parameters())
         print(
-            f"student of {n:,} parameters ({name}), {BATCH} targets a step: {1e3 * np.median(waited):.0f} ms for the "
+            f"student of {n:,} parameters ({name}), {BATCH} targets per step: {1e3 * np.median(waited):.0f} ms for the "
             f"data, {1e3 * np.median(learned):.0f} ms for the step"
         )
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
@@ -108,13 +108,13 @@ def time_training(prepared: Path, student: Path) -> None:
 
 
 def run(script: str, flags: str) -> None:
-    """A script of the repository, as a user starts it."""
+    """Run a script of this repository as a user would."""
     print(f"python {script} {flags}", flush=True)
     subprocess.run([sys.executable, str(REPOSITORY / script), *flags.split()], check=True, cwd=Path.cwd())
 
 
 def write_student(folder: Path, words: list[str]) -> None:
-    """A T5 that has a token for every word, and for every letter."""
+    """Write a T5 with one token for each word and each letter."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast, T5Config, T5ForConditionalGeneration
 
@@ -137,7 +137,7 @@ def made_up_words() -> list[str]:
 
 
 def write(path: Path, flags: argparse.Namespace, words: list[str]) -> None:
-    """Rows of responses, each with `completions` choices."""
+    """Write one response per row, with `completions` choices each."""
     rng = random.Random(1)
     tokens = [[f" {word}"] if i % 8 else [f" {word[:2]}", word[2:]] for i, word in enumerate(words)]
     tokens = [[part for part in parts if part] for parts in tokens]
@@ -158,7 +158,7 @@ def write(path: Path, flags: argparse.Namespace, words: list[str]) -> None:
 
 
 def tops(written: list[str], others: list[str], k: int) -> list[dict[str, float]]:
-    """Of each token, itself and the next k − 1 strings, as likely as 1/2, 1/4, …"""
+    """For each token, the log-probabilities of the token and k − 1 other strings: 1/2, 1/4, …"""
     return [
         {token: -0.6931}
         | {other: round(-0.6931 * (j + 2), 4) for j, other in enumerate(others[i * k + 1 : (i + 1) * k])}

@@ -1,10 +1,11 @@
-"""How fast, how small: this project beside what a user would otherwise run, in one table. `make bench` runs it all.
+"""Compare the speed and memory of this suite with other tools, in one table. `make bench` runs all rows.
 
-Each row is one kind of work of one size (speed/rows.py), done by ours and by one or two others, each in a process of
-its own. They take turns; what is shown are medians. Tokens: valid target tokens of a training step, or each generated
-target's own tokens up to EOS. Peak memory: above the weights of the models (gradients, optimizer and activations). The
-floor: the time that our matrix products would take at the rate of large ones, measured in the same turns; who needs
-fewer products for a token can be above it.
+A row is one workload (speed/rows.py), run by this suite and by one or two other implementations. Each implementation
+has its own process. They take turns, and the table shows medians.
+
+Tokens: valid target tokens of a training step, or the tokens of each generated target up to EOS. Peak memory: memory
+above the model weights (gradients, optimizer and activations). Floor: the time our matrix products would take at the
+speed of large ones, measured in the same turns. An implementation that needs fewer products per token can exceed 100 %.
 """
 
 import argparse
@@ -19,7 +20,7 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.speed import report  # noqa: E402 (the path first)
+from benchmarks.speed import report  # noqa: E402 (needs the path above)
 from benchmarks.speed.rows import ROWS, Row  # noqa: E402
 from benchmarks.speed.workers import Settings, available_memory, measure  # noqa: E402
 from src.config.errors import UserError  # noqa: E402
@@ -35,7 +36,7 @@ ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false", "TRL_EX
 
 
 def chosen_rows(names: list[str] | None, rows: tuple[Row, ...] = ROWS) -> list[Row]:
-    """The rows named, in the table's order; all by default."""
+    """The named rows in the order of the table; all rows if no names are given."""
     known = [row.name for row in rows]
     for name in names or ():
         if name not in known:
@@ -44,7 +45,7 @@ def chosen_rows(names: list[str] | None, rows: tuple[Row, ...] = ROWS) -> list[R
 
 
 def real_lengths(path: str, n: int = 4_096) -> tuple[tuple[int, int], ...]:
-    """Tokens of inputs and targets of a dataset's training pairs, drawn at random; from words, EOS included."""
+    """Input and target lengths of a random sample of training pairs, in tokens, estimated from words; EOS counts."""
     datasets = read_datasets(path)
     columns = datasets[training_splits(datasets)[0]]
     pairs = list(zip(columns["text"], columns["target"], strict=True))
@@ -57,7 +58,7 @@ def _n_tokens(text: str) -> int:
 
 
 def run(rows: list[Row], settings: Settings) -> Iterator[tuple[Row, list[report.Measured]]]:
-    """Measure row by row, saying what is running."""
+    """Measure the rows one by one, and print which one is running."""
     for row in rows:
         tell = partial(_tell, row.name)
         tell(f"{', '.join(row.implementations)}")
@@ -72,7 +73,7 @@ def _tell(name: str, line: str) -> None:
 
 
 def write(results: report.Results, where: dict, out: Path, document: Path | None) -> None:
-    """results.json, results.md and results.png in a folder, and the table in a document."""
+    """Write results.json, results.md and results.png into a folder, and the table into a document."""
     out.mkdir(parents=True, exist_ok=True)
     text = report.summary(results, where)
     write_json(out / "results.json", report.as_json(results, where), indent=1)
@@ -89,20 +90,24 @@ def write(results: report.Results, where: dict, out: Path, document: Path | None
 def parse(argv: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument(
-        "--rows", nargs="+", metavar="NAME", help=f"some of: {' '.join(row.name for row in ROWS)} [all]"
+        "--rows", nargs="+", metavar="NAME", help=f"rows to run: {' '.join(row.name for row in ROWS)} [all]"
     )
-    parser.add_argument("--quick", action="store_true", help=f"{QUICK_REPETITIONS} repetitions at most")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="of each process [all processors]")
-    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="where it runs [cpu]")
-    parser.add_argument("--data", metavar="FILE", help="a dataset file: its lengths, instead of drawn ones")
-    parser.add_argument("--timeout", type=float, default=600.0, help="seconds for one repetition [600]")
-    parser.add_argument("--write", type=Path, metavar="FILE", help=f"put the table between {report.BEGIN} and its end")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/bench"), help="[outputs/bench]")
+    parser.add_argument("--quick", action="store_true", help=f"at most {QUICK_REPETITIONS} repetitions")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 1, help="threads per process [all processors]")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"), help="device to run on [cpu]")
+    parser.add_argument("--data", metavar="FILE", help="dataset file whose lengths are used instead of random ones")
+    parser.add_argument("--timeout", type=float, default=600.0, help="time limit of one repetition in seconds [600]")
+    parser.add_argument(
+        "--write", type=Path, metavar="FILE", help=f"write the table between {report.BEGIN} and {report.END} of FILE"
+    )
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("outputs/bench"), help="folder of the results [outputs/bench]"
+    )
     return parser.parse_args(argv)
 
 
 def main(argv: list[str] | None = None, rows: tuple[Row, ...] = ROWS) -> int:
-    """Returns 1 if an implementation failed for another reason than memory or time."""
+    """Return 1 if an implementation failed for a reason other than memory or time, 2 if an argument is wrong."""
     flags = parse(argv)
     os.environ |= {**ENVIRONMENT, "OMP_NUM_THREADS": str(flags.threads)}
     try:
@@ -114,13 +119,13 @@ def main(argv: list[str] | None = None, rows: tuple[Row, ...] = ROWS) -> int:
             repetitions=QUICK_REPETITIONS if flags.quick else None,
             pairs=real_lengths(flags.data) if flags.data else (),
         )
-        if flags.write is not None:  # before hours of work, not after them
+        if flags.write is not None:  # fail before hours of work, not after
             report.between_markers(flags.write.read_text(encoding="utf-8"), "")
         where = report.machine(flags.device, flags.threads)
         results: report.Results = []
         for result in run(chosen_rows(flags.rows, rows), settings):
             results.append(result)
-            write(results, where, flags.output_dir, None)  # what is known, should the rest be stopped
+            write(results, where, flags.output_dir, None)  # keep partial results if the benchmark is stopped
         write(results, where, flags.output_dir, flags.write)
     except (UserError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# A black-box student beside the demo's: the demo's teacher plays an API of whom 5 log-probabilities are known per token.
-# Usage, after `make demo`: benchmarks/black_box.sh [DEMO]. Finished steps are skipped and killed ones continue.
+# Distill a simulated API: the teacher of the demo with 5 log-probabilities per token.
+# Usage, after `make demo`: benchmarks/black_box.sh [DEMO]. Finished steps are skipped and interrupted ones continue.
 set -euo pipefail
 out=${1:-outputs/demo} python=${PYTHON:-.venv/bin/python}
 lengths="--max_input_length 48 --max_labels_length 48 --task_prompt modern: --num_beams 1 --seed 1"

@@ -1,8 +1,8 @@
-"""The study's largest data: pseudo-targets merged, read, tokenized, batched for a step; seconds and peak memory.
+"""Time and peak memory of merging, reading, tokenizing and batching the largest dataset of the study.
 
     python benchmarks/data_size.py --output_dir outputs/data_size
 
-35,000 inputs, 7,000 of them labeled, with 48 pseudo-targets each: lines of 4 to 24 made-up words.
+The dataset has 35,000 inputs, 7,000 of them labeled, with 48 pseudo-targets each. A line is 4 to 24 made-up words.
 """
 
 import argparse
@@ -15,8 +15,6 @@ from pathlib import Path
 
 from api_size import REPOSITORY, made_up_words, run, write_student
 
-from src.tokens.collate import collate
-
 BATCH = 96
 
 
@@ -24,7 +22,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=35_000, help="inputs, a fifth of them labeled")
-    parser.add_argument("--targets", type=int, default=48, help="pseudo-targets of each input")
+    parser.add_argument("--targets", type=int, default=48, help="pseudo-targets per input")
     flags = parser.parse_args()
     flags.output_dir.mkdir(parents=True, exist_ok=True)
     original, generated = (flags.output_dir / name for name in ("original.json", "generated_datasets.json"))
@@ -44,13 +42,14 @@ def main() -> None:
 
 
 def read(merged: Path, student: Path) -> None:
-    """What a training run does before its first step, and what it keeps."""
+    """Read and tokenize as a training run does before its first step; print times and peak memory."""
     import sys
 
     sys.path.insert(0, str(REPOSITORY))
     from src.data.formats import read_datasets
     from src.data.schema import training_splits
     from src.models.loading import load_tokenizer
+    from src.tokens.collate import collate
     from src.tokens.order import epoch_order
     from src.tokens.preprocessing import Preprocessor
     from src.tokens.tokenized import TokenizedDatasets
@@ -76,7 +75,7 @@ def read(merged: Path, student: Path) -> None:
 
 
 def write(original: Path, generated: Path, flags: argparse.Namespace, words: list[str]) -> None:
-    """The dataset, and a file as gen_main.py leaves one."""
+    """Write the dataset file and a generated_datasets.json like the one of gen_main.py."""
     rng = random.Random(2)
 
     def sentence() -> str:

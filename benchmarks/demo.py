@@ -1,7 +1,7 @@
-"""The whole study in miniature: `make demo`. Data, teacher, pseudo-targets, three students, one table.
+"""The whole study in miniature (`make demo`): data, teacher, pseudo-targets, three students, one table.
 
-It runs the scripts that a user runs, with commands that it prints, on the embedded corpus and from-scratch T5s.
-Finished steps are skipped and killed ones continue, so it can be run again at any time.
+It runs the scripts of this repository on the built-in corpus with T5 models trained from scratch, and prints each
+command. Finished steps are skipped and interrupted ones continue, so you can run it again at any time.
 """
 
 import argparse
@@ -20,7 +20,7 @@ from pathlib import Path
 from threading import Lock
 
 REPOSITORY = Path(__file__).resolve().parents[1]
-K = 4  # pseudo-targets of each input
+K = 4  # pseudo-targets per input
 LENGTHS = "--max_input_length 48 --max_labels_length 48 --task_prompt modern:"
 TRAIN = (
     f"{LENGTHS} --num_beams 1 --metrics sacrebleu chrf --metric_for_best_model sacrebleu "
@@ -31,8 +31,8 @@ TEACHER = "--d_model 80 --d_ff 224 --n_heads 4 --n_encoder_layers 1 --n_decoder_
 STUDENT = "--d_model 48 --d_ff 128 --n_heads 4 --n_encoder_layers 1 --n_decoder_layers 1 --dropout 0"
 TEACHER_RATE, STUDENT_RATE = "--learning_rate 0.004", "--learning_rate 0.008"
 GENERATED = "generated_datasets.json"
-SPEED_ROWS, SPEED_BATCH = 256, 32  # how throughput is measured: greedy decoding of test inputs
-MODELS = {  # the run that tested a model on the students' test split: what the table calls the model
+SPEED_ROWS, SPEED_BATCH = 256, 32  # throughput is measured by greedy decoding of test inputs
+MODELS = {  # run that scored the model on the students' test split: name of the model in the table
     "teacher_test": "teacher",
     "student_finetuned": "student, fine-tuned",
     "student_logits": "student, logits KD",
@@ -44,7 +44,7 @@ printing = Lock()
 
 @dataclass(frozen=True)
 class Job:
-    """One command of the study, and the file or folder (in the output folder) that only a finished one leaves."""
+    """One command of the study. `result`: path in the output folder that exists only when the command has finished."""
 
     name: str
     script: str
@@ -54,7 +54,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Row:
-    """A model's line of the closing table."""
+    """One line of the final table."""
 
     model: str
     bleu: float
@@ -64,10 +64,10 @@ class Row:
 
 
 def study(out: Path, seed: int) -> Iterator[list[Job]]:
-    """The commands in groups, one group after another; the jobs of a group run side by side.
+    """The commands in groups. Groups run one after another; the jobs of a group run in parallel.
 
-    The teacher learns from 12,000 pairs of its own (drawn with another seed), which stand in for what a large model
-    knows from pre-training. The students get 2,000 labeled pairs and 8,000 unlabeled inputs.
+    The teacher trains on 12,000 other pairs (drawn with another seed), which replace the pre-training of a large
+    model. The students get 2,000 labeled pairs and 8,000 unlabeled inputs.
     """
     small, large, merged = (f"{out}/data/{name}.json" for name in ("demo", "teacher", "sampling"))
     teacher = f"{out}/teacher/model"
@@ -119,10 +119,10 @@ def study(out: Path, seed: int) -> Iterator[list[Job]]:
 
 
 def run(job: Job, out: Path, threads: int) -> None:
-    """Run one command; its lines go to the terminal, its progress bars to a log. Ends the study if it fails."""
+    """Run one command. Its output goes to the terminal, its progress bars go to a log. A failure ends the study."""
     command = [sys.executable, *shlex.split(f"{job.script} {job.flags}")]
     if (out / job.result).exists():
-        return tell(job.name, "done already")
+        return tell(job.name, "already done")
     tell(job.name, f"$ python {shlex.join(command[1:])}")
     started = time.monotonic()
     log = out / "logs" / f"{job.name.replace(' ', '_')}.log"
@@ -134,7 +134,7 @@ def run(job: Job, out: Path, threads: int) -> None:
         for line in process.stdout or ():
             tell(job.name, line.rstrip())
     if process.returncode:
-        tell(job.name, f"failed with status {process.returncode}; the end of {log}:")
+        tell(job.name, f"failed with exit status {process.returncode}; last lines of {log}:")
         print("\n".join(log.read_text(encoding="utf-8").splitlines()[-5:]), file=sys.stderr)
         raise SystemExit(process.returncode)
     return tell(job.name, f"{(time.monotonic() - started) / 60:.1f} min")
@@ -146,7 +146,7 @@ def tell(name: str, line: str) -> None:
 
 
 def measure(out: Path, threads: int) -> list[Row]:
-    """The test scores that the runs left, each model's size, and its speed, measured one after another."""
+    """Read the test scores of the runs; measure the size and speed of each model, one after another."""
     import torch
 
     sys.path.insert(0, str(REPOSITORY))
@@ -176,7 +176,7 @@ def measure(out: Path, threads: int) -> list[Row]:
 
 
 def cells(rows: list[Row]) -> Iterator[tuple[str, ...]]:
-    """The table's cells. Gap closed: 100 (x − S) / (T − S), S the fine-tuned student and T the teacher."""
+    """The cells of the table. Gap closed: 100 (x − S) / (T − S), with S the fine-tuned student and T the teacher."""
     teacher, student = rows[0], rows[1]
 
     def closed(value: float, start: float, goal: float) -> str:
@@ -195,7 +195,7 @@ def cells(rows: list[Row]) -> Iterator[tuple[str, ...]]:
 
 
 def write_table(lines: list[tuple[str, ...]], out: Path) -> None:
-    """Print a table, its head first, and leave it as table.md and table.csv."""
+    """Print a table whose first line is the header, and write it to table.md and table.csv."""
     widths = [max(len(line[i]) for line in lines) for i in range(len(lines[0]))]
     text = [
         "| " + " | ".join(cell.ljust(width) if i == 0 else cell.rjust(width) for i, (cell, width) in enumerate(
@@ -212,9 +212,9 @@ def write_table(lines: list[tuple[str, ...]], out: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seed", type=int, default=1, help="seed of data, weights and training [1]")
-    parser.add_argument("--output_dir", default="outputs/demo", help="folder of everything [outputs/demo]")
-    parser.add_argument("--threads", type=int, default=os.cpu_count() or 2, help="processor threads to use [all]")
+    parser.add_argument("--seed", type=int, default=1, help="seed of the data, weights and training [1]")
+    parser.add_argument("--output_dir", default="outputs/demo", help="folder of all outputs [outputs/demo]")
+    parser.add_argument("--threads", type=int, default=os.cpu_count() or 2, help="processor threads [all]")
     args = parser.parse_args()
     out = Path(args.output_dir)
     started = time.monotonic()
@@ -223,7 +223,7 @@ def main() -> None:
         with ThreadPoolExecutor(workers) as pool:
             list(pool.map(run, group, repeat(out), repeat(args.threads // workers)))
     write_table([COLUMNS, *cells(measure(out, args.threads))], out)
-    print(f"\n{(time.monotonic() - started) / 60:.1f} minutes. Table: {out}/table.md; a model to try: ", end="")
+    print(f"\n{(time.monotonic() - started) / 60:.1f} minutes. Table: {out}/table.md; distilled student: ", end="")
     print(f"{out}/student_pseudo_targets/model")
 
 

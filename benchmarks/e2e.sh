@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# The road on E2E NLG with from-scratch models: 2,000 labeled and 8,000 unlabeled rows. Usage: benchmarks/e2e.sh E2E.json [OUT]
-# Finished steps are skipped and killed ones continue, so the script can be run again at any time.
+# The whole pipeline on E2E NLG with models trained from scratch: 2,000 labeled and 8,000 unlabeled rows.
+# Usage: benchmarks/e2e.sh E2E.json [OUT]
+# Finished steps are skipped and interrupted ones continue, so you can run the script again at any time.
 set -euo pipefail
 data=$1 out=${2:-outputs/e2e} python=${PYTHON:-.venv/bin/python}
 lengths="--max_input_length 80 --max_labels_length 64 --task_prompt bart"

@@ -1,9 +1,9 @@
-"""Every experiment of the YAML, learned on the demo corpus: one teacher, one student each, one table over seeds.
+"""Run every experiment of the YAML on the demo corpus: one teacher, one student per experiment, one table over seeds.
 
-The teacher and its data are those of `make demo` with the same seed; its config gets a dropout of 0.1, which only
-noisy teachers use. All students start from one that has been
-fine-tuned for a few epochs (in place of pre-training: what a random student writes teaches nothing), and go on for
-equally many epochs on the labeled pairs. Finished steps are skipped and killed ones continue.
+The teacher and its data are those of `make demo` with the same seed. The teacher's config gets a dropout of 0.1, which
+only noisy teachers use. All students start from the same model, which was fine-tuned for a few epochs. This replaces
+pre-training: targets written by a random student teach nothing. All students then train for the same number of epochs
+on the labeled pairs. Finished steps are skipped and interrupted ones continue.
 """
 
 import argparse
@@ -18,7 +18,14 @@ from pathlib import Path
 from demo import REPOSITORY, STUDENT_RATE, TRAIN, Job, run, study, write_table
 
 START_EPOCHS, NOMINAL_EPOCHS, EPOCHS = 12, 8, 6
-SETUP = ("data demo", "data teacher", "new teacher", "new student", "teacher", "teacher_test")  # jobs of the demo
+SETUP = (
+    "data demo",
+    "data teacher",
+    "new teacher",
+    "new student",
+    "teacher",
+    "teacher_test",
+)  # jobs shared with the demo
 BASELINE, DROPOUT = "finetuning", 0.1
 COLUMNS = ("experiment", "BLEU by seed", "mean", "NLL by seed", "mean", "better than fine-tuning in")
 
@@ -33,7 +40,7 @@ def experiments() -> tuple[str, ...]:
 
 
 def students(out: Path, seed: int) -> Iterator[list[Job]]:
-    """The jobs after the demo's: the start, and then one student for each experiment."""
+    """The jobs after those of the demo: the starting model, then one student per experiment."""
     common = f"{TRAIN} {STUDENT_RATE} --seed {seed} --dataset_path {out}/data/demo.json"
     start = f"{common} --model_name {out}/new_student --epochs {START_EPOCHS} --output_dir {out}/start"
     yield [Job("start", "ft_main.py", start, "start/model")]
@@ -45,7 +52,7 @@ def students(out: Path, seed: int) -> Iterator[list[Job]]:
 
 
 def learn(out: Path, seed: int) -> None:
-    """Everything of a seed, on one processor thread."""
+    """Run all jobs of one seed on one processor thread."""
     for group in study(out, seed):
         for job in group:
             if job.name in SETUP:
@@ -57,14 +64,14 @@ def learn(out: Path, seed: int) -> None:
 
 
 def add_dropout(model: Path, copy: Path) -> None:
-    """Copy a model folder, with dropout in its config."""
+    """Copy a model folder and set the dropout in its config."""
     shutil.copytree(model, copy, dirs_exist_ok=True)
     config = json.loads((model / "config.json").read_text(encoding="utf-8"))
     (copy / "config.json").write_text(json.dumps(config | {"dropout_rate": DROPOUT}, indent=2), encoding="utf-8")
 
 
 def rows(folders: list[Path]) -> Iterator[tuple[str, ...]]:
-    """The table's cells: the teacher, then each experiment."""
+    """The cells of the table: the teacher, then each experiment."""
 
     def by_seed(name: str, score: str) -> list[float]:
         runs = [json.loads((out / name / "run.json").read_text(encoding="utf-8")) for out in folders]
@@ -84,9 +91,15 @@ def rows(folders: list[Path]) -> Iterator[tuple[str, ...]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="one study each [1 2 3]")
-    parser.add_argument("--output_dir", default="outputs/experiments", help="a folder for each seed in it")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="seeds side by side [processors]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2, 3], help="seeds; one study per seed [1 2 3]")
+    parser.add_argument(
+        "--output_dir",
+        default="outputs/experiments",
+        help="folder of all outputs, with one folder per seed [outputs/experiments]",
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 2, help="seeds that run in parallel [processors]"
+    )
     args = parser.parse_args()
     out = Path(args.output_dir)
     folders = [out / str(seed) for seed in args.seeds]

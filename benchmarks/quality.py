@@ -1,10 +1,10 @@
-"""Students beside the published suite's: the same data, initial weights and flags, several seeds, one table.
+"""Compare our students with those of the published suite: same data, initial weights and flags, several seeds.
 
-Needs the folder of data.json, t5-teacher, t5-student and published (weights, scores and pseudo-targets of the published
-suite). Every model, theirs and ours, is scored here: greedy BLEU and mean NLL per token on dev and test. It runs the
-scripts that a user runs; finished steps are skipped and killed ones continue.
+--data is a folder with data.json, t5-teacher, t5-student and published (weights, scores and pseudo-targets of the
+published suite). This script scores every model, theirs and ours: greedy BLEU and mean NLL per token on dev and test.
+Finished steps are skipped and interrupted ones continue.
 
---variations changes one thing at a time in the distillation of the published teacher.
+--variations changes one setting at a time in the distillation of the published teacher.
 """
 
 import argparse
@@ -33,10 +33,10 @@ SAMPLE = (
     f"--split_for_generation unlabeled train --num_return_sequences {K} --generation_type sampling "
     f"--add_original_data True --batch_size 96 {LENGTHS}"
 )
-PUBLISHED = {"teacher": "t5-teacher", "finetuned": "t5-student", "distilled": "t5-student"}  # model, its folder
-WEIGHTS = {"teacher": "teacher", "finetuned": "plain", "distilled": "kd"}  # model, its file in published/
+PUBLISHED = {"teacher": "t5-teacher", "finetuned": "t5-student", "distilled": "t5-student"}  # model: its folder
+WEIGHTS = {"teacher": "teacher", "finetuned": "plain", "distilled": "kd"}  # model: its file in published/
 ROAD = ("teacher", "finetuned", "distilled", "distilled_alone")
-MODELS = {"distilled_alone": "distilled"}  # our model, the published one that it is compared with
+MODELS = {"distilled_alone": "distilled"}  # our model: the published one it is compared with
 SPLITS = ("dev", "test")
 COLUMNS = ("model", "seed", *(f"{split} {score}" for split in SPLITS for score in ("BLEU", "NLL")), "minutes")
 PHASE_COLUMNS = ("model", "seed", "after", "dev BLEU", "dev NLL", "test BLEU", "test NLL")
@@ -44,8 +44,11 @@ PHASE_COLUMNS = ("model", "seed", "after", "dev BLEU", "dev NLL", "test BLEU", "
 
 @dataclass(frozen=True)
 class Variation:
-    """One thing that is changed in a distillation: flags of kd_main.py, flags of gen_main.py for pseudo-targets of its
-    own (None: the published ones), or Python that is run before the script."""
+    """One changed setting of a distillation.
+
+    distill: flags of kd_main.py; sample: flags of gen_main.py for our own pseudo-targets (None: the published ones);
+    patch: Python code that runs before the script.
+    """
 
     distill: str = ""
     sample: str | None = None
@@ -54,7 +57,8 @@ class Variation:
 
 STOCK_DROPOUT = "import torch, src.models.lean as lean; lean.FewDrawsDropout = lambda p: torch.nn.Dropout(p)"
 NO_EOS_AT_A_CUT = (
-    "from src.tokens.batches import Preprocessor as T; T._cut_labels = lambda self, ids: ids[: self.max_labels_length]"
+    "from src.tokens.preprocessing import Preprocessor as P; "
+    "P._cut_labels = lambda self, ids: ids[: self.max_labels_length]"
 )
 NO_DECAY_OF_VECTORS = (
     "import torch; plain = torch.optim.AdamW; torch.optim.AdamW = lambda ps, weight_decay, **kw: (lambda ps: plain("
@@ -76,7 +80,7 @@ VARIATIONS: Mapping[str, Variation] = {
 
 
 def road(data: Path, out: Path, seed: int) -> Iterator[Job]:
-    """The whole road, and the distillation alone on the published teacher and pseudo-targets."""
+    """The whole pipeline, and the distillation alone with the published teacher and pseudo-targets."""
     teacher, student = data / "t5-teacher", data / "t5-student"
     file = f"--dataset_path {data}/data.json"
 
@@ -127,16 +131,16 @@ def variation(name: str, data: Path, out: Path, seed: int) -> Iterator[Job]:
 
 
 def name_of(variation: str) -> str:
-    """A variation's folder."""
+    """The folder of a variation."""
     return "".join(letter if letter.isalnum() else "_" for letter in variation)
 
 
 def carry_out(jobs: Iterator[Job], out: Path) -> None:
-    """Run jobs one after another on one thread, and keep the minutes that each took."""
+    """Run jobs one after another on one thread, and record the minutes of each."""
     out.mkdir(parents=True, exist_ok=True)
     for job in jobs:
         if (out / job.result).exists():
-            tell(job.name, "done already")
+            tell(job.name, "already done")
             continue
         started = time.monotonic()
         run(job, out, 1)
@@ -144,7 +148,7 @@ def carry_out(jobs: Iterator[Job], out: Path) -> None:
 
 
 class Scorer:
-    """BLEU and NLL of models on dev and test, by one measure: kept beside the model."""
+    """Compute BLEU and NLL of all models in the same way, on dev and test, and cache them beside the model."""
 
     def __init__(self, data: Path, test: Path | None, num_beams: int = 1) -> None:
         import torch
@@ -168,7 +172,7 @@ class Scorer:
         self.name = f"scores{'' if test is None else '_' + test.stem}{'' if num_beams == 1 else f'_{num_beams}_beams'}"
 
     def scores(self, model: Path, weights: Path | None, kept: Path) -> list[float]:
-        """BLEU and NLL on dev, BLEU and NLL on test."""
+        """BLEU and NLL on dev, then BLEU and NLL on test."""
         from src.models.loading import load_model
 
         file = kept.with_name(f"{kept.name}.{self.name}.json")
@@ -187,7 +191,7 @@ def spread(values: list[float], digits: int) -> str:
 
 
 def summary(name: str, scores: list[list[float]], minutes: list[str] | None = None) -> tuple[str, ...]:
-    """A line of means and standard deviations over seeds."""
+    """A line with means and standard deviations over seeds."""
     columns = zip(*scores, strict=True)
     return (name, "mean ± sd", *(spread(list(column), 2 if i % 2 == 0 else 3) for i, column in enumerate(columns)),
             spread([float(each) for each in minutes], 1) if minutes else "")  # fmt: skip
@@ -198,7 +202,7 @@ def line(name: str, seed: str, scores: list[float], minutes: str = "") -> tuple[
 
 
 def table(scorer: Scorer, data: Path, out: Path, seeds: list[int]) -> Iterator[tuple[str, ...]]:
-    """Published and ours, model by model."""
+    """For each model, the published scores and ours."""
     for name in ROAD:
         theirs = MODELS.get(name, name)
         published = scorer.scores(
@@ -215,7 +219,7 @@ def table(scorer: Scorer, data: Path, out: Path, seeds: list[int]) -> Iterator[t
 
 
 def phases(out: Path, seeds: list[int], names: tuple[str, ...]) -> Iterator[tuple[str, ...]]:
-    """Scores at the end of each phase, whatever checkpoint was chosen: what eval_scores.csv says of the last epochs."""
+    """Scores of the last epoch of each phase, from eval_scores.csv, whichever checkpoint was chosen."""
     ends = {"teacher": {15: "16 epochs"}, "finetuned": {23: "24 epochs"}}
     for name in names:
         by_end: dict[str, list[list[float]]] = {}
@@ -233,15 +237,24 @@ def phases(out: Path, seeds: list[int], names: tuple[str, ...]) -> Iterator[tupl
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="the folder of data, initial weights and published")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2], help="[42 1 2]")
     parser.add_argument(
-        "--variations", nargs="*", help="these instead of the road; without a name: all", metavar="NAME"
+        "--data", type=Path, required=True, help="folder of the data, initial weights and published models"
     )
-    parser.add_argument("--test", type=Path, help="a dataset file whose test split is scored instead of data.json's")
-    parser.add_argument("--num_beams", type=int, default=1, help="beams with which models are scored [1]")
-    parser.add_argument("--output_dir", type=Path, default=Path("outputs/quality"), help="[outputs/quality]")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 2, help="jobs side by side [processors]")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[42, 1, 2], help="seeds [42 1 2]")
+    parser.add_argument(
+        "--variations",
+        nargs="*",
+        help="run these variations instead of the pipeline; without a name: all",
+        metavar="NAME",
+    )
+    parser.add_argument("--test", type=Path, help="dataset file whose test split replaces the one of data.json")
+    parser.add_argument("--num_beams", type=int, default=1, help="beams used for scoring [1]")
+    parser.add_argument(
+        "--output_dir", type=Path, default=Path("outputs/quality"), help="folder of all outputs [outputs/quality]"
+    )
+    parser.add_argument(
+        "--workers", type=int, default=os.cpu_count() or 2, help="jobs that run in parallel [processors]"
+    )
     args = parser.parse_args()
     data, out = args.data.resolve(), args.output_dir.resolve()
     names = None if args.variations is None else (args.variations or list(VARIATIONS))

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
-# The README's Shakespeare sequence with from-scratch models, 10,000 unlabeled lines, K = 4 and 8 epochs of distillation.
-# What pre-training would have taught them, they learn here by copying pieces of 2 to 7 words of the training texts.
+# The Shakespeare commands of the README with models trained from scratch, 10,000 unlabeled lines, K = 4 and 8 epochs of
+# distillation. In place of pre-training, the models first learn to copy pieces of 2 to 7 words of the training texts.
 # Usage: benchmarks/shakespeare.sh SPLITS.json [OUT]
-# Finished steps are skipped and killed ones continue, so the script can be run again at any time.
+# Finished steps are skipped and interrupted ones continue, so you can run the script again at any time.
 set -euo pipefail
 data=$1 out=${2:-outputs/shakespeare} python=${PYTHON:-.venv/bin/python}
 common="--max_input_length 48 --max_labels_length 48 --mixed_precision no --seed 42 --debug False"

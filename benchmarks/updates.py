@@ -1,9 +1,9 @@
-"""What random updates cost: tokens per second of updates that are random samples, cut by length, beside others.
+"""Tokens per second of three kinds of updates: sorted by length, random, and random in passes of similar length.
 
-In turn, an update of each kind, with the models and lengths of a row of `make bench`: "sorted" has updates whose rows
-were sorted by length in pools of 50 updates (no padding, but no random samples: what this suite did before), "whole"
-has random updates in one piece, "cut" random updates as the suite computes them. Ratios are medians over the turns of
-tokens per second.
+The updates use the models and lengths of a row of `make bench` and take turns. "sorted": rows are sorted by length in
+pools of 50 updates, which avoids padding, but an update is no random sample. "whole": random updates, each in one pass.
+"cut": random updates as the suite computes them, in several passes over rows of similar length. Ratios are medians of
+tokens per second over the turns.
 """
 
 import argparse
@@ -15,19 +15,19 @@ from statistics import median
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from benchmarks.bench import chosen_rows, real_lengths  # noqa: E402 (the path first)
+from benchmarks.bench import chosen_rows, real_lengths  # noqa: E402 (needs the path above)
 
 POOL = 50  # updates
-NEVER = 10**18  # a cost that no pass is worth
+NEVER = 10**18  # launch cost so high that an update is never split
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--row", default="kd-t5", help="a row of bench.py that learns [kd-t5]")
-    parser.add_argument("--data", required=True, help="a dataset file, for its lengths")
-    parser.add_argument("--turns", type=int, default=15, help="updates of each kind [15]")
-    parser.add_argument("--threads", type=int, default=2, help="[2]")
-    parser.add_argument("--launch", type=int, nargs="*", default=[], help="other values of CPU_LAUNCH to compare with")
+    parser.add_argument("--row", default="kd-t5", help="a training row of bench.py [kd-t5]")
+    parser.add_argument("--data", required=True, help="dataset file whose lengths are used")
+    parser.add_argument("--turns", type=int, default=15, help="updates per kind [15]")
+    parser.add_argument("--threads", type=int, default=2, help="threads [2]")
+    parser.add_argument("--launch", type=int, nargs="*", default=[], help="other values of CPU_LAUNCH to compare")
     args = parser.parse_args()
 
     import numpy as np

@@ -424,7 +424,7 @@ def test_a_document_without_a_place_is_refused_before_anything_runs(document, tm
     path = tmp_path / "RESULTS.md"
     path.write_text(document, encoding="utf-8")
     assert bench.main(["--write", str(path), "--output_dir", str(tmp_path / "out")], ()) == 2
-    assert "needs one" in capsys.readouterr().err
+    assert "needs exactly one" in capsys.readouterr().err
     assert path.read_text(encoding="utf-8") == document
     assert not (tmp_path / "out").exists()
 

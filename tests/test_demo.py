@@ -3,6 +3,7 @@
 import importlib.util
 import json
 import shlex
+import subprocess
 import sys
 from pathlib import Path
 from types import ModuleType
@@ -24,6 +25,7 @@ def benchmark(name: str) -> ModuleType:
 
 demo = benchmark("demo")
 experiments = benchmark("experiments")
+quality = benchmark("quality")
 
 OUT = Path("out")
 ROWS = [
@@ -31,6 +33,16 @@ ROWS = [
     demo.Row("fine-tuned", 40.0, 1.4, 100_000, 200.0),
     demo.Row("distilled", 70.0, 0.65, 100_000, 210.4),
 ]
+
+
+@pytest.mark.parametrize("script", sorted((REPOSITORY / "benchmarks").glob("*.py")), ids=lambda path: path.stem)
+def test_every_benchmark_starts_from_any_folder(script, tmp_path):
+    subprocess.run([sys.executable, script, "--help"], cwd=tmp_path, check=True, stdout=subprocess.DEVNULL)
+
+
+def test_the_patches_of_the_variations_fit_the_code():
+    patches = "\n".join(each.patch for each in quality.VARIATIONS.values())
+    subprocess.run([sys.executable, "-c", patches], cwd=REPOSITORY, check=True)
 
 
 def jobs() -> list:
@@ -91,7 +103,7 @@ def test_a_failing_command_ends_the_study(tmp_path, capsys):
 def test_a_finished_command_is_not_run_again(tmp_path, capsys):
     (tmp_path / "result").mkdir()
     demo.run(demo.Job("done", "no_such_script.py", "", "result"), tmp_path, threads=1)
-    assert "done already" in capsys.readouterr().out
+    assert "already done" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("job", [job for group in experiments.students(OUT, 7) for job in group], ids=lambda j: j.name)

@@ -1,4 +1,4 @@
-"""What a process of the benchmark holds: an implementation of a row's work, or the machine's limit."""
+"""What a benchmark process runs: one implementation of a row's work, or a measurement of the machine's limit."""
 
 import ctypes
 import gc
@@ -17,9 +17,9 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry, mm_flop, sd
 from benchmarks.speed.rows import Learning, Row
 from benchmarks.speed.workers import PRODUCTS, Settings
 
-SIDE, LIMIT_SECONDS = 1024, 0.3  # the square matrices of the limit, and how long they are multiplied
+SIDE, LIMIT_SECONDS = 1024, 0.3  # size of the square matrices, and how long they are multiplied
 KILOBYTE = 1024
-ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # what the counter does not know by itself
+ATTENTION = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu  # unknown to torch's counter
 PRODUCT_FLOPS = {
     ATTENTION: lambda query, key, value, *_, **__: sdpa_flop_count(query, key, value),
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: (
@@ -33,7 +33,7 @@ PRODUCT_FLOPS = {
 
 
 def implementations(row: Row) -> Mapping[str, Callable]:
-    """By name, for the row's kind of work."""
+    """The implementations of the row's kind of work, by name."""
     if isinstance(row.work, Learning):
         from benchmarks.speed.learning import LEARNERS
 
@@ -44,10 +44,10 @@ def implementations(row: Row) -> Mapping[str, Callable]:
 
 
 class Products(TorchDispatchMode):
-    """Notes the matrix products of what runs within, to repeat them with nothing else between them.
+    """Record the matrix products of the code that runs inside, and repeat them with nothing in between.
 
-    Operands of one shape share their memory, but for weights that are laid out: the caches help them more than they
-    help what was noted.
+    Operands of the same shape share memory, except for packed weights. So caches help the repetition more than they
+    help the recorded code.
     """
 
     def __init__(self) -> None:
@@ -76,7 +76,7 @@ class Products(TorchDispatchMode):
 
 
 def products_alone(repeat: Callable[[], int]) -> Callable[[], int]:
-    """What takes the time that the products of one repetition take, and returns its tokens."""
+    """A function that runs only the matrix products of one repetition, and returns the repetition's tokens."""
     with Products() as products:
         tokens = repeat()
 
@@ -88,7 +88,7 @@ def products_alone(repeat: Callable[[], int]) -> Callable[[], int]:
 
 
 class Contestant:
-    """One implementation, loaded; what `serve` is asked for."""
+    """One loaded implementation; its methods answer the questions that `serve` receives."""
 
     def __init__(self, row: Row, name: str, settings: Settings) -> None:
         self.device = torch.device(settings.device)
@@ -98,7 +98,7 @@ class Contestant:
         self.memory = Memory(self.device)
 
     def timed(self) -> dict[str, float]:
-        """One repetition: its seconds, and its valid target tokens or generated tokens."""
+        """Run one repetition; return its seconds, and its valid target tokens or generated tokens."""
         started = time.perf_counter()
         tokens = self.repeat()
         _finish(self.device)
@@ -108,14 +108,14 @@ class Contestant:
         return self.memory.peak()
 
     def flops(self) -> dict[str, float]:
-        """Floating-point operations of one repetition's matrix products, and its tokens."""
+        """Floating-point operations of the matrix products of one repetition, and its tokens."""
         with FlopCounterMode(display=False, custom_mapping=PRODUCT_FLOPS) as counter:
             tokens = self.repeat()
         return {"flops": counter.get_total_flops(), "tokens": tokens}
 
 
 class Limit:
-    """The machine's matrix products: FLOP/s of square ones, by format."""
+    """The speed of the machine: FLOP/s of square matrix products, by number format."""
 
     def __init__(self, row: Row, name: str, settings: Settings) -> None:
         self.device = torch.device(settings.device)
@@ -138,10 +138,10 @@ class Limit:
 
 
 class Memory:
-    """Bytes that a process needed at most above what it held when this was made, which is the models' weights.
+    """Peak memory in bytes above what the process held when this object was created, which is the model weights.
 
-    Gradients and optimizer states come with the first repetition and count. The processor's memory is that of the
-    whole process (resident), a GPU's what torch handed out.
+    Gradients and optimizer states are created by the first repetition and count. On a CPU this is the resident memory
+    of the process, on a GPU the memory that torch allocated.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -151,8 +151,8 @@ class Memory:
             torch.cuda.reset_peak_memory_stats(device)
             self.before = torch.cuda.memory_allocated(device)
         else:
-            ctypes.CDLL(None).malloc_trim(0)  # what building the models freed is not theirs
-            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # the peak starts anew (man 5 proc)
+            ctypes.CDLL(None).malloc_trim(0)  # memory freed while building the models does not count
+            Path("/proc/self/clear_refs").write_text("5", encoding="ascii")  # reset the peak (man 5 proc)
             self.before = _resident("VmRSS")
 
     def peak(self) -> int:
@@ -162,7 +162,7 @@ class Memory:
 
 
 def _resident(entry: str) -> int:
-    """Bytes of an entry of Linux's /proc/self/status."""
+    """An entry of Linux's /proc/self/status, in bytes."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) * KILOBYTE for line in lines if line.startswith(f"{entry}:"))
 

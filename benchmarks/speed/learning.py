@@ -1,4 +1,4 @@
-"""Implementations of one optimizer update. Each is given a row's work and returns a step, which returns its tokens.
+"""Implementations of one optimizer update. Each takes a row's work and returns a step; a step returns its tokens.
 
 Shapes: B rows, T positions, V vocabulary.
 """
@@ -10,7 +10,7 @@ from types import SimpleNamespace
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
+from torch.nn import functional as F  # noqa: N812 (the usual abbreviation)
 from transformers import PreTrainedModel
 
 from benchmarks.speed.models import PAD, Pairs, batch_of, build
@@ -35,7 +35,7 @@ def entry_of(work: Learning) -> LossEntry:
 
 
 def students_and_teachers(work: Learning) -> tuple[PreTrainedModel, PreTrainedModel | None]:
-    """The same weights for every implementation."""
+    """The student and the teacher, with the same weights for every implementation."""
     student = build(work.family, work.vocabulary, work.student, dropout=work.dropout, seed=1)
     if work.teacher is None:
         return student, None
@@ -59,7 +59,7 @@ def ours(
     precision: str = "no",
     compiled: bool = False,
 ) -> Step:
-    """What `src/training/engine.py` does with an update of one micro-batch."""
+    """An update of one micro-batch, as in `src/training/engine.py`."""
     update = updater(work, device, precision=precision, compiled=compiled)
     return partial(update, batch_of(work, pairs).to(device))
 
@@ -71,7 +71,7 @@ def updater(
     precision: str = "no",
     compiled: bool = False,
 ) -> Callable[[Batch], int]:
-    """One update on a batch, as the engine makes it; returns its tokens."""
+    """A function that runs one update on a batch, as the engine does, and returns its tokens."""
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
@@ -101,7 +101,7 @@ def updater(
 
 
 def plain_inputs(batch: Batch, *, is_encoder_decoder: bool) -> Inputs:
-    """The batch as stock models take it: (B, T) labels beside the inputs, or inputs and labels in one sequence."""
+    """The batch in the form of stock models: (B, T) labels beside the inputs, or both in one sequence."""
     if is_encoder_decoder:
         return {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask, "labels": batch.labels}
     columns: dict[str, list[Tensor]] = {"input_ids": [], "attention_mask": [], "labels": []}
@@ -120,7 +120,8 @@ def plain_inputs(batch: Batch, *, is_encoder_decoder: bool) -> Inputs:
 def textbook_loss(student: PreTrainedModel, teacher: PreTrainedModel, inputs: Inputs, entry: LossEntry) -> Tensor:
     """Cross-entropy of the labels and KL(teacher ‖ student) on full (B, T, V) logits, masked.
 
-    The KL is the mean over a target's tokens, then over targets, as in SPEC §4, so that both sides learn the same.
+    The KL is averaged over the tokens of a target, then over targets, as in `distillation_loss`, so that both
+    implementations compute the same loss.
     """
     labels = inputs["labels"]
     read = {name: inputs[name] for name in ("input_ids", "attention_mask")}
@@ -139,7 +140,7 @@ def textbook_loss(student: PreTrainedModel, teacher: PreTrainedModel, inputs: In
 
 
 def textbook(work: Learning, device: torch.device, scratch: Path, pairs: Pairs = ()) -> Step:
-    """Plain transformers."""
+    """Plain PyTorch and transformers with full logits."""
     return _dense_step(work, device, pairs, partial(textbook_loss, entry=entry_of(work)))
 
 
@@ -147,7 +148,7 @@ def textbook(work: Learning, device: torch.device, scratch: Path, pairs: Pairs =
 
 
 def trl_loss(student: PreTrainedModel, teacher: PreTrainedModel, inputs: Inputs) -> Tensor:
-    """TRL's own `GKDTrainer.compute_loss`, β = 0: KL(teacher ‖ student), mean over all tokens of the batch."""
+    """`GKDTrainer.compute_loss` of TRL with β = 0: KL(teacher ‖ student), mean over all tokens of the batch."""
     from trl.experimental.gkd import GKDTrainer
 
     trainer = SimpleNamespace(teacher_model=teacher, beta=0, generalized_jsd_loss=GKDTrainer.generalized_jsd_loss)
@@ -155,7 +156,7 @@ def trl_loss(student: PreTrainedModel, teacher: PreTrainedModel, inputs: Inputs)
 
 
 def trl(work: Learning, device: torch.device, scratch: Path, pairs: Pairs = ()) -> Step:
-    assert not work.forward_weight, "TRL's loss has no likelihood of the labels"
+    assert not work.forward_weight, "TRL's loss has no NLL term"
     return _dense_step(work, device, pairs, trl_loss)
 
 
@@ -186,7 +187,7 @@ def _dense_step(
 
 
 def trainer(work: Learning, device: torch.device, scratch: Path, pairs: Pairs = ()) -> Step:
-    """The step of transformers' trainer for fine-tuning."""
+    """A fine-tuning step of transformers' `Seq2SeqTrainer`."""
     from transformers import Seq2SeqTrainer, Seq2SeqTrainingArguments
 
     student, _ = students_and_teachers(work)

@@ -1,4 +1,4 @@
-"""Random models and batches of the sizes that a row asks for, equal in every process.
+"""Random models and batches of a row's sizes, equal in every process.
 
 Shapes: N states, V vocabulary, D width, B rows, S source tokens, T target tokens.
 """
@@ -18,13 +18,13 @@ from src.tokens.batch import Batch
 from src.tokens.collate import pad_sequences
 
 PAD, EOS, FIRST_WORD = 0, 1, 3
-TOP, MASS = 256, 0.9999  # of a trained model of 32,128 tokens, the 256 likeliest hold 99.99 % on average
-AMPLIFIED = 100.0  # the last layer's output over the embedding of the token before it, which is tied to the logits
+TOP, MASS = 256, 0.9999  # in a trained model with 32,128 tokens, the 256 most likely hold 99.99 % on average
+AMPLIFIED = 100.0  # scale of the last layer's output; it must outweigh the tied embedding of the previous token
 Pairs = Sequence[tuple[int, int]]  # tokens of input and target
 
 
 def build(family: str, vocabulary: int, shape: Shape, *, dropout: float, seed: int) -> PreTrainedModel:
-    """A model with random weights; attention over any length that a row has."""
+    """A model with random weights, large enough for the lengths of every row."""
     sizes = ModelSizes(
         vocab_size=vocabulary,
         pad_token_id=PAD,
@@ -40,7 +40,7 @@ def build(family: str, vocabulary: int, shape: Shape, *, dropout: float, seed: i
 
 
 def batch_of(work: Learning | Writing, pairs: Pairs = (), *, seed: int = 0) -> Batch:
-    """Random tokens in sequences of the lengths that the row asks for, or of `pairs` where it asks for a spread."""
+    """Random tokens in sequences of the row's lengths, or of the lengths `pairs` if the row's lengths vary."""
     rng = np.random.default_rng(seed)
     inputs = _lengths(work.inputs, [pair[0] for pair in pairs], work.rows, rng)
     is_encoder_decoder = isinstance(work, Writing) or family_to_build(work.family).is_encoder_decoder
@@ -67,12 +67,13 @@ def _lengths(lengths: Lengths, real: Sequence[int], n: int, rng: np.random.Gener
 
 @torch.no_grad()
 def trained_like(writing: Writing, *, seed: int = 0) -> T5ForConditionalGeneration:
-    """A T5 with random weights whose distributions are peaked, and which ends its rows at different lengths.
+    """A T5 with random weights that behaves like a trained one: peaked distributions and targets of varying length.
 
-    A stock tied T5 copies the token before; here the last layer's output drowns its embedding. The first dimension
-    of the decoder's stream is the same everywhere, which makes EOS's weight there a bias. Two numbers are then tuned on
-    states of random prefixes: the final norm's weight, until the TOP likeliest tokens hold MASS on average, and that
-    bias, until EOS is as likely as rows of the mean length need; how likely it is varies by state, and lengths with it.
+    A random T5 with tied embeddings copies the previous token, so the last layer's output is scaled up to outweigh the
+    embedding. The first dimension of the decoder states is constant, which turns the weight of EOS there into a bias.
+    Two values are then tuned on states of random prefixes: the weight of the final norm, until the TOP most likely
+    tokens hold MASS on average; and the EOS bias, until the probability of EOS gives the mean length. This probability
+    varies by state, so lengths vary too.
     """
     model = build("t5", writing.vocabulary, writing.model, dropout=0.0, seed=seed)
     decoder, embedding = model.decoder, model.shared.weight
@@ -88,7 +89,7 @@ def trained_like(writing: Writing, *, seed: int = 0) -> T5ForConditionalGenerati
     states = _states(model, writing, seed)
     decoder.final_layer_norm.weight[0] /= states[:, 0].mean()
     states[:, 0] /= states[:, 0].mean()
-    logits = states @ embedding.T * writing.model.width**-0.5  # as tied T5s scale them
+    logits = states @ embedding.T * writing.model.width**-0.5  # the scale of a T5 with tied embeddings
 
     def top_mass(scale: float) -> float:
         return float((logits * scale).softmax(-1).topk(min(TOP, writing.vocabulary // 8)).values.sum(-1).mean())
@@ -106,7 +107,7 @@ def trained_like(writing: Writing, *, seed: int = 0) -> T5ForConditionalGenerati
 
 
 def _states(model: T5ForConditionalGeneration, writing: Writing, seed: int) -> Tensor:
-    """(N, D) what the decoder gives after random prefixes."""
+    """Decoder states (N, D) after random prefixes."""
     batch = batch_of(writing, seed=seed)
     generator = torch.Generator().manual_seed(seed)
     prefixes = torch.randint(FIRST_WORD, writing.vocabulary, (writing.rows, 16), generator=generator)
@@ -115,7 +116,7 @@ def _states(model: T5ForConditionalGeneration, writing: Writing, seed: int) -> T
 
 
 def _solve(rising: Callable[[float], float], goal: float, low: float, high: float) -> float:
-    """Where a rising function reaches its goal, by bisection."""
+    """The argument at which a rising function reaches its goal, by bisection."""
     for _ in range(16):
         middle = (low + high) / 2
         low, high = (middle, high) if rising(middle) < goal else (low, middle)

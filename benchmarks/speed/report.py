@@ -1,4 +1,4 @@
-"""The results as a Markdown table, as JSON, as a plot, and between two markers of a document."""
+"""Write the results as a Markdown table, as JSON, as a plot, and between two markers of a document."""
 
 import importlib.util
 import os
@@ -19,7 +19,7 @@ Results = list[tuple[Row, list[Measured]]]
 
 
 def table(results: Results) -> list[str]:
-    """The Markdown table's lines."""
+    """The lines of the Markdown table."""
     lines = [COLUMNS, *(line for row, measured in results for line in _cells(row, measured))]
     widths = [max(len(line[i]) for line in lines) for i in range(len(COLUMNS))]
     text = [f"| {' | '.join(_padded(line, widths))} |" for line in lines]
@@ -57,7 +57,7 @@ def _median(values: list) -> float:
 
 
 def machine(device: str, threads: int) -> dict[str, Any]:
-    """Where and with what it was measured."""
+    """The machine and the package versions of the measurement."""
     return {
         "device": device,
         "processor": _processor(),
@@ -83,7 +83,7 @@ def _version(package: str) -> str | None:
 
 
 def summary(results: Results, where: dict[str, Any]) -> str:
-    """The table, and in a line above it where it comes from."""
+    """The table, below a line about the machine and the versions."""
     limits = [
         each.limit for _, measured in results for each in measured if each.limit and "bf16" not in each.implementation
     ]
@@ -114,15 +114,15 @@ def as_json(results: Results, where: dict[str, Any]) -> dict[str, Any]:
 
 
 def between_markers(document: str, text: str) -> str:
-    """The document with `text` between its two markers. Raises ValueError if it does not have each of them once."""
+    """The document with `text` between its markers. Raises ValueError unless it has each marker exactly once."""
     if document.count(BEGIN) != 1 or document.count(END) != 1 or document.index(BEGIN) > document.index(END):
-        raise ValueError(f"needs one {BEGIN} and behind it one {END}")
+        raise ValueError(f"the document needs exactly one {BEGIN}, followed by exactly one {END}")
     before, rest = document.split(BEGIN)
     return f"{before}{BEGIN}\n\n{text.strip()}\n\n{END}{rest.split(END)[1]}"
 
 
 def plot(results: Results, path: Path) -> bool:
-    """Tokens per second and peak memory, a bar for each implementation; False if matplotlib is not installed."""
+    """Plot tokens per second and peak memory, one bar per implementation; False if matplotlib is not installed."""
     if importlib.util.find_spec("matplotlib") is None:
         return False
     import matplotlib
@@ -133,12 +133,12 @@ def plot(results: Results, path: Path) -> bool:
     bars = [(row.name, each, i == 0) for row, measured in results for i, each in enumerate(measured)]
     figure, panels = pyplot.subplots(1, 2, sharey=True, figsize=(12, 1.5 + 0.32 * len(bars)), layout="constrained")
     labels = [f"{name}  {each.implementation}" for name, each, _ in bars]
-    colours = ["tab:blue" if first else "lightgray" for _, _, first in bars]
+    colors = ["tab:blue" if first else "lightgray" for _, _, first in bars]
     titles = ("tokens per second", "peak memory above the models, GB")
     rates = [0 if each.note else each.rate or 0 for _, each, _ in bars]
     values = (rates, [(each.peak or 0) / 1e9 for _, each, _ in bars])
     for panel, title, numbers in zip(panels, titles, values, strict=True):
-        panel.barh(range(len(bars)), numbers, color=colours)
+        panel.barh(range(len(bars)), numbers, color=colors)
         panel.set_xlabel(title)
         panel.spines[["top", "right"]].set_visible(False)
         for place, (number, (_, each, _)) in enumerate(zip(numbers, bars, strict=True)):

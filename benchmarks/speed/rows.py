@@ -1,11 +1,11 @@
-"""What is compared: one row per kind of work, its sizes, and the implementations that do it. Imports nothing heavy."""
+"""The rows of the benchmark: a workload, its sizes, and the implementations to compare. No heavy imports."""
 
 from dataclasses import dataclass, replace
 
 
 @dataclass(frozen=True)
 class Shape:
-    """Sizes of a model; `layers` on each side that it has."""
+    """Sizes of a model. `layers`: in the encoder and in the decoder, each."""
 
     width: int
     feed_forward: int
@@ -15,10 +15,10 @@ class Shape:
 
 @dataclass(frozen=True)
 class Lengths:
-    """Tokens of sequences: log-normal around `median`, cut to 2 … `limit`; all equal if `spread` is 0.
+    """Sequence lengths in tokens: log-normal around `median`, clipped to 2 … `limit`; all equal if `spread` is 0.
 
-    In 9,086 pairs of Shakespeare the words have a median of 15.7 and a spread of 0.45 (1.3 tokens a word): half of the
-    positions of a random batch of 96 are padding.
+    9,086 pairs of Shakespeare have a median of 15.7 words and a spread of 0.45 (1.3 tokens per word). Half of the
+    positions in a random batch of 96 are padding.
     """
 
     median: float
@@ -28,7 +28,7 @@ class Lengths:
 
 @dataclass(frozen=True)
 class Learning:
-    """One optimizer update on a batch: teacher, student, loss, backward, AdamW. No teacher: fine-tuning."""
+    """One optimizer update on a batch: teacher, student, loss, backward pass, AdamW. Without a teacher: fine-tuning."""
 
     family: str
     vocabulary: int
@@ -44,7 +44,7 @@ class Learning:
 
 @dataclass(frozen=True)
 class Writing:
-    """Writing `targets` for each of `rows` inputs, with a T5 that is as peaked as a trained one."""
+    """Generation of `targets` per input for `rows` inputs, with a T5 as peaked as a trained one."""
 
     vocabulary: int
     model: Shape
@@ -54,15 +54,15 @@ class Writing:
     targets: int = 1
     num_beams: int = 1
     max_new_tokens: int = 48
-    mean_length: float = 14.0  # what the probability of EOS is tuned for; the table shows what came of it
+    mean_length: float = 14.0  # tokens; the probability of EOS is tuned for it
 
 
 @dataclass(frozen=True)
 class Row:
-    """A line of the table for each implementation. The first is ours, whose products are counted for the floor;
-    "products" are those products alone, of the shapes that they have.
+    """A workload and its implementations, each a line of the table.
 
-    A row of one repetition is about memory: it has no warm-up, and every implementation runs alone.
+    The first implementation is ours; its matrix products define the floor. "products" runs only these products, in
+    their own shapes. A row with one repetition measures memory: no warm-up, and every implementation runs alone.
     """
 
     name: str
@@ -82,7 +82,7 @@ SAMPLING = Writing(32_128, T5_15M, 32, SHORT, "sampling", targets=24)  # 32 inpu
 
 
 def _large(family: str, vocabulary: int) -> Learning:
-    """16 sequences of 512 tokens without padding. TRL learns from the teacher alone, so the others do too."""
+    """16 sequences of 512 tokens without padding. TRL's loss has only the KL, so the other losses do too."""
     if family == "t5":
         return Learning(family, vocabulary, NARROW, WIDE, 16, PROMPT, WHOLE)
     return Learning(family, vocabulary, NARROW, WIDE, 16, PROMPT, REST, forward_weight=0.0, logits_weight=1.0)

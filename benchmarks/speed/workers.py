@@ -1,6 +1,6 @@
-"""Processes that take turns: each holds one implementation, so that its memory and its threads are its own.
+"""Run each implementation in its own process, in turns, so that each has its own memory and threads.
 
-Imports nothing heavy: torch is loaded by the processes alone.
+This module has no heavy imports: only the processes load torch.
 """
 
 import importlib.util
@@ -18,31 +18,31 @@ from typing import Any
 
 from benchmarks.speed.rows import Row
 
-LIMIT = "limit"  # the name of the process that measures the machine
-PRODUCTS = "products"  # of the one that repeats the matrix products of the row's first implementation, and no more
+LIMIT = "limit"  # name of the process that measures the machine
+PRODUCTS = "products"  # name of the process that repeats only the matrix products of the row's first implementation
 PAUSE = 0.3  # seconds between turns: threads of some libraries spin for 0.2 s after their work
 STOP = ""
-PATIENCE = 2.0  # seconds that a process has to end by itself
-FORMATS = ("float32", "bfloat16")  # a machine without products in bfloat16 emulates them, slower than float32
-NEEDS = {"trl": "trl", "ctranslate2": "ctranslate2"}  # implementation: what must be installed for it
+PATIENCE = 2.0  # seconds before a process is killed
+FORMATS = ("float32", "bfloat16")  # without hardware support, bfloat16 products are emulated and slower than float32
+NEEDS = {"trl": "trl", "ctranslate2": "ctranslate2"}  # implementation: required package
 
 
 @dataclass(frozen=True)
 class Settings:
-    """How a row is measured. memory: bytes that a process may ask for; timeout: seconds that it may take to answer."""
+    """How a row is measured. memory: limit of a process in bytes; timeout: limit of one answer in seconds."""
 
-    scratch: Path  # a folder of the row's, for what an implementation must have on disk
+    scratch: Path  # folder for files of an implementation
     threads: int = 1
     device: str = "cpu"
     timeout: float = 600.0
     memory: int | None = None
     repetitions: int | None = None  # at most
-    pairs: tuple[tuple[int, int], ...] = ()  # tokens of inputs and targets of real data
+    pairs: tuple[tuple[int, int], ...] = ()  # input and target lengths of real data, in tokens
 
 
 @dataclass
 class Measured:
-    """What became of one implementation. `flops_per_token`: of ours; `limit`: FLOP/s of products (`limit_of`)."""
+    """The result of one implementation. `flops_per_token`: those of ours; `limit`: FLOP/s of products (`limit_of`)."""
 
     implementation: str
     seconds: list[float] = field(default_factory=list)
@@ -61,22 +61,22 @@ class Measured:
 
     @property
     def share_of_floor(self) -> float | None:
-        """The least time that ours' matrix products need on this machine, over the time taken for a token."""
+        """Minimum time of our matrix products per token on this machine, divided by the measured time per token."""
         if self.rate is None or self.limit is None or self.flops_per_token is None:
             return None
         return self.rate * self.flops_per_token / self.limit
 
 
 class DidNotFitError(Exception):
-    """An implementation needed more memory or time than there is."""
+    """An implementation exceeded the memory or time limit."""
 
 
 class FailedError(Exception):
-    """An implementation ended with an error, which its process has printed."""
+    """An implementation ended with an error, which its process printed."""
 
 
 class Worker:
-    """A process with one implementation; it answers questions one at a time."""
+    """A process with one implementation; it answers one question at a time."""
 
     def __init__(self, row: Row, name: str, settings: Settings) -> None:
         context = multiprocessing.get_context("spawn")
@@ -87,7 +87,10 @@ class Worker:
         theirs.close()
 
     def ask(self, question: str) -> Any:
-        """The answer to a method's name; "" asks whether it has loaded. Raises DidNotFitError or FailedError."""
+        """Call a method by its name and return the result; "" waits until the implementation is loaded.
+
+        Raises DidNotFitError or FailedError.
+        """
         try:
             if question:
                 self.connection.send(question)
@@ -102,7 +105,7 @@ class Worker:
         return answer
 
     def stop(self) -> None:
-        """End the process: as soon as it has answered, or by force if that takes long. May be called again."""
+        """End the process: after its current answer, or by force after PATIENCE seconds. Can be called twice."""
         if self.connection.closed:
             return
         with suppress(BrokenPipeError):
@@ -120,7 +123,7 @@ def _ended(status: int | None) -> Exception:
 
 
 def serve(connection: Connection, row: Row, name: str, settings: Settings) -> None:
-    """A process's whole life: load, then answer questions until the pipe closes."""
+    """The main function of a process: load, then answer questions until the pipe closes."""
     import torch
 
     from benchmarks.speed.contestants import Contestant, Limit
@@ -142,7 +145,7 @@ def serve(connection: Connection, row: Row, name: str, settings: Settings) -> No
 
 
 def is_out_of_memory(error: Exception) -> bool:
-    """torch's allocator for the processor raises plain RuntimeErrors; the GPU's is one of its own."""
+    """Whether an error means out of memory. torch raises a plain RuntimeError for it on a CPU."""
     text = str(error).lower()
     return isinstance(error, MemoryError) or any(
         part in text for part in ("allocate memory", "out of memory", "bad_alloc")
@@ -162,9 +165,9 @@ def stopping(worker: Worker) -> Iterator[Worker]:
 
 
 def measure(row: Row, settings: Settings, tell: Callable[[str], None]) -> list[Measured]:
-    """The row's implementations in their processes, side by side and one repetition each in turn.
+    """Measure the implementations of a row: all are loaded, and they take turns repetition by repetition.
 
-    Those of a row of one repetition run one after another, each with the machine's memory to itself.
+    In a row with one repetition they run one after another, so that each has all of the memory.
     """
     results = {name: Measured(name, note=_missing(name)) for name in row.implementations}
     names = [name for name, result in results.items() if not result.note]
@@ -179,19 +182,19 @@ def measure(row: Row, settings: Settings, tell: Callable[[str], None]) -> list[M
 
 
 def limit_of(implementation: str, measured: list[dict[str, float]]) -> float:
-    """The median of FLOP/s measured by format: in an implementation's own, or in float32 where that is faster."""
+    """Median FLOP/s in the number format of an implementation, or in float32 if that is faster."""
     formats = FORMATS if implementation.endswith("bf16") else FORMATS[:1]
     return median(max(rates[each] for each in formats) for rates in measured)
 
 
 def _missing(name: str) -> str:
-    """What to say of an implementation that is not installed."""
+    """Note for an implementation that is not installed; empty if it is."""
     there = name not in NEEDS or importlib.util.find_spec(NEEDS[name])
     return "" if there else "not installed (requirements-bench.txt)"
 
 
 class Race:
-    """Implementations that take turns with each other and with the machine's limit. To be left by its `stack`."""
+    """Implementations that take turns with each other and with the limit measurement. Close its `stack` at the end."""
 
     def __init__(self, row: Row, results: dict[str, Measured], settings: Settings, tell: Callable[[str], None]) -> None:
         self.row, self.results, self.settings, self.tell = row, results, settings, tell
@@ -222,7 +225,7 @@ class Race:
         return self.stack.enter_context(stopping(Worker(self.row, name, self.settings)))
 
     def _round(self, what: str, limit: Worker, *, into: dict[str, Measured]) -> list[dict[str, float]]:
-        """One repetition of each, kept in the results `into`; the machine's limit, measured behind each of them."""
+        """Run one repetition of each and store it in `into`; return the limits, measured after each repetition."""
         limits = []
         for name in self.results:
             time.sleep(PAUSE)
@@ -238,7 +241,7 @@ class Race:
         return limits
 
     def _ask(self, name: str, question: str) -> Any:
-        """The answer; None if this implementation is out of the race, now or before."""
+        """The answer, or None if this implementation has failed, now or earlier."""
         if name not in self.workers:
             return None
         try:
@@ -253,7 +256,7 @@ class Race:
 
 
 def available_memory() -> int | None:
-    """Bytes that this machine can give away, as Linux says; None elsewhere."""
+    """Available memory in bytes on Linux; None elsewhere."""
     meminfo = Path("/proc/meminfo")
     if sys.platform != "linux" or not meminfo.exists():
         return None

@@ -1,4 +1,4 @@
-"""Implementations of writing. Each is given a row's work and returns a call that writes once and returns its tokens.
+"""Implementations of generation. Each takes a row's work and returns a function that generates and counts tokens.
 
 Shapes: N targets, L new tokens.
 """
@@ -22,13 +22,13 @@ Write = Callable[[], int]
 
 
 def own_tokens(written: Tensor) -> int:
-    """Tokens of rows (N, L) up to EOS, which counts."""
+    """Number of tokens in the rows (N, L) up to and including EOS."""
     ends = (written == EOS).long()
     return int((ends.cumsum(dim=1) - ends == 0).sum())
 
 
 def ours(work: Writing, device: torch.device, scratch: Path, pairs: Pairs = (), *, bf16: bool = False) -> Write:
-    """What gen_main.py does with a batch, and with --mixed_precision bf16."""
+    """Generation as in gen_main.py; `bf16`: with --mixed_precision bf16."""
     model, batch = made_lean(trained_like(work)).to(device), batch_of(work, pairs).to(device)
     decoding = decoding_of(
         work.generation_type,
@@ -46,7 +46,7 @@ def ours(work: Writing, device: torch.device, scratch: Path, pairs: Pairs = (), 
 
 
 def generate(work: Writing, device: torch.device, scratch: Path, pairs: Pairs = ()) -> Write:
-    """transformers as it stands."""
+    """`generate` of transformers."""
     model, batch = trained_like(work).to(device), batch_of(work, pairs).to(device)
     chosen = {"num_beams": work.num_beams, "do_sample": False}
     if work.generation_type == "sampling":
@@ -67,7 +67,7 @@ def generate(work: Writing, device: torch.device, scratch: Path, pairs: Pairs = 
 
 
 def ctranslate2(work: Writing, device: torch.device, scratch: Path, pairs: Pairs = ()) -> Write:
-    """CTranslate2 in float32, on a conversion of the same weights."""
+    """CTranslate2 in float32, with the same weights, converted."""
     import ctranslate2 as engine
 
     folder, converted = scratch / "model", scratch / "converted"
@@ -100,7 +100,7 @@ def ctranslate2(work: Writing, device: torch.device, scratch: Path, pairs: Pairs
 
 
 def save_tokenizer(vocabulary: int, folder: Path) -> list[str]:
-    """Beside a model, a tokenizer that has a word for each id, as the conversion wants one; returns the words."""
+    """Save a tokenizer with one word per id, which the conversion needs, beside a model; return the words."""
     from tokenizers import Tokenizer, models
     from transformers import PreTrainedTokenizerFast
 
