@@ -1,4 +1,4 @@
-"""Write docs/flags.md: every flag of every script, from the dataclasses of src/config/flags/."""
+"""Write docs/flags.md: every flag of every script, from the dataclasses in src/config/flags/."""
 
 import sys
 from dataclasses import fields
@@ -7,22 +7,22 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from src.config.flags import base, create_student, distill, fine_tune, generate, prepare, shared, simulate_api  # noqa: E402  (found by the line above)
+from src.config.flags import base, create_student, distill, fine_tune, generate, prepare, shared, simulate_api  # noqa: E402  (needs the path above)
 
 HEAD = """# Every flag
 
-Generated from `src/config/flags/` by `python docs/make_flags.py`; `--help` on every script says the same.
+`python docs/make_flags.py` generates this page from `src/config/flags/`. `--help` shows the same text.
 
-Booleans are written `True` or `False`; lists are separated by blanks. `--config FILE.yaml`, on every script, holds
-flags by the same names, and the command line wins.
+Booleans are `True` or `False`. List items are separated by spaces. Every script accepts `--config FILE.yaml`, a file with
+the same flags; the command line overrides it.
 """
-TITLES = {  # in the order of the page; a class not named here says its script
+TITLES = {  # in the order of the page; None: the title is the name of the script
     prepare.PrepareArguments: None,
     create_student.CreateStudentArguments: None,
-    shared.SharedArguments: "Scripts that train or write",
+    shared.SharedArguments: "Scripts that train or generate",
     shared.TrainingArguments: "Scripts that train",
     fine_tune.FineTuneArguments: None,
-    shared.WritingArguments: "Scripts that write",
+    shared.WritingArguments: "Scripts that generate",
     generate.GenerateArguments: None,
     simulate_api.SimulateApiArguments: None,
     distill.DistillStoredArguments: "Scripts that distill",
@@ -31,12 +31,12 @@ TITLES = {  # in the order of the page; a class not named here says its script
 
 
 def page() -> str:
-    """The whole page."""
+    """The page as Markdown."""
     return "\n".join([HEAD, *(_section(kind, title) for kind, title in TITLES.items())])
 
 
 def _section(kind: type[base.Arguments], title: str | None) -> str:
-    """The flags that a class of arguments adds to, or changes of, those it inherits."""
+    """The flags that an arguments class adds or overrides."""
     scripts = sorted({each.script for each in TITLES if issubclass(each, kind) and hasattr(each, "script")})
     named = ", ".join(f"`{script}`" for script in scripts)
     heading = named if title is None else f"{title}: {named}"

@@ -1,10 +1,10 @@
-"""Draw docs/pipeline.svg: the five stages and the files between them; legible on light and dark pages."""
+"""Draw docs/pipeline.svg: the five stages and the files between them, for light and dark pages."""
 
 from pathlib import Path
 
 FILE = Path(__file__).resolve().parent / "pipeline.svg"
 WIDTH, HEIGHT, BOX, GAP = 1_000, 190, 124, 51
-BOXES = (  # title, lines below it
+BOXES = (  # title, lines below the title
     ("corpus", ("hub name, file,", "folder")),
     ("dataset", ("train dev test", "unlabeled ft")),
     ("teacher", ("best checkpoint", "on dev")),
