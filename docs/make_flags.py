@@ -13,8 +13,8 @@ HEAD = """# Every flag
 
 `python docs/make_flags.py` generates this page from `src/config/flags/`. `--help` shows the same text.
 
-Booleans are `True` or `False`. List items are separated by spaces. Every script accepts `--config FILE.yaml`, a file with
-the same flags; the command line overrides it.
+Booleans are `True` or `False`. List items are separated by spaces. Every script accepts `--config FILE.yaml`, a file
+with the same flags; the command line overrides it.
 """
 TITLES = {  # in the order of the page; None: the title is the name of the script
     prepare.PrepareArguments: None,
