@@ -1,4 +1,4 @@
-"""Tiny offline models, tokenizers and a copy task, shared by all tests: seconds on a CPU, no network."""
+"""Fixtures for all tests: tiny offline models, tokenizers and a copy task that run in seconds on a CPU."""
 
 import os
 

@@ -1,8 +1,8 @@
-"""`python -m tests.faults --kills 100`: kill every script anywhere, continue it, and compare with an undisturbed run.
+"""`python -m tests.faults --kills 100`: kill every script at random, resume it, compare with an uninterrupted run.
 
-Runs are real processes, forked from one that has the libraries loaded, on tiny models. Half of the kills come after a
-random time; the others before or after a random one of the calls by which Python changes the disk, or when the last
-bytes written before an fsync are lost. Exit status 1 if any run ends with other results, or leaves anything behind.
+Runs are real processes on tiny models, forked from one that has loaded the libraries. Half of the kills come after a
+random time. The others come before or after a random disk call of Python, or lose the last bytes written before an
+fsync. The exit status is 1 if any run ends with other results, or leaves extra files behind.
 """
 
 import argparse

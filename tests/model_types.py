@@ -1,4 +1,4 @@
-"""Tiny random models of every generating model type that the installed transformers knows."""
+"""Tiny random models of every model type in transformers that generates text."""
 
 from pathlib import Path
 from types import MappingProxyType

@@ -1,4 +1,4 @@
-"""The rules of the house, read from the source: who may import whom, name a model family, write to disk."""
+"""Rules of the architecture, checked in the source: imports, names of model families, who writes to disk."""
 
 import ast
 import os

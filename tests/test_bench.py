@@ -1,4 +1,4 @@
-"""The benchmark: its implementations do the same work, its processes may fail, its table says what was measured."""
+"""Benchmark: implementations do the same work, failures are handled, and the table shows what was measured."""
 
 import json
 import os

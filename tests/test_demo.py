@@ -1,4 +1,4 @@
-"""The demo study: its commands parse and fit together, and its table is right."""
+"""Demo study: its commands parse and fit together, and its table is right. Every benchmark script starts."""
 
 import importlib.util
 import json

@@ -1,4 +1,4 @@
-"""README, CONTRIBUTING and docs: commands parse, pages that are generated are current, links and files are there."""
+"""README, CONTRIBUTING and docs: commands parse, generated pages are current, links and files exist."""
 
 import re
 import runpy

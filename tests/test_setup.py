@@ -1,4 +1,4 @@
-"""The set-up's files: every import is pinned, conda installs the same pins, the Makefile lists its targets."""
+"""Setup files: every import is pinned, conda installs the same pins, the Makefile lists its targets."""
 
 import ast
 import re

@@ -1,6 +1,6 @@
-"""Fine-tuning and logits distillation as a textbook has them: stock models, whole logits, AdamW, a linear schedule.
+"""Textbook fine-tuning and logits distillation: stock models, full logits, AdamW, a linear schedule.
 
-Imports nothing of the suite. Shapes: B rows, T target tokens, V vocabulary.
+This module imports nothing of the suite. Shapes: B rows, T target tokens, V vocabulary.
 """
 
 import copy

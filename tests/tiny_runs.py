@@ -1,4 +1,4 @@
-"""Runs of the real scripts on tiny data: their flags, and what they leave behind."""
+"""Runs of the real scripts on tiny data: their flags and their output files."""
 
 import csv
 import hashlib

@@ -1,4 +1,4 @@
-"""Student tokenizers whose vocabulary is written down, one of each kind, and model folders that hold them."""
+"""Student tokenizers with a fixed vocabulary, one of each kind, and model folders that hold them."""
 
 from collections.abc import Sequence
 from pathlib import Path

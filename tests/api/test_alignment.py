@@ -1,4 +1,4 @@
-"""Teacher tokens to student tokens: analytic cases, every kind of student tokenizer, and properties."""
+"""Align teacher tokens with student tokens: worked examples, every kind of student tokenizer, and properties."""
 
 import random
 import time

@@ -1,4 +1,4 @@
-"""A teacher's files: each form, and each oddity handled or refused by its row."""
+"""Read a teacher's answers: every form, and every malformed row is handled or refused by its number."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-"""prepare_datasets_main.py --logits_dataset_path, from flags to files: who goes where, both outputs, refusals."""
+"""prepare_datasets_main.py --logits_dataset_path, from flags to files: splits, both output formats, errors."""
 
 import json
 

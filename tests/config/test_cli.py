@@ -1,4 +1,4 @@
-"""The command line: types, precedence of --config, one-line errors, and every command of the published README."""
+"""Command line: types, precedence of --config, one-line errors, and every command of the published README."""
 
 import os
 import shlex

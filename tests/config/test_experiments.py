@@ -1,4 +1,4 @@
-"""The experiments' YAML: every shipped entry, what the run decides, and every way to get an entry wrong."""
+"""YAML of the experiments: every shipped entry, run-dependent values, and every kind of mistake."""
 
 import json
 import textwrap

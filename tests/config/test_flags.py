@@ -1,4 +1,4 @@
-"""Every flag: its default on each script, its limits, and the mistakes that two flags can make together."""
+"""Flags: the default on each script, limits, and contradictions between two flags."""
 
 from dataclasses import FrozenInstanceError, fields
 

@@ -1,4 +1,4 @@
-"""The corpora, on small files in their publishers' layout."""
+"""Corpora, loaded from small files in their publishers' layout."""
 
 import json
 

@@ -1,4 +1,4 @@
-"""The demo corpus: determinism, one target per text, its language on either side, its long tail, its speed."""
+"""Demo corpus: determinism, one target per text, the language on both sides, rare words, and speed."""
 
 import os
 import random

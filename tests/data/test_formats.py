@@ -1,4 +1,4 @@
-"""Reading, checking and writing dataset files."""
+"""Read, check and write dataset files."""
 
 import json
 import math

@@ -1,4 +1,4 @@
-"""A million tiny rows in every form: time and memory of reading, checking and preparing grow with their number."""
+"""A million tiny rows in every format: time and memory of reading, checking and preparing grow linearly."""
 
 import json
 import os

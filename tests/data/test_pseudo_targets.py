@@ -1,4 +1,4 @@
-"""Merging pseudo-targets into train_0, train_1, …"""
+"""Merge pseudo-targets into train_0, train_1, …"""
 
 import pytest
 

@@ -1,4 +1,4 @@
-"""Several references of one input: what is scored, what is learned, what is refused."""
+"""Several references per input: scoring, training, and errors."""
 
 import json
 import tracemalloc

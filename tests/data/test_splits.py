@@ -1,4 +1,4 @@
-"""Sampling, filtering and naming of splits."""
+"""Sample, filter and name splits."""
 
 import numpy as np
 import pytest

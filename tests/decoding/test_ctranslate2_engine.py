@@ -1,4 +1,4 @@
-"""Writing with CTranslate2: what the model itself would write; converted once; refused where it would be wrong."""
+"""Generation with CTranslate2: same output as the model, one conversion, refused if the result would be wrong."""
 
 import copy
 import json

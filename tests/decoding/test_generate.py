@@ -1,4 +1,4 @@
-"""The generation types on tiny models: what is written, in which order, from which distribution."""
+"""Generation types on tiny models: the texts, their order, and their distribution."""
 
 from collections import Counter
 
@@ -21,7 +21,7 @@ from src.tokens.ragged import Ragged
 PAD, EOS = 0, 1
 INPUTS = ([3, 4, 5], [6, 7], [8, 9, 10, 11, 2], [4])
 ENCODER_DECODERS = ("t5", "bart")
-TEMPERATURES = {"sampling": 1.0, "sampling_low": 0.75, "sampling_high": 1.5}  # SPEC §2
+TEMPERATURES = {"sampling": 1.0, "sampling_low": 0.75, "sampling_high": 1.5}  # as published
 TOP_P = 0.95
 
 

@@ -1,4 +1,4 @@
-"""The decoding loop against `generate` and teacher forcing, the nucleus against its definition; what is not ours."""
+"""The decoding loop equals `generate` and teacher forcing; the nucleus equals its definition; the fallbacks."""
 
 import logging
 from itertools import product

@@ -1,4 +1,4 @@
-"""What a model is tried for when it is loaded: tiny models of many types, refused in a line or taken."""
+"""Checks of a model at loading: tiny models of many types are accepted, or refused in one line."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Values and gradients recorded from the published suite's objective code, on the models beside the record."""
+"""Values and gradients equal those recorded from the published suite, on the models stored beside them."""
 
 import json
 import shutil

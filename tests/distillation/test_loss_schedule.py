@@ -1,4 +1,4 @@
-"""Which loss is learned when: what epochs and evaluations do to a stage, as tables."""
+"""Loss schedules: which loss is active after which epochs and evaluations, as tables."""
 
 import json
 from dataclasses import asdict

@@ -1,4 +1,4 @@
-"""Losses on rows of the vocabulary: values and gradients that can be worked out by hand."""
+"""Losses over the vocabulary: values and gradients worked out by hand."""
 
 import math
 

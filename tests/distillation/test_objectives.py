@@ -1,4 +1,4 @@
-"""Objectives on models: how states become a loss, what a window of micro-batches adds up to, what a teacher gives."""
+"""Objectives on models: from states to a loss, sums over micro-batches, and the teachers."""
 
 import dataclasses
 

@@ -1,7 +1,7 @@
-"""What holds for every objective, on random states: zero at equality, padding, rules of weights, windows and formats.
+"""Properties of every objective on random states: zero at equality, padding, weights, windows and number formats.
 
-Shapes: B targets, T target positions, V vocabulary, L positions of a stack, W width. A case's states are dense, with
-numbers at padded positions too.
+Shapes: B targets, T target positions, V vocabulary, L positions in the encoder or decoder, W width. The states of a
+case are dense, with numbers at padded positions too.
 """
 
 from collections.abc import Mapping
@@ -174,7 +174,7 @@ def assert_finite(gradient: Mapping[str, Tensor]) -> None:
 
 
 def reference(case: Case, entry: LossEntry) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and gradient from all positions (B, T, V), target after target, written down from SPEC §4."""
+    """Loss and gradient from all positions (B, T, V), one target after another, from the definitions in docs/objectives.md."""
     leaves = {key: tensor.detach().requires_grad_() for key, tensor in case.student.items()}
     terms = []
     for term in term_names(entry, is_encoder_decoder=case.is_encoder_decoder):

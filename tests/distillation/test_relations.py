@@ -1,4 +1,4 @@
-"""Relations between positions: values by hand and by plain loops, and what padding, equality and formats do to them."""
+"""Relations between positions: values by hand and by plain loops; effects of padding, equality and formats."""
 
 import math
 from itertools import product

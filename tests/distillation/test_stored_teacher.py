@@ -1,4 +1,4 @@
-"""Stored log-probabilities: from a file's columns to a batch, the losses on them, and a teacher that is one of them."""
+"""Stored log-probabilities: from file to batch, their losses, and equality with a live teacher."""
 
 import json
 from dataclasses import replace

@@ -1,4 +1,4 @@
-"""Losses over the vocabulary in chunks: equal, with all gradients, to the plain losses on all rows at once."""
+"""Losses over the vocabulary, computed in chunks of rows, equal the plain losses, with all gradients."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Scoring a model on a split: what is predicted, what the likelihood is, and what is left as it was."""
+"""Evaluate a model on a split: predictions, likelihood, and no side effects."""
 
 import copy
 import math

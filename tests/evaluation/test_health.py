@@ -1,4 +1,4 @@
-"""Warnings about what scores alone do not say."""
+"""Warnings about problems that scores hide."""
 
 import json
 from collections.abc import Callable

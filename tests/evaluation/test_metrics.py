@@ -1,4 +1,4 @@
-"""The metrics against values worked out by hand, on degenerate texts, and the choice of a run's metrics."""
+"""Metrics: values worked out by hand, degenerate texts, and the choice of metrics."""
 
 import dataclasses
 import logging

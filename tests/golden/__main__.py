@@ -1,6 +1,6 @@
-"""`python -m tests.golden FOLDER`: check a recorded folder against this code; the worst deviations come last.
+"""`python -m tests.golden FOLDER`: compare this code with recorded values and gradients; the worst cases come last.
 
-Exit status: 0 if every case is within tolerance, 1 if any is off, 2 if there is no such record.
+Exit status: 0 if every case is within tolerance, 1 if any is not, 2 if the folder has no record.
 """
 
 import argparse

@@ -1,8 +1,8 @@
-"""The published suite's objectives, as recorded in a folder, against ours: deviations of values and gradients.
+"""Compare our objectives with values and gradients that were recorded from the published suite.
 
-A folder of this format holds `golden.json`, {"cases": [...]}, and the models it names: `<family>_student` and
-`<family>_teacher`. A case has the keys of a loss entry and a layer map in `config`, `batch`, `loss_scales` (or null),
-and what was recorded: `loss`, `items` (unscaled terms, `<term>_loss`) and `grad_l2` (norms by parameter).
+A folder holds `golden.json`, {"cases": [...]}, and the models it names: `<family>_student` and `<family>_teacher`. A
+case has `config` (the keys of a loss entry and a layer map), `batch`, `loss_scales` (or null), and the recorded `loss`,
+`items` (unscaled terms, `<term>_loss`) and `grad_l2` (gradient norm of each parameter).
 """
 
 import json

@@ -1,4 +1,4 @@
-"""--compile True: layers compiled for training, as they are for writing; refused where it cannot be."""
+"""--compile True: compiled layers in training and generation; refused where it cannot work."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Every model type of the table: logits, captured states, every objective, pruned students, and the scripts' road."""
+"""Every supported family: logits, captured states, every objective, pruned students, and all scripts."""
 
 import json
 from pathlib import Path

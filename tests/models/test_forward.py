@@ -1,4 +1,4 @@
-"""The teacher-forced pass: logits of the valid target positions alone, equal to those of a plain forward pass."""
+"""Teacher forcing: the logits of valid target positions equal those of a plain forward pass."""
 
 from contextlib import contextmanager
 

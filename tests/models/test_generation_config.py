@@ -1,4 +1,4 @@
-"""What a model's own generation config says beyond token ids: honored by our loop and by `generate`, kept, and said."""
+"""Generation settings of a model: used by our loop and by `generate`, saved, and printed."""
 
 import json
 import shutil

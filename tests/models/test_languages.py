@@ -1,4 +1,4 @@
-"""Multilingual models: their languages are set, forced, saved and demanded."""
+"""Multilingual models: languages are set, forced, saved and required."""
 
 import io
 import json

@@ -1,4 +1,4 @@
-"""The modules that take stock ones' places: the same function, the same distribution, the same saved model."""
+"""Faster replacement modules: same function, same distribution, same saved model."""
 
 import pytest
 import torch

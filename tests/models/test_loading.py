@@ -1,4 +1,4 @@
-"""Models and tokenizers by name: the `_prune` syntax, weights in every form, and errors of one line."""
+"""Load models and tokenizers by name: the `_prune` syntax, weights in every format, one-line errors."""
 
 import json
 import shutil

@@ -1,4 +1,4 @@
-"""Every generating model type that the installed transformers knows goes the whole road, or is refused in a line."""
+"""Every generating model type of transformers passes the whole pipeline, or is refused in one line."""
 
 import json
 import random

@@ -1,4 +1,4 @@
-"""Weights laid out for their products: the same numbers, and nothing left behind in the model."""
+"""Packed weights: same results, and the model is unchanged afterwards."""
 
 import platform
 

@@ -1,4 +1,4 @@
-"""Pruned models, models and tokenizers from scratch, and the folders that create_student_main.py writes."""
+"""Pruned models, new models and tokenizers, and the folders that create_student_main.py writes."""
 
 import copy
 import dataclasses

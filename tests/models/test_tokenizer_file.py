@@ -1,4 +1,4 @@
-"""Tokenizers make the tokens of their tokenizer.json, whatever class transformers gives them."""
+"""Tokenizers produce the tokens of their tokenizer.json, whatever class transformers chooses."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""--dry_run True: the report's numbers are those of the run, nothing is written, and what is wrong is refused alike."""
+"""--dry_run True: the report equals the run, nothing is written, and the same errors are found."""
 
 import json
 import os

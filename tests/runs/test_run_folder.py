@@ -1,4 +1,4 @@
-"""What a run leaves: run.json, rows, generations; and which run a folder holds."""
+"""Run folders: run.json, score rows, generations; and which run a folder belongs to."""
 
 import errno
 import json

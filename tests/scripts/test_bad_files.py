@@ -1,7 +1,7 @@
-"""Hundreds of broken and hostile inputs: each script says in one line what is wrong where, and leaves the disk alone.
+"""Hundreds of broken and hostile inputs: every script gives a one-line error with the place, and writes nothing.
 
-A row of a table is (what is wrong, the input, what the line says); `.*` in what it says stands for any text. In flags
-@ stands for the test's folder, which holds `data.json`, a `student` and a `teacher` (T5), and `gpt2`.
+A row of a table is (what is wrong, the input, the error message); `.*` in a message stands for any text. In flags, @
+stands for the folder of the test, which holds `data.json`, a `student` and a `teacher` (T5), and `gpt2`.
 """
 
 import bz2

@@ -1,4 +1,4 @@
-"""What people get wrong: one line on stderr, status 2, and the disk as it was."""
+"""Common mistakes of users: one line on stderr, exit status 2, and nothing written."""
 
 import json
 import shutil

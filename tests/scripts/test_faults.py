@@ -1,4 +1,4 @@
-"""Kills, signals, full and read-only disks, cut files and a mad clock: the same command ends with the same results."""
+"""Kills, signals, full and read-only disks, truncated files, a wrong clock: the same command gives the same results."""
 
 import itertools
 import json

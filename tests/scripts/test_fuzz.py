@@ -1,7 +1,7 @@
-"""Every file that a script reads, spoilt: it is refused in one line that names it, or it does no harm.
+"""Damage every file that a script reads: the script refuses it in one line that names it, or the damage is harmless.
 
-A spoilt file is cut, has other bytes, or (JSON, YAML, and the header of weights) another value somewhere in it. Runs
-are forked. `python -m tests.scripts.test_fuzz --trials 1000` lists what is accepted too: somebody has to read that.
+A file is truncated, gets other bytes, or another value somewhere (JSON, YAML, header of weights). Runs are forked.
+`python -m tests.scripts.test_fuzz --trials 1000` also lists what is accepted; a person has to read that list.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""prepare_datasets_main.py from flags to files."""
+"""prepare_datasets_main.py, from flags to files."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A run that was stopped or killed anywhere ends as if nothing had happened, by the same command."""
+"""A run stopped or killed at any point gives the same results when the same command runs again."""
 
 import json
 import os

@@ -1,4 +1,4 @@
-"""The whole road by the real scripts: prepare, make models, fine-tune, generate, merge, distill. They learn to copy."""
+"""The whole pipeline with the real scripts: prepare, create, fine-tune, generate, merge, distill a copy task."""
 
 import itertools
 import json

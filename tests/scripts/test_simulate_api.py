@@ -1,4 +1,4 @@
-"""The file of a simulated API: what its tokens spell, what its log-probabilities are, and its three forms."""
+"""simulate_api_main.py: the text of its tokens, its log-probabilities, and its three forms."""
 
 import json
 import signal

@@ -1,4 +1,4 @@
-"""Texts to tokens, tokens to batches: what is cut, what is masked, what is learned, in which order."""
+"""From texts to tokens to batches: truncation, masks, labels and order."""
 
 import copy
 import threading

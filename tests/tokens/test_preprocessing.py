@@ -1,4 +1,4 @@
-"""Special tokens named in texts, prompts to the letter, and texts cut at their beginning."""
+"""Special tokens in texts, exact prompts, and truncation at the beginning."""
 
 import copy
 import json

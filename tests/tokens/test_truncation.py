@@ -1,4 +1,4 @@
-"""What the limits of length cut off: counted exactly, and said once where it is much."""
+"""Truncation by the length limits: exact counts, and one warning if much is cut."""
 
 import copy
 import threading

@@ -1,4 +1,4 @@
-"""Texts that a tokenizer cannot write are warned of, or refused, before anything runs."""
+"""Texts with characters unknown to the tokenizer give a warning or an error before anything runs."""
 
 import json
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Checkpoint folders: whole or not there, exact, and refused in one line when they are not what they should be."""
+"""Checkpoint folders: atomic, exact, and refused in one line if damaged."""
 
 import json
 import shutil

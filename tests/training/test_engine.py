@@ -1,4 +1,4 @@
-"""The training loop: what an update is, when what happens, and which weights are the best."""
+"""Training loop: updates, order of events, and the best weights."""
 
 import json
 from dataclasses import dataclass

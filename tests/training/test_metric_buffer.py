@@ -1,4 +1,4 @@
-"""Losses on their way to the log, and a training step that waits for no accelerator."""
+"""Metric buffer: losses are logged without waiting for an accelerator at every step."""
 
 import traceback
 from pathlib import Path
