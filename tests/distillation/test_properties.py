@@ -174,7 +174,7 @@ def assert_finite(gradient: Mapping[str, Tensor]) -> None:
 
 
 def reference(case: Case, entry: LossEntry) -> tuple[Tensor, dict[str, Tensor]]:
-    """Loss and gradient from all positions (B, T, V), one target after another, from the definitions in docs/objectives.md."""
+    """Loss and gradient from all positions (B, T, V), one target after another, from the definitions."""
     leaves = {key: tensor.detach().requires_grad_() for key, tensor in case.student.items()}
     terms = []
     for term in term_names(entry, is_encoder_decoder=case.is_encoder_decoder):
