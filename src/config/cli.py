@@ -92,9 +92,9 @@ def _parser(arguments_class: type[Arguments]) -> _Parser:
 
 
 def _metavar(each: Field[Any]) -> str:
-    if is_list(each.type):
-        return "WORD"
-    return {bool: "True|False", int: "INTEGER", float: "NUMBER", str: "TEXT"}[base_type(each.type)[0]]
+    kind = base_type(each.type)[0]
+    names = {bool: "True|False", int: "INTEGER", float: "NUMBER", str: "TEXT"}
+    return names[kind.__args__[0] if is_list(each.type) else kind]
 
 
 def _help(each: Field[Any]) -> str:

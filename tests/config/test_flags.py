@@ -298,8 +298,8 @@ def test_decoding_that_works(generation_type, num_beams, num_return_sequences):
         ({"top_p": 0.0, "generation_type": "sampling"}, "--top_p: must be greater than 0"),
         ({"top_p": 1.5, "generation_type": "sampling"}, "--top_p: must be at most 1"),
         ({"top_k": -1, "generation_type": "sampling"}, "--top_k: must be at least 0"),
-        ({"top_p": 0.9}, "--top_p 0.9: beam_search draws nothing; sampling does"),
-        ({"top_k": 0, "generation_type": "diverse_beam_search"}, "--top_k 0: diverse_beam_search draws nothing"),
+        ({"top_p": 0.9}, "--top_p 0.9: beam_search does not sample; sampling does"),
+        ({"top_k": 0, "generation_type": "diverse_beam_search"}, "--top_k 0: diverse_beam_search does not sample"),
         ({"num_return_sequences": 0}, "--num_return_sequences: must be at least 1"),
         ({"split_for_generation": ("train", "train")}, "--split_for_generation: names a split twice"),
     ],
@@ -352,7 +352,9 @@ def test_prepare_mode(paths, mode):
     ],
 )
 def test_paths_that_are_no_mode(paths):
-    with pytest.raises(UserError, match=f"{' with '.join('--' + path for path in paths)} is no mode; give"):
+    with pytest.raises(
+        UserError, match=f"{' with '.join('--' + path for path in paths)}: no mode takes these paths; give"
+    ):
         prepare(**dict.fromkeys(paths, "a.json"))
 
 
@@ -369,7 +371,7 @@ MERGE = {"original_dataset_path": "a.json", "generation_dataset_path": "b.json"}
         ({"add_ft_split": "half"}, "--add_ft_split: 'half' is not one of full, filter, split"),
         ({"file_name": ""}, "--file_name: must not be empty"),
         ({"teacher_new_word_char": ""}, "--teacher_new_word_char: must not be empty"),
-        ({"file_name": "a.arrow"}, "--file_name a.arrow: a folder of Arrow files is for --logits_dataset_path"),
+        ({"file_name": "a.arrow"}, "--file_name a.arrow: a folder of Arrow files needs --logits_dataset_path"),
         (
             {"logits_dataset_path": "a", "use_labeled": False, "use_unlabeled": False},
             "--use_unlabeled and --use_labeled are both False: nothing to train on",

@@ -199,7 +199,7 @@ def test_auto_samples_with_the_model_and_goes_on_without_a_conversion(
 @pytest.mark.parametrize("generation_type", ["diverse_beam_search", "sampling_beam_search"])
 def test_types_it_has_not(generation_type, tiny_models, tiny_dataset_path, tmp_path):
     with pytest.raises(
-        UserError, match=f"^--generation_engine ctranslate2: it has no {generation_type}; possible: beam"
+        UserError, match=f"^--generation_engine ctranslate2: does not support {generation_type}; possible: beam"
     ):
         gen(
             tiny_models,

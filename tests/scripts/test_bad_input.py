@@ -133,7 +133,7 @@ def refused(script: str, command: list[str], place: Path, capsys) -> str:
         # merging
         ("prepare", {"original_dataset_path": "@/data.json", "generation_dataset_path": "@/generated.json",
                      "n_augmentations_per_example": 3}, "3 is more than any input has: at most 2"),
-        ("prepare", {"original_dataset_path": "@/data.json"}, "is no mode"),
+        ("prepare", {"original_dataset_path": "@/data.json"}, "no mode takes"),
         ("prepare", {"original_dataset_path": "@/data.json", "generation_dataset_path": "@/data.json"},
          "column 'generated' is missing"),
         # an API's log-probabilities
@@ -141,7 +141,7 @@ def refused(script: str, command: list[str], place: Path, capsys) -> str:
         ("prepare", {"logits_dataset_path": "@/data.json", "student_name": "@/none"}, "none: no such model folder"),
         ("prepare", {"logits_dataset_path": "@/data.json", "student_name": "@/t5_student"},
          "data.json: split 'train': no row has the teacher's prediction"),
-        ("prepare", {"logits_dataset_path": "@/data.json", "generation_dataset_path": "@/data.json"}, "is no mode"),
+        ("prepare", {"logits_dataset_path": "@/data.json", "generation_dataset_path": "@/data.json"}, "no mode takes"),
         ("student", {"from_model": "@/none", "dataset_path": None}, "none: no such model folder"),
         # an API's file
         ("simulate", {"form": "json"}, "--form: 'json' is not one of published, chat, jsonl; nearest: 'jsonl'"),

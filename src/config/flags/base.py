@@ -8,11 +8,9 @@ from typing import Any, ClassVar
 from src.config.errors import UserError
 from src.config.parsing import check_value
 
-ALIGNMENTS = ("edit", "exact")
-DEBUG_ROWS = 128
+LARGEST_SEED = 2**32 - 1  # numpy refuses larger ones
+DEBUG_ROWS = 128  # of each split, with --debug True
 REPOSITORY = Path(__file__).resolve().parents[3]
-
-
 REQUIRED = MISSING  # the default of a flag that must be given
 
 # The headings of --help, in the order in which they are shown.
@@ -20,29 +18,27 @@ FILES, MODEL, DATA, TRAINING = "files", "models", "data", "training"
 EVALUATION, DECODING, RUN = "evaluation and checkpoints", "decoding", "the run"
 GROUPS = (FILES, MODEL, DATA, TRAINING, EVALUATION, DECODING, RUN)
 
-
-SPECIAL_TOKENS = (
-    "Read special tokens that texts name (`</s>`, `<pad>`; a chat template writes some) as those tokens; "
-    "False: as text."
+# Help texts of flags that several scripts have.
+SPECIAL_TOKENS_HELP = (
+    "Read the names of special tokens in texts (`</s>`, `<pad>`, those of a chat template) as these tokens. False "
+    "reads them as ordinary text."
 )
-
-
-SOURCE_LANGUAGE = (
-    "Language of the inputs, for a multilingual model, as its tokenizer names it (en_XX, en, eng_Latn, ...); empty: "
-    "the one that the model folder was saved with."
+SOURCE_LANGUAGE_HELP = (
+    "Language of the inputs, for a multilingual model, as its tokenizer names it (en_XX, en, eng_Latn, ...). Empty "
+    "means the language saved with the model."
 )
-
-
-TARGET_LANGUAGE = "Language of the targets, likewise; labels and what is generated begin with its token."
-
-
-TASK_PROMPT = (
-    "Prefix of the input for encoder-decoder models (a space is added if missing), suffix for decoder-only models, to "
-    r"the letter (with `\n` and `\t`; a space is added where nothing separates it); the value `bart` means none."
+TARGET_LANGUAGE_HELP = (
+    "Language of the targets, for a multilingual model; labels and generated texts begin with its token. Empty means "
+    "the language saved with the model."
 )
-
-
-GENERATION_TYPE = "How to decode: _short and _long set the length penalty, _low and _high the temperature."
+PROMPT_HELP = (
+    "Prompt added to every input: a prefix for encoder-decoder models, a suffix for decoder-only models, in which "
+    r"`\n` and `\t` mean newline and tab. A missing space is added. The value `bart` means no prompt."
+)
+GENERATION_TYPE_HELP = (
+    "Decoding method; _short and _long set the length penalty (0.4, 2.0), _low and _high the temperature (0.75, 1.5)."
+)
+PRUNE_HELP = "NAME_prune0_2:0_5 keeps only encoder layers 0 and 2 and decoder layers 0 and 5."
 
 
 def flag(

@@ -5,26 +5,24 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from src.config.errors import UserError
-from src.config.flags.base import DATA, FILES, MODEL, REPOSITORY, REQUIRED, TASK_PROMPT, TRAINING, flag
+from src.config.flags.base import DATA, FILES, MODEL, PROMPT_HELP, PRUNE_HELP, REPOSITORY, REQUIRED, TRAINING, flag
 from src.config.flags.shared import TrainingArguments
 
 EXPERIMENTS = "arg_configs/kd_experiment_configs.yaml"
-
-
 DISTILL_PROMPT = "summarize: "
 
 
 def _experiment_file(written: str) -> Path:
-    """The experiments' YAML; the default lies in the repository wherever the script is started."""
+    """The path of the experiments file; the default one is found from any working directory."""
     return REPOSITORY / written if written == EXPERIMENTS else Path(written)
 
 
 @dataclass(frozen=True, kw_only=True)
 class DistillStoredArguments(TrainingArguments):
-    r"""Distill a teacher whose log-probabilities are stored in the dataset file, for example an API's.
+    r"""Distill a teacher, for example behind an API, whose log-probabilities are stored in the dataset file.
 
-    Reads   a dataset file of prepare_datasets_main.py --logits_dataset_path (train_0 ... with tokens and logits), and
-            the experiments' YAML.
+    Reads   a dataset file from prepare_datasets_main.py --logits_dataset_path (train_0 ... with tokens and logits), and
+            the experiments file (YAML).
     Writes  into output_dir: eval_scores.csv, eval_generations.json, the best checkpoint, a portable model folder
             `model`, and run.json.
 
@@ -38,29 +36,32 @@ class DistillStoredArguments(TrainingArguments):
     script: ClassVar[str] = "kd_dataset_with_logits_main.py"
 
     task_prompt: str | None = flag(  # type: ignore[assignment]  # the stages replace None at once
-        None, f"{TASK_PROMPT} None: the teacher's own if its folder knows it, else `{DISTILL_PROMPT}`.", DATA
+        None, f"{PROMPT_HELP} None means the prompt saved with the teacher, or else `{DISTILL_PROMPT}`.", DATA
     )
     experiment_config_key: str = flag(
-        REQUIRED, "Which experiment of the YAML to run: finetuning, logits_kd, noisy_kd, attention_kd, ...", TRAINING
+        REQUIRED, "Experiment to run, such as finetuning, logits_kd or noisy_kd; see --list_experiments.", TRAINING
     )
     experiment_config_path: str = flag(
-        EXPERIMENTS, "YAML file of the experiments; the default is the one in this repository.", FILES
+        EXPERIMENTS, "Experiments file (YAML). The default is the one in this repository.", FILES
     )
     list_experiments: bool = flag(
-        False, "True prints the YAML's experiments with a line on each and ends; it needs no other flag.", FILES
+        False, "Print the experiments in the file, one line each, and exit. No other flag is needed.", FILES
     )
-    student_name: str = flag("t5-small", "Hub name or folder of the student, NAME_prune... for fewer layers.", MODEL)
+    student_name: str = flag("t5-small", f"Hub name or folder of the student. {PRUNE_HELP}", MODEL)
     student_state_dict_path: str | None = flag(
-        None, "Weights (.pt, .safetensors or a checkpoint) loaded into the student.", MODEL
+        None, "Weights to load into the student (.pt, .safetensors or checkpoint). None means its own.", MODEL
     )
     ft_steps_at_end: int | None = flag(
         None,
-        "Epochs of fine-tuning on the split ft after the distillation, from its best checkpoint.",
+        "Epochs of fine-tuning on split ft after distillation, from its best checkpoint. None means 0.",
         TRAINING,
         minimum=0,
     )
     stop_training_after_n_epochs: int | None = flag(
-        None, "Epochs of distillation that are run; epochs then only shapes the learning rate.", TRAINING, minimum=1
+        None,
+        "Epochs of distillation; the learning rate still decays over --epochs. None means --epochs.",
+        TRAINING,
+        minimum=1,
     )
 
     def check(self) -> None:
@@ -68,7 +69,7 @@ class DistillStoredArguments(TrainingArguments):
         if self.stop_training_after_n_epochs is not None and self.stop_training_after_n_epochs > self.epochs:
             raise UserError(
                 f"--stop_training_after_n_epochs {self.stop_training_after_n_epochs}: is more than --epochs "
-                f"{self.epochs}, after which the learning rate is 0; make --epochs larger"
+                f"{self.epochs}, when the learning rate reaches 0; increase --epochs"
             )
 
     @property
@@ -87,10 +88,10 @@ class DistillStoredArguments(TrainingArguments):
 
 @dataclass(frozen=True, kw_only=True)
 class DistillArguments(DistillStoredArguments):
-    r"""Distill a teacher that runs beside the student.
+    r"""Distill a teacher that is loaded together with the student.
 
     Reads   a dataset file (train, or train_0 ... with pseudo-targets; dev, test, ft), the teacher's weights, and the
-            experiments' YAML.
+            experiments file (YAML).
     Writes  into output_dir: eval_scores.csv, eval_generations.json, the best checkpoint, a portable model folder
             `model`, and run.json.
 
@@ -107,11 +108,8 @@ class DistillArguments(DistillStoredArguments):
 
     teacher_name: str = flag("t5-large", "Hub name or folder of the teacher.", MODEL)
     teacher_state_dict_path: str | None = flag(
-        None, "Weights (.pt, .safetensors or a checkpoint) loaded into the teacher.", MODEL
+        None, "Weights to load into the teacher (.pt, .safetensors or checkpoint). None means its own.", MODEL
     )
     teacher_dtype: str = flag(
-        "fp32",
-        "Number format of the teacher's weights: bf16 takes half the memory, and less time where the device has it.",
-        MODEL,
-        choices=("fp32", "bf16"),
+        "fp32", "Number format of the teacher's weights; bf16 halves their memory.", MODEL, choices=("fp32", "bf16")
     )

@@ -3,13 +3,13 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from src.config.flags.base import MODEL, flag
+from src.config.flags.base import MODEL, PRUNE_HELP, flag
 from src.config.flags.shared import TrainingArguments
 
 
 @dataclass(frozen=True, kw_only=True)
 class FineTuneArguments(TrainingArguments):
-    r"""Fine-tune a model on the labeled data, usually the teacher.
+    r"""Fine-tune a model, usually the teacher, on labeled data.
 
     Reads   a dataset file (splits train, dev, test) and a pretrained model.
     Writes  into output_dir: eval_scores.csv, eval_generations.json, the best checkpoint, a portable model folder
@@ -23,4 +23,4 @@ class FineTuneArguments(TrainingArguments):
 
     script: ClassVar[str] = "ft_main.py"
 
-    model_name: str = flag("t5-large", "Hub name or folder of the model, NAME_prune... for fewer layers.", MODEL)
+    model_name: str = flag("t5-large", f"Hub name or folder of the model. {PRUNE_HELP}", MODEL)

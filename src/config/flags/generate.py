@@ -12,10 +12,10 @@ from src.config.flags.shared import WritingArguments
 
 @dataclass(frozen=True, kw_only=True)
 class GenerateArguments(WritingArguments):
-    r"""Write pseudo-targets: let a model, usually the teacher, generate targets for the inputs of a dataset file.
+    r"""Generate pseudo-targets for the inputs of a dataset with a model, usually the teacher.
 
     Reads   a dataset file and a model.
-    Writes  output_dir/generated_datasets.json; a killed run continues where it stopped.
+    Writes  output_dir/generated_datasets.json. A killed run continues where it stopped.
 
     Example:
       python gen_main.py --model_name t5-large --checkpoint_path outputs/shakespeare_7k/t5/ft_teacher/model \
@@ -28,13 +28,13 @@ class GenerateArguments(WritingArguments):
     script: ClassVar[str] = "gen_main.py"
 
     add_original_data: bool = flag(
-        False, "Also write the original columns, each row repeated for each of its pseudo-targets.", DATA
+        False, "Also write the original columns, with each row repeated for each of its pseudo-targets.", DATA
     )
-    num_return_sequences: int = flag(1, "Pseudo-targets of each input.", DECODING, minimum=1)
+    num_return_sequences: int = flag(1, "Number of pseudo-targets for each input.", DECODING, minimum=1)
     generation_engine: str = flag(
         "hf",
-        "hf: the model itself; ctranslate2: the model converted, once, if that is installed; auto: ctranslate2 for "
-        "beam_search where it is installed and knows the model.",
+        "Library that generates. hf: transformers. ctranslate2: CTranslate2, which converts the model once. auto: "
+        "ctranslate2 for beam search if it is installed and supports the model, else hf.",
         DECODING,
         choices=("hf", "ctranslate2", "auto"),
     )
@@ -46,6 +46,8 @@ class GenerateArguments(WritingArguments):
             return
         if self.generation_type not in CTRANSLATE2_TYPES:
             possible = " ".join(CTRANSLATE2_TYPES)
-            raise UserError(f"--generation_engine ctranslate2: it has no {self.generation_type}; possible: {possible}")
+            raise UserError(
+                f"--generation_engine ctranslate2: does not support {self.generation_type}; possible: {possible}"
+            )
         if find_spec("ctranslate2") is None:
-            raise UserError("--generation_engine ctranslate2: it is not installed; pip install ctranslate2, or use hf")
+            raise UserError("--generation_engine ctranslate2: is not installed; run pip install ctranslate2, or use hf")
