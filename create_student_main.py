@@ -1,4 +1,4 @@
-"""Make a student: keep some layers of a trained model, or build a small one with random weights."""
+"""Make a student model: keep some layers of a trained model, or build a small model with random weights."""
 
 import sys
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from src.config.flags.create_student import CreateStudentArguments
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Write the model folder that the flags ask for, print its path and return it."""
+    """Write the model folder, print its path and return it."""
     config = parse(CreateStudentArguments, argv)
-    from src.create_student import create_student  # after the flags: torch takes seconds to import
+    from src.create_student import create_student  # here, because importing torch takes seconds
 
     folder = create_student(config)
     print(folder)

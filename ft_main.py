@@ -1,4 +1,4 @@
-"""Fine-tune a model on labeled data, usually the teacher. `python ft_main.py --help` explains the flags."""
+"""Fine-tune a model, usually the teacher, on labeled data."""
 
 import sys
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from src.config.flags.fine_tune import FineTuneArguments
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Fine-tune the model and return the test scores of its best checkpoint."""
     config = parse(FineTuneArguments, argv)
     from src.data.formats import read_datasets
     from src.train_models_accelerator import train_model

@@ -1,4 +1,4 @@
-"""Write pseudo-targets with a model, usually the teacher. `python gen_main.py --help` explains the flags."""
+"""Generate pseudo-targets with a model, usually the teacher."""
 
 import sys
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from src.config.flags.generate import GenerateArguments
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
+    """Generate the pseudo-targets and return the path of their file."""
     config = parse(GenerateArguments, argv)
     from src.data.formats import read_datasets
     from src.generate_accelerator import generate

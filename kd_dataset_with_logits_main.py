@@ -1,4 +1,4 @@
-"""Distill a teacher whose log-probabilities are stored. `--help` explains the flags."""
+"""Distill a teacher whose log-probabilities are stored in the dataset file."""
 
 import sys
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from src.config.flags.distill import DistillStoredArguments
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Train the student and return the test scores of its best checkpoint."""
     config = parse(DistillStoredArguments, argv)
     from src.data.formats import read_datasets
     from src.kd_models_dataset_with_logits import train_kd

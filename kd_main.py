@@ -1,4 +1,4 @@
-"""Distill a live teacher into a student. `python kd_main.py --help` explains the flags."""
+"""Distill a teacher that is loaded together with the student."""
 
 import sys
 from collections.abc import Sequence
@@ -8,6 +8,7 @@ from src.config.flags.distill import DistillArguments
 
 
 def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+    """Train the student and return the test scores of its best checkpoint."""
     config = parse(DistillArguments, argv)
     from src.data.formats import read_datasets
     from src.kd_models_accelerator_multiple_loaders import train_kd

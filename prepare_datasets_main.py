@@ -1,4 +1,4 @@
-"""Build a dataset file: from a corpus, or from a dataset file and its pseudo-targets (--help tells how)."""
+"""Build a dataset file from a corpus, from pseudo-targets, or from the log-probabilities of an API."""
 
 import sys
 from collections.abc import Sequence
@@ -9,9 +9,9 @@ from src.config.flags.prepare import PrepareArguments
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
-    """Parse the flags, build the file and return its path."""
+    """Build the file and return its path."""
     config = parse(PrepareArguments, argv)
-    from src.prepare_datasets import prepare  # after parsing, so that --help and a wrong flag answer at once
+    from src.prepare_datasets import prepare  # here, because importing it takes seconds
 
     return prepare(config)
 

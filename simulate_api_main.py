@@ -1,4 +1,4 @@
-"""Make an API's file of completions and log-probabilities with a local model. `--help` explains the flags."""
+"""Write completions and log-probabilities of a local model as an API would return them."""
 
 import sys
 from collections.abc import Sequence
@@ -9,6 +9,7 @@ from src.config.flags.simulate_api import SimulateApiArguments
 
 
 def main(argv: Sequence[str] | None = None) -> Path:
+    """Write the file of completions and return its path."""
     config = parse(SimulateApiArguments, argv)
     from src.data.formats import read_datasets
     from src.simulate_api import simulate

@@ -1,4 +1,4 @@
-"""Stage: make a student, by keeping some layers of a trained model or by building a small model with random weights."""
+"""Stage: make a student by keeping some layers of a trained model or building a small model with random weights."""
 
 import logging
 from collections.abc import Iterator
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_LAYERS = 2  # of a new model, on each side
+DEFAULT_LAYERS = 2  # of the encoder and of the decoder of a new model
 
 
 def create_student(config: CreateStudentArguments) -> Path:
-    """Write a portable model folder (weights, config, generation config, tokenizer, model card); return its path.
+    """Write a model folder (weights, config, generation config, tokenizer, model card); return its path.
 
-    Raises UserError, with nothing written, if the folder is taken, a model or file is unusable, or a layer unknown.
+    Raises UserError before writing: the folder is not empty, a model or file is unusable, or a layer does not exist.
     """
     recover(config.output_dir)
     _check_free(config)
@@ -54,13 +54,11 @@ def _check_free(config: CreateStudentArguments) -> None:
     if not config.overwrite:
         raise UserError(f"--output_dir {folder}: is not empty; name another folder or add --overwrite True")
     if not (folder / "config.json").is_file():
-        raise UserError(
-            f"--output_dir {folder}: holds something else than a model; not overwritten, name another folder"
-        )
+        raise UserError(f"--output_dir {folder}: contains no model, so it is not overwritten; name another folder")
 
 
 def _keep_layers(config: CreateStudentArguments) -> "Student":
-    """The layers of `from_model` that the flags or its `_prune` suffix name; everything else is copied."""
+    """A copy of --from_model with only the layers that the flags or the suffix `_prune...` of its name keep."""
     assert config.from_model is not None
     base, *named = parse_model_name(config.from_model)
     check_model_files(base)
@@ -69,20 +67,19 @@ def _keep_layers(config: CreateStudentArguments) -> "Student":
     kept = [_layers_of(side, config, layers, whole) for side, layers in sides]
     if kept == [None, None]:
         return load_model(base), load_tokenizer(base), f"All layers of `{base}`."
-    pruned_config(whole, *kept)  # refuses what cannot be, before the weights are read
+    pruned_config(whole, *kept)  # raises if a layer does not exist, before the weights are read
     student = prune(load_model(base), *kept)
-    return student, load_tokenizer(base), f"From `{base}`, layers kept: {_kept_in_words(whole, kept)}; the rest copied."
+    origin = f"From `{base}`, layers kept: {_describe_layers(whole, kept)}; the rest copied."
+    return student, load_tokenizer(base), origin
 
 
 def _layers_of(
     side: str, config: CreateStudentArguments, named: KeptLayers | None, whole: "PreTrainedConfig"
 ) -> KeptLayers | None:
-    """The layers of one side to keep, None for all, from the one of three places that says so."""
+    """The encoder or decoder layers to keep, or None for all: those in the model's name, or of one of the two flags."""
     listed, n_layers = getattr(config, f"keep_{side}_layers"), getattr(config, f"n_{side}_layers")
     if named is not None and (listed is not None or n_layers is not None):
-        raise UserError(
-            f"--from_model {config.from_model}: names the {side} layers already; leave the {side} flags out"
-        )
+        raise UserError(f"--from_model {config.from_model}: names the {side} layers; leave out the {side} flags")
     if n_layers is None:
         return named if listed is None else listed
     n_total = layer_counts(whole)[side]
@@ -91,7 +88,7 @@ def _layers_of(
     return spaced_layers(n_total, n_layers)
 
 
-def _kept_in_words(whole: "PreTrainedConfig", kept: list[KeptLayers | None]) -> str:
+def _describe_layers(whole: "PreTrainedConfig", kept: list[KeptLayers | None]) -> str:
     sides = []
     for (side, n_total), layers in zip(layer_counts(whole).items(), kept, strict=True):
         if n_total:
@@ -101,7 +98,7 @@ def _kept_in_words(whole: "PreTrainedConfig", kept: list[KeptLayers | None]) -> 
 
 
 def _build_new(config: CreateStudentArguments) -> "Student":
-    """A model with random weights, and another model's tokenizer or one trained on a dataset."""
+    """A model with random weights, with the tokenizer of another model or one trained on a dataset."""
     family = family_to_build(config.family)
     if config.n_encoder_layers is not None and not family.is_encoder_decoder:
         raise UserError(f"--n_encoder_layers {config.n_encoder_layers}: a {family.name} model has no encoder")
@@ -130,7 +127,7 @@ def _build_new(config: CreateStudentArguments) -> "Student":
 
 
 def training_texts(dataset_path: str) -> Iterator[str]:
-    """Texts and targets of a dataset's training splits, then its unlabeled texts; dev and test stay unseen."""
+    """Texts and targets of a dataset's training splits, then its unlabeled texts; nothing of dev and test."""
     datasets = read_datasets(dataset_path)
     check_datasets(datasets, dataset_path)
     check_trainable(datasets, dataset_path)
@@ -141,7 +138,7 @@ def training_texts(dataset_path: str) -> Iterator[str]:
 
 
 def model_card(config: CreateStudentArguments, model: "PreTrainedModel", origin: str) -> str:
-    """README.md of the folder: where the model comes from, its size, and the flags that make it again."""
+    """The README.md of the model folder: the model's origin, its size, and the command that made it."""
     whole = model.config.get_text_config()
     layers = layer_counts(model.config) if knows_layers(model.config) else {}
     rows = {
@@ -156,12 +153,12 @@ def model_card(config: CreateStudentArguments, model: "PreTrainedModel", origin:
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n"
         f"# {Path(config.output_dir).name}\n\n{origin}\n\n| | |\n|---|---|\n{table}\n\n"
-        f"Made by:\n```\npython {config.script} {flags_in_words(config)}\n```\n"
+        f"Made by:\n```\npython {config.script} {format_flags(config)}\n```\n"
     )
 
 
-def flags_in_words(config: CreateStudentArguments) -> str:
-    """The command line that gives `config`: every flag that is not at its default."""
+def format_flags(config: CreateStudentArguments) -> str:
+    """The flags that differ from their defaults, as written on a command line."""
     words = []
     for field in fields(config):
         value = getattr(config, field.name)

@@ -15,7 +15,7 @@ from src.config.cli import run_script
 from src.config.errors import UserError
 from src.config.flags.create_student import FAMILIES as FAMILY_CHOICES
 from src.config.flags.create_student import CreateStudentArguments
-from src.create_student import flags_in_words, training_texts
+from src.create_student import format_flags, training_texts
 from src.models.families import FAMILIES, family_of
 from src.models.folders import write_model_folder
 from src.models.lean import made_lean
@@ -361,9 +361,9 @@ def test_dev_and_test_stay_unseen(tiny_dataset, tmp_path):
     assert list(training_texts(str(path))) == [*train["text"], *train["target"], *unlabeled["text"]]
 
 
-def test_flags_in_words():
+def test_format_flags():
     config = CreateStudentArguments(output_dir="x", from_model="t5", keep_decoder_layers=(0, 2))
-    assert flags_in_words(config) == "--output_dir x --from_model t5 --keep_decoder_layers 0 2"
+    assert format_flags(config) == "--output_dir x --from_model t5 --keep_decoder_layers 0 2"
 
 
 @pytest.mark.parametrize(
@@ -372,7 +372,7 @@ def test_flags_in_words():
         ({"from_model": "nowhere/none"}, "nowhere/none"),
         ({"from_model": "TEACHER", "n_decoder_layers": 9}, "has 3 decoder layers"),
         ({"from_model": "TEACHER", "keep_decoder_layers": (0, 7)}, "decoder layer 7"),
-        ({"from_model": "TEACHER_prune0", "keep_decoder_layers": (0,)}, "leave the decoder flags out"),
+        ({"from_model": "TEACHER_prune0", "keep_decoder_layers": (0,)}, "leave out the decoder flags"),
         ({"from_model": "GPT2", "n_encoder_layers": 1}, "0 encoder layers"),
         ({"from_model": "GPT2", "keep_encoder_layers": (0,)}, "no encoder"),
         ({}, "--tokenizer"),
@@ -410,7 +410,7 @@ def test_nothing_is_overwritten_unasked(tmp_path, tiny_models):
     assert load_config(str(folder)).num_decoder_layers == 1
     (tmp_path / "notes").mkdir()
     (tmp_path / "notes" / "a.txt").write_text("precious")
-    with pytest.raises(UserError, match="something else"):
+    with pytest.raises(UserError, match="contains no model"):
         make(output_dir=tmp_path / "notes", from_model=teacher, overwrite=True)
     with pytest.raises(UserError, match="is a file"):
         make(output_dir=tmp_path / "notes" / "a.txt", from_model=teacher, overwrite=True)

@@ -114,7 +114,7 @@ class PrepareArguments(Arguments):
     )
     max_failed_share: float = flag(
         0.1,
-        "Mode logits: stop if more than this share (0 to 1) of the answers failed; fewer are left out.",
+        "Mode logits: stop if more than this share (0 to 1) of the answers failed. Failed ones are left out.",
         DATA,
         minimum=0,
         maximum=1,

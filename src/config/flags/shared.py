@@ -104,7 +104,10 @@ class TrainingArguments(SharedArguments):
         RUN,
     )
     max_gpu_batch_size: int = flag(
-        8, "Number of rows in a micro-batch; --batch_size must be a multiple of it, or smaller.", TRAINING, minimum=1
+        8,
+        "Rows in a micro-batch on each device; --batch_size must be a multiple of it, or smaller.",
+        TRAINING,
+        minimum=1,
     )
     learning_rate: float = flag(
         1e-5, "Peak learning rate, reached after a linear warm-up; then it decays linearly to 0.", TRAINING, above=0
