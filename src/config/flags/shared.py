@@ -142,9 +142,7 @@ class TrainingArguments(SharedArguments):
         choices=BLEU_TOKENIZERS,
     )
     greater_is_better: bool | None = flag(
-        None,
-        "Not needed: whether higher is better follows from --metric_for_best_model, and a wrong value is refused.",
-        EVALUATION,
+        None, "Not needed: it follows from --metric_for_best_model. A wrong value is refused.", EVALUATION
     )
     save_checkpoint_every_n_steps: float = flag(
         0.55,
