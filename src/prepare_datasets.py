@@ -11,8 +11,7 @@ from pathlib import Path
 
 from src.api.alignment import Aligner, Alignment
 from src.api.responses import ApiFile
-from src.api.rows import plan_rows, stored_rows
-from src.api.spelling import TeacherBytes
+from src.api.rows import aligned_rows, plan_rows
 from src.api.student_vocabulary import StudentTokens
 from src.config.constants import DEV_PPL, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
@@ -146,7 +145,7 @@ def prepare_logits(config: PrepareArguments, path: Path) -> str:
         max_labels_length=UNCUT,
         special_tokens_in_text=config.special_tokens_in_text,
     )
-    aligner = Aligner(StudentTokens(tokenizer), TeacherBytes(config.teacher_new_word_char), config.alignment)
+    aligner = Aligner(StudentTokens(tokenizer), config.alignment, config.teacher_new_word_char)
     merge = Merge(
         use_labeled=config.use_labeled,
         use_unlabeled=config.use_unlabeled,
@@ -159,7 +158,7 @@ def prepare_logits(config: PrepareArguments, path: Path) -> str:
         share = config.max_failed_share
         plan = plan_rows(file, merge, debug=config.debug, seed=config.seed, max_failed_share=share)
         with open_dataset(path, plan.splits) as written:
-            for split, row in stored_rows(file, plan, preprocessor, aligner):
+            for split, row in aligned_rows(file, plan, preprocessor, aligner):
                 written.add(split, row)
                 rows[split] += 1
     return stored_table({split: rows[split] for split in plan.splits}, aligner.counted)

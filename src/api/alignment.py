@@ -1,39 +1,30 @@
-"""Teacher tokens to student tokens: which belong together, and what the student's vocabulary keeps of the teacher's.
+"""Align a teacher's tokens with the student's, and store the teacher's log-probabilities by student token.
 
-Both sides are places in one text: a token is the bytes (UTF-8) that it spells, and one that begins a word begins with a
-space here, however its tokenizer writes that (`▁cat`, `Ġcat`, `cat` without `##`, the first token of a text).
-Alignments are lists with, for each student token, the number of its teacher token or −1; they never cross.
+Tokens of both sides are spans of one text: the bytes (UTF-8) that they spell. A token that begins a word begins with
+a space here, however its tokenizer writes that (`▁cat`, `Ġcat`, `cat` without `##`, the first token of a text). An
+alignment is a list with the index of the teacher's token for each student token, or −1; alignments never cross.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import cache
 from math import exp
-from typing import TYPE_CHECKING
 
-from src.api.responses import Completion, add_logs, read_tokens
-from src.api.spelling import Span, TeacherBytes, TeacherTokens, placed_text
-
-if TYPE_CHECKING:
-    pass
-from src.api.student_vocabulary import (
-    Ids,
-    StudentTokens,
-    as_it_is,
-    canonical_tokens,
-    with_space,
-    without_space,
-    without_spaces,
-)
+from src.api.logprobs import add_logs, read_tokens
+from src.api.responses import Completion
+from src.api.spelling import Span, TeacherTokens, encode_with_leading_space, token_bytes
+from src.api.student_vocabulary import StudentTokens, canonical_tokens, strip_span
 
 UNALIGNED = -1
 
-
-# ------------------------------------------------------------------------------------------------ which belong together
+# ------------------------------------------------------------------------------------------------------------- rules
 
 
 def align_by_edits(text: bytes, teacher: Sequence[Span], student: Sequence[Span]) -> list[int]:
-    """The published rule: edit distance over the token strings. Equal tokens align, and in the stretches between them
-    tokens that begin at one place and of which one is the other's prefix (` walk`, ` walking`).
+    """The rule of KD4Gen (Calderon et al., ACL 2023): edit distance over the token strings.
+
+    Equal tokens align. Between them, tokens align that begin at the same byte if one is the other's prefix (` walk`,
+    ` walking`).
     """
     from rapidfuzz.distance import Levenshtein
 
@@ -42,18 +33,18 @@ def align_by_edits(text: bytes, teacher: Sequence[Span], student: Sequence[Span]
     for token in (*theirs, *ours):
         number.setdefault(token, len(number) + 2)
     edits = Levenshtein.editops(
-        [number[token] if token else 0 for token in theirs],  # what spells nothing equals nothing
+        [number[token] if token else 0 for token in theirs],  # a token that spells nothing equals none
         [number[token] if token else 1 for token in ours],
     )
     their_token_at: dict[int, int] = {}
     for i, span in enumerate(teacher):
         if theirs[i]:
-            their_token_at.setdefault(without_spaces(text, span)[0], i)
+            their_token_at.setdefault(strip_span(text, span)[0], i)
     aligned = [UNALIGNED] * len(ours)
     i = j = 0
-    for block in edits.as_matching_blocks():  # the last one is empty, at both ends
+    for block in edits.as_matching_blocks():  # the last block is empty and ends both sides
         for between in range(j, block.b):
-            match = their_token_at.get(without_spaces(text, student[between])[0], UNALIGNED)
+            match = their_token_at.get(strip_span(text, student[between])[0], UNALIGNED)
             if i <= match < block.a and _is_prefix(theirs[match], ours[between]):
                 aligned[between] = match
                 i = match + 1
@@ -63,17 +54,19 @@ def align_by_edits(text: bytes, teacher: Sequence[Span], student: Sequence[Span]
 
 
 def _is_prefix(one: bytes, other: bytes) -> bool:
-    """Whether one of them begins with the other, which is not empty."""
+    """Whether one of two tokens begins with the other, and neither is empty."""
     return bool(one) and bool(other) and (one.startswith(other) or other.startswith(one))
 
 
-def align_by_places(text: bytes, teacher: Sequence[Span], student: Sequence[Span]) -> list[int]:
-    """The exact rule: tokens align that spell the same bytes of the text, white space at their ends aside."""
-    ours = [without_spaces(text, span) for span in student]
+def align_by_spans(text: bytes, teacher: Sequence[Span], student: Sequence[Span]) -> list[int]:
+    """The exact rule: tokens align that spell the same bytes of the text, apart from white space at their ends."""
+    ours = [strip_span(text, span) for span in student]
     theirs: dict[Span, int] = {}
     for i, span in enumerate(teacher):
-        theirs.setdefault(without_spaces(text, span), i)
-    shared = {one for one, next_one in zip(ours, ours[1:], strict=False) if one == next_one}  # parts of a character
+        theirs.setdefault(strip_span(text, span), i)
+    shared = {
+        one for one, next_one in zip(ours, ours[1:], strict=False) if one == next_one
+    }  # parts of one character, whose bytes are unknown
     return [
         UNALIGNED if start == end or (start, end) in shared else theirs.get((start, end), UNALIGNED)
         for start, end in ours
@@ -82,18 +75,19 @@ def align_by_places(text: bytes, teacher: Sequence[Span], student: Sequence[Span
 
 RULES: dict[str, Callable[[bytes, Sequence[Span], Sequence[Span]], list[int]]] = {
     "edit": align_by_edits,
-    "exact": align_by_places,
+    "exact": align_by_spans,
 }
 
 
-# -------------------------------------------------------------------------------------------------- stored for training
+# --------------------------------------------------------------------------------------------------- stored entries
 
 
 @dataclass
 class Alignment:
-    """How well a data set's tokens fit the student's, counted over label tokens that stand for text (EOS does not).
+    """Counts over a data set of how well the teacher's tokens fit the student's.
 
-    positions: these; aligned: with a teacher token; hard: learned from the label alone; mass: sum over the aligned of
+    completions: all; cut_off, empty: of these. positions: label tokens that stand for text (EOS does not); aligned: of
+    these, with a teacher token; hard: of these, learned from the label alone. mass: sum over the aligned positions of
     the share of the teacher's stored probability that is kept.
     """
 
@@ -106,39 +100,61 @@ class Alignment:
     empty: int = 0
 
 
-class Aligner:
-    """Turns completions into what the student learns from: at each label token, student tokens and log-probabilities.
+def keep_bytes(spelled: bytes) -> bytes:
+    return spelled
 
-    rule: one of RULES. `counted` grows with every completion.
+
+def add_leading_space(spelled: bytes) -> bytes:
+    return spelled if spelled[:1] == b" " else b" " + spelled
+
+
+def drop_leading_space(spelled: bytes) -> bytes:
+    """The bytes after the space; b"", which is no token, if there is no space."""
+    return spelled[1:] if spelled[:1] == b" " else b""
+
+
+class Aligner:
+    """Turn completions into the student tokens and log-probabilities to learn at each label token.
+
+    rule: one of RULES; new_word_char: see `token_bytes`. `counted` is updated with every completion.
     """
 
-    def __init__(self, student: StudentTokens, teacher_bytes: TeacherBytes, rule: str) -> None:
+    def __init__(self, student: StudentTokens, rule: str, new_word_char: str = " ") -> None:
         self.counted = Alignment()
-        self._student, self._teacher_bytes, self._align = student, teacher_bytes, RULES[rule]
-        self._ids = Ids(student, teacher_bytes, as_it_is)
-        self._spaced_ids = Ids(student, teacher_bytes, with_space)
-        self._unspaced_ids = Ids(student, teacher_bytes, without_space)
+        self._student, self._align, self._new_word_char = student, RULES[rule], new_word_char
+        self._id_of = self._lookup(keep_bytes)
+        self._id_with_space = self._lookup(add_leading_space)
+        self._id_without_space = self._lookup(drop_leading_space)
 
-    def stored(
+    def _lookup(self, respell: Callable[[bytes], bytes]) -> Callable[[str], int | None]:
+        """A cached function from a teacher's token string to the student's token, if there is one."""
+
+        @cache
+        def id_of(name: str) -> int | None:
+            spelled = token_bytes(name, self._new_word_char)
+            return self._student.id_of(spelled if spelled == self._student.end_of_text else respell(spelled))
+
+        return id_of
+
+    def align(
         self, completion: Completion, labels: Sequence[int], characters: Sequence[Span]
     ) -> tuple[list[list[int]], list[list[float]]]:
-        """Token ids and raw log-probabilities, an entry for each of `labels` (EOS last).
+        """Student token ids and the teacher's log-probabilities: for each of T labels a list of K entries, K ≥ 0.
 
-        characters: where the labels are in the completion's text. A label that aligns with no token, or of whose token
-        nothing is kept, and EOS get a hard label, [label] and [0.0]; the EOS of a text that was cut off gets nothing.
-        Raises UserError, naming the place, for tokens that cannot be used.
+        labels: token ids of the completion's text, EOS last; characters: the T spans of the text, in characters, that
+        they stand for. EOS, a label without a teacher token and one of whose teacher token nothing is kept get a hard
+        label: [label] and [0.0]. The EOS of a text that was cut off gets nothing. Raises UserError, naming the place,
+        for tokens that cannot be used.
         """
-        teacher = read_tokens(completion, self._teacher_bytes)
-        text = placed_text(completion.prediction)
+        teacher = read_tokens(completion, self._new_word_char)
+        text = encode_with_leading_space(completion.prediction)
         spans = self._student.locate(labels, characters, completion.prediction)
         tokens: list[list[int]] = []
         logs: list[list[float]] = []
         for label, span, i in zip(labels, spans, self._align(text, teacher.spans, spans), strict=True):
-            kept = (
-                {}
-                if i == UNALIGNED
-                else self._kept(teacher, i, label, self._student.begins_with_space(label, text, span))
-            )
+            kept: dict[int, float] = {}
+            if i != UNALIGNED:
+                kept = self._kept(teacher, i, label, self._student.begins_with_space(label, text, span))
             self._count(teacher.top[i] if i != UNALIGNED else None, kept, span)
             tokens.append(list(kept) or [label])
             logs.append(list(kept.values()) or [0.0])
@@ -150,18 +166,18 @@ class Aligner:
         return tokens, logs
 
     def _kept(self, teacher: TeacherTokens, i: int, label: int, label_has_space: bool) -> dict[int, float]:
-        """Log-probability by student token at a position; the token that was written stands for the label.
+        """Log-probability by student token at teacher token `i`; the token that was written becomes the label.
 
-        Where only one side's token has the space before its word, the teacher's other tokens are given or lose theirs.
+        If only one of the two includes the space before its word, the teacher's other tokens get or lose theirs.
         """
         chosen = teacher.names[i]
-        chosen_has_space = self._teacher_bytes[chosen][:1] == b" "
-        ids = self._ids
+        chosen_has_space = token_bytes(chosen, self._new_word_char)[:1] == b" "
+        id_of = self._id_of
         if label_has_space != chosen_has_space:
-            ids = self._spaced_ids if label_has_space else self._unspaced_ids
+            id_of = self._id_with_space if label_has_space else self._id_without_space
         kept: dict[int, float] = {}
         for name, value in teacher.top[i].items():
-            token = label if name == chosen else ids[name]
+            token = label if name == chosen else id_of(name)
             if token is not None:
                 kept[token] = add_logs(kept[token], value) if token in kept else value
         return kept

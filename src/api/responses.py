@@ -1,54 +1,41 @@
-"""A black-box teacher's completions and log-probabilities, read from every form in which an API's users keep them.
+"""Read an API file: its rows, and the teacher's completions of each.
 
-A dataset file with the columns `prediction`, `tokens` and `logprobs` (the published form), one whose `logprobs` are a
-chat API's lists, or JSON Lines of raw responses with the text that was asked for. A token is known by its string as
-the file has it; what it spells, in bytes, follows from `TeacherBytes`. Nothing in a file is executed.
+Three forms are read: a dataset file with the columns `prediction`, `tokens` and `logprobs` (the published form), the
+same with a chat API's lists in `logprobs`, and JSON Lines of raw responses beside the text that was asked for. Fields
+that are not named here are ignored. Of JSON Lines, tokens and log-probabilities stay JSON text until `api/logprobs.py`
+reads them: a first pass over several GB does not parse them.
 """
 
 import string
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
-from math import exp, inf, isfinite, log1p
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, cast
 
-from src.api.spelling import TeacherBytes, TeacherTokens, locate_pieces, placed_text, where_they_part
+from msgspec import UNSET, DecodeError, Meta, Raw, Struct, UnsetType, ValidationError, convert
+from msgspec.json import Decoder, encode
+
 from src.config.console import progress_bar
-from src.config.constants import DEV, DEV_PPL, FINISH_REASON, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
-from src.config.errors import UserError
+from src.config.constants import DEV, DEV_PPL, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
+from src.config.errors import UserError, one_line
 from src.data.formats import SPLIT_ALIASES, read_datasets
 from src.data.references import Target
-from src.data.schema import Columns, Datasets, kind
-from src.storage.json_files import iterate_json_lines
-from src.tokens.token_bytes import REPLACEMENT
+from src.data.schema import Datasets
+from src.storage.json_files import opened_text, parse_json
 
-PREDICTION, TOKENS, LOGPROBS = "prediction", "tokens", "logprobs"
-
-
-RESPONSE, SPLIT = "response", "split"  # of a line of JSON Lines
-
-
+NULL = Raw(b"null")
+LATER = ("tokens", "logprobs", "response")  # fields of a row that are not checked with the others
 SPLITS = (TRAIN, UNLABELED, DEV, DEV_PPL, TEST, FT)
+CUT_OFF = ("length", "max_tokens")  # finish reasons of a completion that reached a limit
+FAILED = {"content_filter": "content filter", "refusal": "refused", "error": "error"}  # finish reasons of no answer
 
 
-CUT_OFF = ("length", "max_tokens")  # reasons that say nothing of where the text ends
+class Completion(Struct, frozen=True):
+    """One text that the teacher wrote.
 
-
-FAILED = {"content_filter": "content filter", "refusal": "refused", "error": "error"}  # reasons of no answer at all
-
-
-ROUNDING = 1e-3  # what a log-probability may be above 0
-
-
-MINUS_INFINITY = ("-inf", "-infinity")  # JSON has no number for it
-
-
-@dataclass(frozen=True, slots=True)
-class Completion:
-    """A text that the teacher wrote, and what the file has of its tokens (`read_tokens` looks at them).
-
-    place: names it in messages; is_cut_off: it ends because a limit was reached, not because the teacher ended it;
-    failure: why there is nothing to learn from it, in a few words.
+    place: the file and row, for messages; is_cut_off: it reached a limit of length, so its end is not the teacher's;
+    tokens, logprobs: as the file has them, parsed or in a `Raw`, not checked yet; failure: why there is no answer, in a
+    few words; path: the JSON path of the object that holds `logprobs`, within the row.
     """
 
     place: str
@@ -57,18 +44,11 @@ class Completion:
     tokens: Any = None
     logprobs: Any = None
     failure: str | None = None
-
-    def lacks_logprobs(self) -> bool:
-        """Whether it has a text, and nothing is said of its tokens."""
-        known = self.logprobs
-        if isinstance(known, dict):
-            known = known.get("content" if "content" in known else TOKENS)
-        return known in (None, [], {}) and bool(self.prediction.strip())
+    path: str = "$"
 
 
-@dataclass(frozen=True, slots=True)
-class ApiRow:
-    """One request: the input's text, its reference (or several) if known, and the completions of the teacher."""
+class ApiRow(Struct, frozen=True):
+    """One request: its text, its reference (or several) if known, and the teacher's completions."""
 
     place: str
     split: str
@@ -77,11 +57,91 @@ class ApiRow:
     completions: tuple[Completion, ...]
 
 
+class _Answer(Struct):
+    """The fields in which an answer tells its failure."""
+
+    status_code: Any = None
+    error: Any = None
+    object: Any = None
+    code: Any = None
+    type: Any = None
+
+    def failure(self) -> str | None:
+        """The status, or the code of the error; None if there is none."""
+        if isinstance(self.status_code, int) and not 200 <= self.status_code < 300:
+            return f"status {self.status_code}"[:40]
+        error = {"code": self.code, "type": self.type} if self.object == "error" else self.error
+        if not isinstance(error, dict | str) or not error:
+            return None
+        code = str(error.get("code") or error.get("type") or "") if isinstance(error, dict) else ""
+        return f"error {code}".strip() if code.isprintable() and len(code) <= 40 else "error"
+
+
+class _Message(Struct):
+    content: Any = None
+    refusal: Any = None
+
+
+class _Choice(_Answer):
+    """A completion in a response: with `text` from a completion API, with `message` from a chat API."""
+
+    text: Any = UNSET
+    message: _Message | str | None = None
+    logprobs: Raw = NULL
+    finish_reason: str | None = None
+
+
+class _Body(_Answer):
+    """A response of a completion or chat API, or of a batch API that wraps one."""
+
+    choices: list[_Choice] | UnsetType | None = UNSET
+    response: "_Wrapped" = UNSET
+    body: "_Wrapped" = UNSET
+
+
+_Wrapped = _Body | list | str | float | UnsetType | None  # a failed request may have anything there
+
+
+_Reference = str | Annotated[list[str], Meta(min_length=1)]
+
+
+class _Row(_Answer, kw_only=True):
+    """A row of a dataset file, or a line of JSON Lines."""
+
+    text: str
+    target: _Reference | None = None
+    split: Any = TRAIN
+    response: _Wrapped = UNSET
+    prediction: str | None = None
+    tokens: Raw = NULL
+    logprobs: Raw = NULL
+    finish_reason: str | None = None
+
+
+def checked(value: Any, kind: Any, place: str, path: str = "$") -> Any:
+    """A JSON value (parsed, or JSON text in a `Raw`) as the type `kind`.
+
+    Raises UserError with the place and the JSON path of the first part that does not fit.
+    """
+    try:
+        return _decoder(kind).decode(value) if isinstance(value, Raw) else convert(value, kind)
+    except ValidationError as error:
+        expected, _, inner = str(error).partition(" - at `$")
+        raise UserError(f"{place}: {expected} - at `{path}{inner or '`'}") from None
+    except (DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UserError(f"{place}: not JSON in UTF-8: {one_line(error)} - at `{path}`") from None
+
+
+@cache
+def _decoder(kind: Any) -> Decoder:
+    return Decoder(kind)
+
+
 # ------------------------------------------------------------------------------------------------------------- files
 
 
 class ApiFile:
-    """A file of completions, whose rows can be gone through several times: JSON Lines line by line, JSON in memory."""
+    """An API file whose rows can be read several times: JSON Lines line by line, other formats in memory."""
 
     def __init__(self, path: str | Path) -> None:
         self.path = str(path)
@@ -89,16 +149,41 @@ class ApiFile:
 
     def rows(self, description: str) -> Iterator[ApiRow]:
         """All rows in the order of the file. Raises UserError, naming the row, for one that cannot be read."""
-        if self._datasets is not None:
-            total = sum(len(columns[TEXT]) for columns in self._datasets.values())
-            with progress_bar(total, description, "rows") as bar:
-                for split, columns in self._datasets.items():
-                    for row in _rows_of_split(self.path, split, columns):
-                        yield row
-                        bar.update()
+        if self._datasets is None:
+            yield from _rows_of_lines(self.path, description)
             return
-        for number, line in iterate_json_lines(self.path, description):
-            yield _row_of_line(line, f"{self.path}: line {number}")
+        total = sum(len(columns[TEXT]) for columns in self._datasets.values())
+        with progress_bar(total, description, "rows") as bar:
+            for split, columns in self._datasets.items():
+                for i, values in enumerate(zip(*columns.values(), strict=True)):
+                    fields = dict(zip(columns, values, strict=True)) | {"split": split}
+                    place = f"{self.path}: split '{split}', row {i}"
+                    yield _api_row(_parsed_row(fields, place), place)
+                    bar.update()
+
+
+def _rows_of_lines(path: str, description: str) -> Iterator[ApiRow]:
+    with opened_text(Path(path)) as lines, progress_bar(Path(path).stat().st_size, description, "B") as bar:
+        for number, line in enumerate(lines, start=1):
+            place = f"{path}: line {number}"
+            if line.strip():
+                try:
+                    row = _decoder(_Row).decode(line)
+                except (DecodeError, UnicodeDecodeError, RecursionError):  # a mistake, or Python's -Infinity
+                    row = _parsed_row(parse_json(line, place), place)
+                yield _api_row(row, place)
+            bar.update(len(line))
+
+
+def _parsed_row(fields: Any, place: str) -> _Row:
+    """A row from parsed values, whose tokens and log-probabilities stay parsed; raises as `checked`."""
+    if not isinstance(fields, dict):
+        return checked(fields, _Row, place)
+    row: _Row = checked({name: value for name, value in fields.items() if name not in LATER}, _Row, place)
+    row.tokens, row.logprobs = (cast(Raw, fields.get(name)) for name in ("tokens", "logprobs"))
+    if "response" in fields:
+        row.response = checked(Raw(encode(fields["response"])), _Wrapped, place, "$.response")
+    return row
 
 
 def _read_columns(path: str) -> Datasets:
@@ -112,268 +197,59 @@ def _read_columns(path: str) -> Datasets:
     return datasets
 
 
-def _rows_of_split(path: str, split: str, columns: Columns) -> Iterator[ApiRow]:
-    for i in range(len(columns[TEXT])):
-        yield _row({name: values[i] for name, values in columns.items()}, split, f"{path}: split '{split}', row {i}")
-
-
-def _row_of_line(line: Any, place: str) -> ApiRow:
-    if not isinstance(line, dict):
-        raise UserError(f"{place}: expected an object with '{TEXT}' and '{RESPONSE}', found {kind(line)}")
-    split = line.get(SPLIT, TRAIN)
-    split = SPLIT_ALIASES.get(split, split) if isinstance(split, str) else split
-    _check_split(split, place)
-    return _row(line, split, place)
-
-
 def _check_split(split: Any, place: str) -> None:
     if split not in SPLITS:
         hint = "; completions of one input are rows of equal text" if str(split).startswith(f"{TRAIN}_") else ""
         raise UserError(f"{place}: split {split!r} is none of {list(SPLITS)}{hint}")
 
 
-def _row(fields: dict[str, Any], split: str, place: str) -> ApiRow:
-    text, reference = _text(fields, TEXT, place), fields.get(TARGET)
-    if reference is not None or split == TEST:
-        reference = _reference(fields, place)
-    if RESPONSE in fields:
-        completions = _of_response(fields, place)
-    elif fields.get(PREDICTION) is None:
-        failure = _error_of(fields)
-        completions = (Completion(place, "", failure=failure),) if failure else ()
-    else:
-        prediction, is_cut_off = _text(fields, PREDICTION, place), _is_cut_off(fields, place)
-        failure = FAILED.get(str(fields.get(FINISH_REASON)))
-        completions = (Completion(place, prediction, is_cut_off, fields.get(TOKENS), fields.get(LOGPROBS), failure),)
-    return ApiRow(place, split, text, reference, completions)
+# ------------------------------------------------------------------------------------------------------- completions
 
 
-def _of_response(fields: dict[str, Any], place: str) -> tuple[Completion, ...]:
-    """The completions of a response of a completion or a chat API, or of a batch API's wrapping of one.
+def _api_row(row: _Row, place: str) -> ApiRow:
+    split = SPLIT_ALIASES.get(row.split, row.split) if isinstance(row.split, str) else row.split
+    _check_split(split, place)
+    if row.target is None and split == TEST:
+        raise UserError(f"{place}: '{TARGET}' is missing or null; rows of '{TEST}' need a reference")
+    completions: tuple[Completion, ...] = ()
+    if row.response is not UNSET:
+        completions = _of_response(row, place)
+    elif row.prediction is not None:
+        failure, is_cut_off = FAILED.get(row.finish_reason or ""), row.finish_reason in CUT_OFF
+        completions = (Completion(place, row.prediction, is_cut_off, row.tokens, row.logprobs, failure),)
+    elif failure := row.failure():
+        completions = (Completion(place, "", failure=failure),)
+    return ApiRow(place, split, row.text, row.target, completions)
 
-    A request that failed has one completion, which says why.
-    """
-    body: Any = {RESPONSE: fields[RESPONSE], "error": fields.get("error")}
-    failure = None
-    while isinstance(body, dict) and "choices" not in body and failure is None:
-        failure = _error_of(body)
-        inner = RESPONSE if RESPONSE in body else "body"
-        if inner not in body:
-            break
-        body = body[inner]
-    choices = body.get("choices", body) if isinstance(body, dict) else False
-    if failure is None and choices in (None, []):
-        failure = "no choices"
+
+def _of_response(row: _Row, place: str) -> tuple[Completion, ...]:
+    """The completions of a row's response. A request that failed has one completion, which says why."""
+    body, path, failure = row.response, "$.response", row.failure()
+    while failure is None and isinstance(body, _Body) and body.choices is UNSET:
+        failure = body.failure()
+        name = "body" if body.response is UNSET else "response"
+        body, path = getattr(body, name), f"{path}.{name}"
     if failure is None and body is None:
         failure = "no response"
-    if failure:
-        return (Completion(place, "", failure=failure),)
-    if not isinstance(choices, list):
-        raise UserError(f"{place}: its '{RESPONSE}' has no 'choices': not the answer of a completion or chat API")
-    several = len(choices) > 1
-    return tuple(_of_choice(choice, f"{place}, choice {i}" if several else place) for i, choice in enumerate(choices))
+    if failure is None and isinstance(body, _Body):
+        choices, path = body.choices or [], f"{path}.choices"
+        if choices:
+            return tuple(_of_choice(choice, i, len(choices), place, path) for i, choice in enumerate(choices))
+        failure = "no choices"
+    if failure is None:
+        raise UserError(f"{place}: its 'response' has no 'choices': not the answer of a completion or chat API")
+    return (Completion(place, "", failure=failure),)
 
 
-def _error_of(body: dict[str, Any]) -> str | None:
-    """What an answer says of its failure: the status, or the code of an error object; None where it says nothing."""
-    status = body.get("status_code")
-    if isinstance(status, int) and not 200 <= status < 300:
-        return f"status {status}"[:40]
-    error = body if body.get("object") == "error" else body.get("error")
-    if not isinstance(error, dict | str) or not error:
-        return None
-    code = str(error.get("code") or error.get("type") or "") if isinstance(error, dict) else ""
-    return f"error {code}".strip() if code.isprintable() and len(code) <= 40 else "error"
-
-
-def _of_choice(choice: Any, place: str) -> Completion:
-    """One choice; white space around its text belongs to the request ("A: " and " Yes"), not to the target."""
-    if not isinstance(choice, dict) or not ("text" in choice or isinstance(choice.get("message"), dict)):
-        raise UserError(f"{place}: expected a choice with 'text' or 'message', found {kind(choice)}")
-    is_chat = isinstance(choice.get("message"), dict)
-    content, name = (choice["message"], "content") if is_chat else (choice, "text")
-    is_cut_off = _is_cut_off(choice, place)
-    failure = FAILED.get(str(choice.get(FINISH_REASON))) or ("refused" if content.get("refusal") else _error_of(choice))
-    if failure is None and content.get(name) is None:
+def _of_choice(choice: _Choice, i: int, n_choices: int, place: str, path: str) -> Completion:
+    """One choice. White space around its text belongs to the request ("A: " and " Yes"), not to the target."""
+    place, path = f"{place}, choice {i}" if n_choices > 1 else place, f"{path}[{i}]"
+    message = choice.message if isinstance(choice.message, _Message) else None
+    if message is None and choice.text is UNSET:
+        raise UserError(f"{place}: expected a choice with 'text' or 'message' - at `{path}`")
+    text, name = (choice.text, "text") if message is None else (message.content, "message.content")
+    failure = FAILED.get(choice.finish_reason or "") or ("refused" if message and message.refusal else choice.failure())
+    if failure is None and text is None:
         failure = "no text"
-    prediction = "" if failure else _text(content, name, place).strip(string.whitespace)
-    return Completion(place, prediction, is_cut_off, None, choice.get(LOGPROBS), failure)
-
-
-def _is_cut_off(fields: dict[str, Any], place: str) -> bool:
-    reason = fields.get(FINISH_REASON)
-    if reason is not None and not isinstance(reason, str):
-        raise UserError(f"{place}: '{FINISH_REASON}': expected text or null, found {kind(reason)}")
-    return reason in CUT_OFF
-
-
-def _reference(fields: dict[str, Any], place: str) -> Target:
-    """The text of `target`, or the texts of a list: several references."""
-    target = fields.get(TARGET)
-    if isinstance(target, list) and target and set(map(type, target)) == {str}:
-        return target
-    if isinstance(target, list):
-        raise UserError(f"{place}: '{TARGET}': expected text or a list of texts, found another list")
-    return _text(fields, TARGET, place)
-
-
-def _text(fields: dict[str, Any], name: str, place: str) -> str:
-    value = fields.get(name)
-    if not isinstance(value, str):
-        raise UserError(f"{place}: '{name}': expected text, found {kind(value) if name in fields else 'nothing'}")
-    return value
-
-
-# ------------------------------------------------------------------------------------------------------------ tokens
-
-
-def read_tokens(completion: Completion, teacher_bytes: TeacherBytes) -> TeacherTokens:
-    """The tokens of a completion. None are needed for an empty one.
-
-    Raises UserError, naming the place, if there are none, if they do not spell the text (white space around it, and a
-    last token that ends it, do not count), or if a log-probability is none.
-    """
-    names, top = _names_and_top(completion)
-    if not names and completion.prediction.strip():
-        raise UserError(
-            f"{completion.place}: no log-probabilities of its tokens ('{TOKENS}', '{LOGPROBS}'); ask the API for them"
-        )
-    pieces = [teacher_bytes[name] for name in names]
-    text = placed_text(completion.prediction)
-    spans = locate_pieces(pieces, text)
-    if spans is None:
-        raise UserError(f"{completion.place}: its tokens do not spell its text; {where_they_part(pieces, text)}")
-    return TeacherTokens(names, spans, top)
-
-
-def _names_and_top(completion: Completion) -> tuple[list[str], list[dict[str, float]]]:
-    """The tokens' strings and, checked, the known log-probabilities at each."""
-    place, logprobs = completion.place, completion.logprobs
-    if isinstance(logprobs, dict) and "content" in logprobs:
-        logprobs = logprobs["content"]
-    if isinstance(logprobs, dict):
-        return _of_completion_api(logprobs, place)
-    if logprobs is not None and not isinstance(logprobs, list):
-        raise UserError(f"{place}: '{LOGPROBS}': expected a list or an object, found {kind(logprobs)}")
-    if logprobs and (completion.tokens is None or _is_chat_token(logprobs[0])):
-        return _of_chat_api(logprobs, place)
-    names = _names(completion.tokens or [], place)
-    return names, _tops(names, [None] * len(names), logprobs or [], place)
-
-
-def _is_chat_token(entry: Any) -> bool:
-    """Whether an entry of `logprobs` is a chat API's object, in a file that may have a column `tokens` besides."""
-    return isinstance(entry, dict) and isinstance(entry.get("token"), str)
-
-
-def _of_completion_api(logprobs: dict[str, Any], place: str) -> tuple[list[str], list[dict[str, float]]]:
-    names = _names(logprobs.get(TOKENS) or [], place)
-    unknown = [None] * len(names)
-    chosen, top = logprobs.get("token_logprobs") or unknown, logprobs.get("top_logprobs") or unknown
-    if not isinstance(chosen, list) or len(chosen) != len(names):
-        raise UserError(f"{place}: 'token_logprobs' must be a list of {len(names)} numbers, as there are tokens")
-    return names, _tops(names, chosen, top, place)
-
-
-def _of_chat_api(positions: list, place: str) -> tuple[list[str], list[dict[str, float]]]:
-    names, tops = [], []
-    for i, position in enumerate(positions):
-        here = f"{place}, token {i}"
-        name, chosen = chat_token(position, here)
-        names.append(name)
-        tops.append(_with_chosen(_chat_top(position.get("top_logprobs") or (), here), name, chosen))
-    return names, tops
-
-
-def _chat_top(others: Any, place: str) -> dict[str, float]:
-    """The known log-probabilities of a position; those of tokens with one string (their bytes not told) are added."""
-    if not isinstance(others, list | tuple):
-        raise UserError(f"{place}: 'top_logprobs': expected a list, found {kind(others)}")
-    try:
-        top = {other["token"]: other["logprob"] for other in others}
-        written = "".join(top)
-        if len(top) == len(others) and "\\x" not in written and REPLACEMENT not in written and _is_usual(top):
-            return top
-    except (KeyError, TypeError):  # what is wrong is said below
-        top = {}
-    top.clear()
-    for other in others:
-        name, value = chat_token(other, place)
-        if value is not None:
-            top[name] = add_logs(top[name], value) if name in top else value
-    return top
-
-
-def chat_token(entry: Any, place: str) -> tuple[str, float | None]:
-    """String and log-probability of a chat API's token. A part of a character is only told by its `bytes`."""
-    name = entry.get("token") if isinstance(entry, dict) else None
-    if not isinstance(name, str):
-        raise UserError(f"{place}: expected an object with 'token' and 'logprob', found {kind(entry)}")
-    if ("\\x" in name or REPLACEMENT in name) and entry.get("bytes"):
-        try:
-            name = bytes([*entry["bytes"]]).decode(errors="surrogateescape")
-        except (TypeError, ValueError):
-            raise UserError(f"{place}: 'bytes': expected a list of numbers from 0 to 255") from None
-    return name, _checked(entry.get("logprob"), name, place)
-
-
-def _names(names: Any, place: str) -> list[str]:
-    if not isinstance(names, list):
-        raise UserError(f"{place}: '{TOKENS}': expected a list, found {kind(names)}")
-    if not set(map(type, names)) <= {str}:
-        wrong = next(name for name in names if not isinstance(name, str))
-        raise UserError(f"{place}: '{TOKENS}': expected texts, found {kind(wrong)}")
-    return names
-
-
-def _tops(names: list[str], chosen: Sequence[Any], top: Any, place: str) -> list[dict[str, float]]:
-    if not isinstance(top, list) or len(top) != len(names):
-        found = len(top) if isinstance(top, list) else kind(top)
-        raise UserError(f"{place}: {len(names)} tokens need a list of as many log-probabilities, found {found}")
-    tops = []
-    for i, (name, value, known) in enumerate(zip(names, chosen, top, strict=True)):
-        known = {} if known is None else _known(known, place, i)
-        value = None if name in known else _checked(value, name, f"{place}, token {i}")
-        tops.append(_with_chosen(known, name, value))
-    return tops
-
-
-def _with_chosen(top: dict[str, float], name: str, value: float | None) -> dict[str, float]:
-    return top if value is None or name in top else {**top, name: value}
-
-
-def _known(top: Any, place: str, i: int) -> dict[str, float]:
-    """The log-probabilities of a position without those that are absent."""
-    if not isinstance(top, dict):
-        raise UserError(f"{place}, token {i}: expected an object of log-probabilities, found {kind(top)}")
-    if _is_usual(top):
-        return top
-    here = f"{place}, token {i}"
-    checked = {name: _checked(value, name, here) for name, value in top.items()}
-    return {name: value for name, value in checked.items() if value is not None}
-
-
-def _is_usual(top: dict[str, Any]) -> bool:
-    """Whether all is certainly right, found without a loop of Python's, as there are millions of positions."""
-    values = top.values()
-    return set(map(type, values)) == {float} and max(values) <= 0 and isfinite(sum(values))
-
-
-def _checked(value: Any, name: str, place: str) -> float | None:
-    """A log-probability; None for one that is absent: null, or minus infinity, in words too."""
-    if value is None or value == -inf or (isinstance(value, str) and value.lower() in MINUS_INFINITY):
-        return None
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise UserError(f"{place}: the log-probability of {name!r} must be a number or null, not {kind(value)}")
-    try:
-        number = float(value)
-    except OverflowError:  # an integer of hundreds of digits
-        number = inf
-    if not -inf < number <= ROUNDING:
-        raise UserError(f"{place}: the log-probability of {name!r} is {number:g}, which must be finite and at most 0")
-    return min(number, 0.0)
-
-
-def add_logs(a: float, b: float) -> float:
-    """log(exp(a) + exp(b)), at most 0."""
-    return min(0.0, max(a, b) + log1p(exp(-abs(a - b))))
+    prediction = "" if failure else checked(text, str, place, f"{path}.{name}").strip(string.whitespace)
+    return Completion(place, prediction, choice.finish_reason in CUT_OFF, None, choice.logprobs, failure, path)

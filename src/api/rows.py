@@ -1,16 +1,19 @@
 """Turn an API file into training rows: choose each completion's split, then align its tokens with the student's.
 
 The file is gone through twice, so that it never needs to be in memory: `plan_rows` finds out which completion goes to
-which `train_i`, `stored_rows` makes the rows.
+which `train_i`, `aligned_rows` makes the rows.
 """
 
 import logging
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
+from msgspec.structs import replace
+
 from src.api.alignment import Aligner
+from src.api.logprobs import lacks_logprobs
 from src.api.responses import ApiFile, ApiRow, Completion
 from src.config.constants import DEV, DEV_PPL, FT, GENERATED, TARGET, TEST, TEXT, TRAIN
 from src.config.errors import UserError
@@ -67,7 +70,7 @@ class _Seen:
     def is_usable(self, completion: Completion, split: str) -> bool:
         """Whether there is an answer to learn from; counted, with the reason and the place where there is none."""
         reason = completion.failure
-        if reason is None and split not in OTHER_SPLITS and completion.lacks_logprobs():
+        if reason is None and split not in OTHER_SPLITS and lacks_logprobs(completion):
             reason = NO_LOGPROBS
         self.answers[split] += 1
         if reason is None:
@@ -262,7 +265,7 @@ class _Waiting:
     completion: Completion | None
 
 
-def stored_rows(
+def aligned_rows(
     file: ApiFile, plan: Plan, preprocessor: Preprocessor, aligner: Aligner
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The rows of the data set with their splits, aligned on the way, each split's in the order of the file.
@@ -309,5 +312,5 @@ def _aligned(
         if row.completion is None:
             tokens, logs = [[label] for label in labels], [[0.0] for _ in labels]
         else:
-            tokens, logs = aligner.stored(row.completion, labels, characters)
+            tokens, logs = aligner.align(row.completion, labels, characters)
         yield row.split, {**row.columns, TOKENS: tokens, LOGITS: logs}

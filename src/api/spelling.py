@@ -1,27 +1,25 @@
-"""How a teacher's tokens spell its text, byte by byte."""
+"""Find which bytes of a text each of the teacher's tokens spells."""
 
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from os.path import commonprefix
 
 from src.tokens.token_bytes import BYTE_TOKEN, REPLACEMENT, byte_of_character
 
 BYTE_ESCAPE = re.compile(rb"\\x([0-9a-fA-F]{2})")
+END_OF_TEXT = re.compile(rb"<[^<>\s]+>|\[[A-Z]+\]")  # tokens that end a text: <|endoftext|>, </s>, [SEP]
 
-
-Span = tuple[int, int]
-
-
-END_OF_TEXT = re.compile(rb"<[^<>\s]+>|\[[A-Z]+\]")  # how tokens that end a text are written: <|endoftext|>, </s>
+Span = tuple[int, int]  # start and end (not included)
 
 
 @dataclass(frozen=True, slots=True)
 class TeacherTokens:
-    """The tokens of a completion, with what is known at each.
+    """The T tokens of a completion, and what is known at each; three lists of length T.
 
-    names: their strings in the file; spans: the bytes of `placed_text` that each spells, empty where it spells none of
-    it; top: log-probability by token string, of the token itself too where the file has it.
+    names: the tokens' strings in the file; spans: the bytes of `encode_with_leading_space(text)` that each token
+    spells, empty for one that spells none; top: log-probability by token string, of the token itself too if known.
     """
 
     names: list[str]
@@ -29,64 +27,55 @@ class TeacherTokens:
     top: list[dict[str, float]]
 
 
-class TeacherBytes(dict[str, bytes]):
-    """What a teacher's token spells, by its string: looked up like a dictionary, worked out once for each.
+@cache
+def token_bytes(name: str, new_word_char: str = " ") -> bytes:
+    """The bytes that a teacher's token spells.
 
-    `bytes:\\xe2\\x80` of completion APIs are bytes. With a `new_word_char` other than a space the strings are a
-    vocabulary's own: that character is a space, `<0xE2>` a byte, and with Ġ all are byte-level BPE's characters.
+    name: its string in the file; `bytes:\\xe2\\x80`, as completion APIs write a part of a character, is these bytes.
+    new_word_char: the character that begins a word. Other than a space, it marks strings of a tokenizer's vocabulary:
+    the character becomes a space, `<0xE2>` a byte, and with Ġ all characters are those of byte-level BPE.
     """
-
-    def __init__(self, new_word_char: str = " ") -> None:
-        self._new_word_char = new_word_char
-
-    def __missing__(self, name: str) -> bytes:
-        self[name] = spelled = self._spell(name)
-        return spelled
-
-    def _spell(self, name: str) -> bytes:
-        if name.startswith("bytes:"):
-            spelled, n_escapes = BYTE_ESCAPE.subn(_unescaped, name.removeprefix("bytes:").encode())
-            if n_escapes:
-                return spelled
-        if self._new_word_char == "Ġ":
-            byte_of = byte_of_character()
-            if all(character in byte_of for character in name):
-                return bytes(byte_of[character] for character in name)
-        elif self._new_word_char != " ":
-            byte = BYTE_TOKEN.fullmatch(name)
-            if byte:
-                return bytes([int(byte[1], 16)])
-            name = name.replace(self._new_word_char, " ")
-        return name.encode(errors="surrogateescape")  # bytes of a chat API, see `chat_token`
+    if name.startswith("bytes:"):
+        spelled, n_escapes = BYTE_ESCAPE.subn(_unescape, name.removeprefix("bytes:").encode())
+        if n_escapes:
+            return spelled
+    if new_word_char == "Ġ":
+        byte_of = byte_of_character()
+        if all(character in byte_of for character in name):
+            return bytes(byte_of[character] for character in name)
+    elif new_word_char != " ":
+        byte = BYTE_TOKEN.fullmatch(name)
+        if byte:
+            return bytes([int(byte[1], 16)])
+        name = name.replace(new_word_char, " ")
+    return name.encode(errors="surrogateescape")  # `api/logprobs.py` decodes a chat API's bytes so
 
 
-def _unescaped(escape: re.Match) -> bytes:
+def _unescape(escape: re.Match) -> bytes:
     return bytes([int(escape[1], 16)])
 
 
-# ---------------------------------------------------------------------------------------------------------- spelling
+def encode_with_leading_space(text: str) -> bytes:
+    """A text in UTF-8, after a space unless it begins with white space.
 
-
-def placed_text(text: str) -> bytes:
-    """A text in UTF-8 with a space before it, in which tokens of both sides have their places: many a tokenizer has one
-    there (`▁The`, or `▁` alone).
+    Many tokenizers put a space there (`▁The`, or `▁` alone). Spans of both teacher and student count its bytes.
     """
     encoded = text.encode()
     return encoded if encoded[:1].isspace() else b" " + encoded
 
 
 def locate_pieces(pieces: Sequence[bytes], text: bytes) -> list[Span] | None:
-    """The bytes of `text` that each piece spells (start, end), or None if they do not spell it together.
+    """The span of `text` that each piece spells, or None if the pieces together do not spell it.
 
-    White space around either, and a last piece that ends a text (`</s>`), do not count. Pieces with U+FFFD, which an
-    API writes for a part of a character, stand for whatever the others leave: the first of a run for all of it.
+    White space around either, and a last piece that ends a text (`</s>`), do not count. A run of pieces with U+FFFD,
+    which an API writes for a part of a character, stands for the bytes between its neighbors: the first piece gets all.
     """
     spelled = b"".join(pieces)
     if spelled.strip() != text.strip():
         if pieces and END_OF_TEXT.fullmatch(pieces[-1]):
             located = locate_pieces(pieces[:-1], text)
             return None if located is None else [*located, (len(text), len(text))]
-        filled = _without_replacements(pieces, text)
+        filled = _fill_replacements(pieces, text)
         return None if filled is None else locate_pieces(filled, text)
     end = _n_leading_spaces(text) - _n_leading_spaces(spelled)
     spans = []
@@ -100,7 +89,7 @@ def _n_leading_spaces(text: bytes) -> int:
     return len(text) - len(text.lstrip())
 
 
-def _without_replacements(pieces: Sequence[bytes], text: bytes) -> list[bytes] | None:
+def _fill_replacements(pieces: Sequence[bytes], text: bytes) -> list[bytes] | None:
     """The pieces with the text's own bytes in place of each run of pieces that have U+FFFD; None if that cannot be."""
     mark = REPLACEMENT.encode()
     unknown = [mark in piece for piece in pieces]
@@ -127,8 +116,8 @@ def _without_replacements(pieces: Sequence[bytes], text: bytes) -> list[bytes] |
     return filled
 
 
-def where_they_part(pieces: Sequence[bytes], text: bytes) -> str:
-    """For a message: the first token that the text does not go on with."""
+def describe_mismatch(pieces: Sequence[bytes], text: bytes) -> str:
+    """The first token that differs from the text, for an error message."""
     spelled, rest = b"".join(pieces), text.lstrip()
     at = len(commonprefix([spelled.lstrip(), rest]))
     there = repr(rest[at:][:20].decode(errors="replace"))

@@ -1,23 +1,22 @@
-"""The student's tokens by what they spell."""
+"""Look up the student's tokens: by the bytes that they spell, and by their place in a text."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from itertools import accumulate
 from typing import TYPE_CHECKING
 
-from src.api.spelling import Span, TeacherBytes, locate_pieces, placed_text
+from src.api.spelling import Span, encode_with_leading_space, locate_pieces
 from src.config.errors import UserError
 from src.tokens.token_bytes import ANCHOR, BYTE_TOKEN, TokenBytes
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-
-WORD_MODELS = ("WordPiece", "WordLevel")  # whose tokens do not say whether a space is before them
+WORD_MODELS = ("WordPiece", "WordLevel")  # models whose tokens do not include the space before a word
 
 
 def canonical_tokens(text: bytes, spans: Sequence[Span]) -> list[bytes]:
-    """What each token spells, without white space around it, after a space if it begins a word."""
+    """The bytes of each span of `text` without white space around them, after one space if they begin a word."""
     tokens = []
     for start, end in spans:
         piece = text[start:end]
@@ -27,12 +26,12 @@ def canonical_tokens(text: bytes, spans: Sequence[Span]) -> list[bytes]:
 
 
 def begins_word(text: bytes, start: int, end: int) -> bool:
-    """Whether a token there is the first of its word."""
+    """Whether a token at text[start:end] is the first of its word."""
     return start == 0 or text[start - 1 : start].isspace() or text[start:end][:1].isspace()
 
 
-def without_spaces(text: bytes, span: Span) -> Span:
-    """A span without white space at its ends; one that is nothing else stays as it is."""
+def strip_span(text: bytes, span: Span) -> Span:
+    """A span without white space at its ends; a span of nothing else is returned unchanged."""
     start, end = span
     piece = text[start:end]
     if not piece.strip():
@@ -40,85 +39,86 @@ def without_spaces(text: bytes, span: Span) -> Span:
     return end - len(piece.lstrip()), start + len(piece.rstrip())
 
 
-# ------------------------------------------------------------------------------------------------- student's vocabulary
-
-
 class StudentTokens:
-    """A student's vocabulary: which token a string is, and where the tokens of a text are.
+    """A student's vocabulary: which token spells some bytes, and which bytes the tokens of a text spell.
 
-    end_of_text: how its EOS is written. Raises UserError for a slow tokenizer.
+    end_of_text: the name of its EOS, in UTF-8. Raises UserError for a slow tokenizer.
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
-            raise UserError("--student_name: its tokenizer is a slow one (no tokenizer.json), which locates no tokens")
+            raise UserError(
+                "--student_name: its tokenizer is a slow one (no tokenizer.json), which cannot locate tokens in a text; "
+                "choose a student with a fast tokenizer"
+            )
         self._backend = backend
         self._bytes = TokenBytes(tokenizer)
         self.end_of_text = tokenizer.eos_token.encode()
         self._eos = tokenizer.eos_token_id
         model = json.loads(backend.to_str())["model"]
-        self._spells_spaces = model["type"] not in WORD_MODELS  # in its tokens, as `▁cat` and `Ġcat`
+        self._spells_spaces = model["type"] not in WORD_MODELS  # its tokens include them: `▁cat`, `Ġcat`
         vocabulary = {token: name for name, token in tokenizer.get_vocab().items() if token not in self._bytes.special}
         ids = sorted(vocabulary, key=lambda token: (BYTE_TOKEN.fullmatch(vocabulary[token]) is not None, token))
         if self._spells_spaces:
             spelled = self._bytes.of(ids)
         else:
-            goes_on = model.get("continuing_subword_prefix")
-            spelled = [_spelled_word(vocabulary[token], goes_on) for token in ids]
+            prefix = model.get("continuing_subword_prefix")
+            spelled = [_spelled_word(vocabulary[token], prefix) for token in ids]
         self._id_of: dict[bytes, int] = {}
         for token, one in zip(ids, spelled, strict=True):
-            self._id_of.setdefault(one, token)  # a byte's token only where it is the only one
+            self._id_of.setdefault(one, token)  # a byte's token, last in `ids`, only if no other spells it
         self._id_of.pop(b"", None)
 
     def id_of(self, spelled: bytes) -> int | None:
-        """The token that spells this by itself, after the tokenizer's own normalization; None if there is none.
+        """The one token that spells these bytes, after the tokenizer's normalization; None if there is none.
 
-        Of the special tokens only EOS is found, by its name: something a teacher, too, may say.
+        Of the special tokens only EOS is found, by its name, because a teacher may write it too.
         """
         if spelled == self.end_of_text:
             return self._eos
         if self._spells_spaces and spelled in self._id_of:
             return self._id_of[spelled]
-        return self._id_of.get(self._normalized(spelled))
+        return self._id_of.get(self._normal_form(spelled))
 
-    def _normalized(self, spelled: bytes) -> bytes:
-        """As it is inside a text after the tokenizer's normalization; nothing where that leaves no single token."""
+    def _normal_form(self, spelled: bytes) -> bytes:
+        """The bytes as normalization leaves them inside a text; b"" if they are not a single word afterwards."""
         try:
             text = spelled.decode()
         except UnicodeDecodeError:
-            return b""  # a part of a character
+            return b""  # part of a character
         body = text.lstrip(" ")
         head = text[: len(text) - len(body)]
         if self._spells_spaces:
-            body = self._in_normal_form(body).replace("▁", " ").strip(" ")
+            body = self._normalize(body).replace("▁", " ").strip(" ")
             return (head + body).encode() if body else b""
         words = self._words(ANCHOR + body)
-        if words and words[0] == ANCHOR:  # a word of its own, without a space before it: punctuation
+        if words and words[0] == ANCHOR:  # the pre-tokenizer splits it from a word: punctuation
             return f" {words[1]}".encode() if len(words) == 2 else b""
         return (head + words[0].removeprefix(ANCHOR)).encode() if len(words) == 1 else b""
 
-    def _in_normal_form(self, text: str) -> str:
+    def _normalize(self, text: str) -> str:
         normalizer = self._backend.normalizer
         return text if normalizer is None else normalizer.normalize_str(text)
 
     def _words(self, text: str) -> list[str]:
-        text = self._in_normal_form(text)
+        text = self._normalize(text)
         splitter = self._backend.pre_tokenizer
         return text.split() if splitter is None else [word for word, _ in splitter.pre_tokenize_str(text)]
 
     def begins_with_space(self, token: int, text: bytes, span: Span) -> bool:
-        """Whether a token of a text includes the space before it, or stands for a word's beginning without one."""
+        """Whether the token at this span of `text` includes the space before it (WordPiece: begins a word)."""
         if self._spells_spaces:
             return self._bytes.of([token])[0][:1] == b" "
         return begins_word(text, *span)
 
     def locate(self, tokens: Sequence[int], characters: Sequence[Span], target: str) -> list[Span]:
-        """The bytes of `placed_text(target)` that each token spells, from the characters that the tokenizer says.
+        """The span of `encode_with_leading_space(target)` that each of T tokens spells.
 
-        Exact where the tokens spell the target themselves, parts of characters too.
+        characters: T spans in characters of `target`, from the tokenizer, used if the tokens' bytes do not spell the
+        target. If they do, the result is exact within characters too.
         """
-        text = placed_text(target)
+        text = encode_with_leading_space(target)
         special = self._bytes.special
         pieces = [b"" if token in special else one for token, one in zip(tokens, self._bytes.of(tokens), strict=True)]
         spans = locate_pieces(pieces, text) if self._spells_spaces else None
@@ -127,7 +127,7 @@ class StudentTokens:
         starts = [0, *accumulate(len(character.encode()) for character in target)]
         n_before = len(text) - starts[-1]
         places = [(starts[start] + n_before, starts[end] + n_before) for start, end in characters]
-        # A word's beginning `▁` has its first letter's place.
+        # The tokenizer puts a `▁` of its own on the first letter of its word.
         is_space = [self._spells_spaces and one.isspace() for one in pieces]
         return [
             (start, start) if space and text[start:end].strip() else (start, end)
@@ -135,32 +135,6 @@ class StudentTokens:
         ]
 
 
-def _spelled_word(name: str, goes_on: str | None) -> bytes:
-    """A word's token, or the token that goes on with one: without the prefix that says so."""
-    return name.removeprefix(goes_on).encode() if goes_on and name.startswith(goes_on) else f" {name}".encode()
-
-
-class Ids(dict[str, int | None]):
-    """Student tokens by the teacher's token strings, each worked out once; `respell` adapts the space before them."""
-
-    def __init__(self, student: StudentTokens, teacher_bytes: TeacherBytes, respell: Callable[[bytes], bytes]) -> None:
-        self._student, self._teacher_bytes, self._respell = student, teacher_bytes, respell
-
-    def __missing__(self, name: str) -> int | None:
-        spelled = self._teacher_bytes[name]
-        if spelled != self._student.end_of_text:
-            spelled = self._respell(spelled)
-        self[name] = token = self._student.id_of(spelled)
-        return token
-
-
-def as_it_is(spelled: bytes) -> bytes:
-    return spelled
-
-
-def with_space(spelled: bytes) -> bytes:
-    return spelled if spelled[:1] == b" " else b" " + spelled
-
-
-def without_space(spelled: bytes) -> bytes:
-    return spelled[1:] if spelled[:1] == b" " else b""
+def _spelled_word(name: str, prefix: str | None) -> bytes:
+    """The bytes of a token that begins a word, after a space, or of one that continues it, without its `prefix`."""
+    return name.removeprefix(prefix).encode() if prefix and name.startswith(prefix) else f" {name}".encode()

@@ -24,11 +24,9 @@ if TYPE_CHECKING:
     from tokenizers import Encoding
     from transformers import BatchEncoding, PreTrainedTokenizerBase
 from src.tokens.ragged import Encoded, Ragged
+from src.tokens.token_bytes import ANCHOR
 
 TEXTS_PER_CALL = 2_000  # fractions of a second, after which somebody may stop it
-
-
-ANCHOR = "x"  # a word before a continuation, so that the continuation is tokenized as it is inside a sentence
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ if TYPE_CHECKING:
 
 BYTE_TOKEN = re.compile("<0x([0-9A-F]{2})>")
 REPLACEMENT = "\N{REPLACEMENT CHARACTER}"
-ANCHOR = "x"  # a word before a token, which is decoded as it is inside a text
+ANCHOR = "x"  # a word put before a text or a token that is to be encoded or decoded as inside a sentence
 
 
 class TokenBytes:

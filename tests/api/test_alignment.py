@@ -12,7 +12,7 @@ from tiny_students import byte_level, preprocessor, unigram, wordpiece
 
 from src.api.alignment import RULES, UNALIGNED, Aligner
 from src.api.responses import Completion
-from src.api.spelling import TeacherBytes, locate_pieces, placed_text
+from src.api.spelling import encode_with_leading_space, locate_pieces
 from src.api.student_vocabulary import StudentTokens, canonical_tokens
 from src.config.errors import UserError
 from src.tokens.preprocessing import Located
@@ -45,8 +45,8 @@ def stored(
     made = preprocessor(tokenizer, is_encoder_decoder=IS_ENCODER_DECODER[kind])
     ((labels, characters),) = made.locate_labels([completion.prediction])
     assert labels == made.encode_labels([completion.prediction]).tokens[0].tolist()
-    aligner = Aligner(StudentTokens(tokenizer), TeacherBytes(new_word_char), rule)
-    tokens, logs = aligner.stored(completion, labels, characters)
+    aligner = Aligner(StudentTokens(tokenizer), rule, new_word_char)
+    tokens, logs = aligner.align(completion, labels, characters)
     assert [len(entry) for entry in tokens] == [len(entry) for entry in logs]
     named = [
         dict(zip(tokenizer.convert_ids_to_tokens(entry), values, strict=True))
@@ -203,7 +203,7 @@ def test_spans_reproduce_the_text(kind, text):
     ((labels, characters),) = made.locate_labels([text])
     spans = StudentTokens(STUDENTS[kind]).locate(labels, characters, text)
     assert len(spans) == len(labels)
-    placed = placed_text(text)
+    placed = encode_with_leading_space(text)
     assert b"".join(placed[start:end] for start, end in spans) == placed == b" " + text.encode()
 
 
@@ -215,7 +215,7 @@ def test_labels_are_those_that_are_trained_on_and_spans_lie_in_the_text(kind, te
     assert labels == made.encode_labels([text]).tokens[0].tolist()
     spans = StudentTokens(STUDENTS[kind]).locate(labels, characters, text)
     assert spans[-1][0] == spans[-1][1]  # EOS
-    assert all(0 <= start <= end <= len(placed_text(text)) for start, end in spans)
+    assert all(0 <= start <= end <= len(encode_with_leading_space(text)) for start, end in spans)
     assert spans[:-1] == sorted(spans[:-1])
 
 

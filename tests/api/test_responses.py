@@ -3,14 +3,17 @@
 import json
 import sys
 
+import pyarrow
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import Raw
+from pyarrow import parquet
 
-from src.api.responses import ApiFile, Completion, read_tokens
-from src.api.spelling import TeacherBytes, locate_pieces, placed_text
+from src.api.logprobs import lacks_logprobs, read_tokens
+from src.api.responses import ApiFile, Completion
+from src.api.spelling import encode_with_leading_space, locate_pieces, token_bytes
 from src.config.errors import UserError
-from src.storage import json_files
 
 TOP = [{"The": -0.1, "A": -2.0}, {" cat": -0.5, " dog": None}]
 PUBLISHED = {"tokens": ["The", " cat"], "logprobs": TOP}
@@ -22,24 +25,33 @@ CHAT = [
 ]  # fmt: skip
 
 
-def completion(text: str, logprobs: object, tokens: object = None) -> Completion:
-    return Completion("f: row 3", text, False, tokens, logprobs)
+def both(text: str, logprobs: object, tokens: object = None) -> list[Completion]:
+    """A completion as parsed values, and as JSON text."""
+    values = (tokens, logprobs), tuple(Raw(json.dumps(value).encode()) for value in (tokens, logprobs))
+    return [Completion("f: row 3", text, False, *pair) for pair in values]
 
 
 def read(text: str, logprobs: object, tokens: object = None):
-    return read_tokens(completion(text, logprobs, tokens), TeacherBytes())
+    parsed, raw = map(read_tokens, both(text, logprobs, tokens))
+    assert parsed == raw
+    return parsed
 
 
 def refused(text: str, logprobs: object, tokens: object = None) -> str:
-    with pytest.raises(UserError) as error:
-        read(text, logprobs, tokens)
-    assert str(error.value).startswith("f: row 3")
-    assert "\n" not in str(error.value)
-    return str(error.value)
+    messages = []
+    for completion in both(text, logprobs, tokens):
+        with pytest.raises(UserError) as error:
+            read_tokens(completion)
+        messages.append(str(error.value))
+    parsed, raw = messages
+    assert parsed == raw
+    assert raw.startswith("f: row 3")
+    assert "\n" not in raw
+    return raw
 
 
 def spelled(text: str, spans: list[tuple[int, int]]) -> list[bytes]:
-    return [placed_text(text)[start:end] for start, end in spans]
+    return [encode_with_leading_space(text)[start:end] for start, end in spans]
 
 
 # ---------------------------------------------------------------------------------------------------- log-probabilities
@@ -86,18 +98,18 @@ def test_numbers_that_are_log_probabilities(value, kept):
     ]
 
 
-@pytest.mark.parametrize("value", [0.2, float("nan"), float("inf"), "inf", "nan", "-1", True, [-1.0]])
+@pytest.mark.parametrize("value", [0.2, 10**400, -(10**400), "inf", "nan", "-1", True, [-1.0]])
 def test_numbers_that_are_none(value):
-    said = "the log-probability of 'b'"
-    assert said in refused("a", [{"a": -1.0, "b": value}], ["a"])
-    assert said in refused("a", [{"token": "a", "logprob": -1.0, "top_logprobs": [{"token": "b", "logprob": value}]}])
-    assert "the log-probability of 'a'" in refused(
-        "a", {"tokens": ["a"], "token_logprobs": [value], "top_logprobs": None}
-    )
-    assert "token 0" in refused("a", [{"token": "a", "logprob": value}])
+    assert "`$.logprobs[0][...]`" in refused("a", [{"a": -1.0, "b": value}], ["a"])
+    others = [{"token": "a", "logprob": -1.0}, {"token": "b", "logprob": value}]
+    chat = [{"token": "a", "logprob": -1.0, "top_logprobs": others}]
+    assert "`$.logprobs[0].top_logprobs[1].logprob`" in refused("a", chat)
+    assert "`$.logprobs.content[0].top_logprobs[1].logprob`" in refused("a", {"content": chat})
+    assert "`$.logprobs.token_logprobs[1]`" in refused("ab", {"tokens": ["a", "b"], "token_logprobs": [-1, value]})
+    assert "`$.logprobs[0].logprob`" in refused("a", [{"token": "a", "logprob": value}])
 
 
-@pytest.mark.parametrize("value", [None, -float("inf"), "-inf", "-Infinity"])
+@pytest.mark.parametrize("value", [None, "-inf", "-Infinity", "-INF"])
 def test_minus_infinity_is_an_absent_entry(value):
     """In every form, beside what is known and for the token itself."""
     assert read("a", [{"a": -1.0, "b": value}], ["a"]).top == [{"a": -1.0}]
@@ -120,18 +132,19 @@ def test_a_position_of_which_nothing_is_known(top):
         (None, None, "no log-probabilities of its tokens"),
         ([], [], "no log-probabilities of its tokens"),
         ({}, None, "no log-probabilities of its tokens"),
-        (None, ["a"], "1 tokens need a list of as many log-probabilities, found 0"),
-        ([{"a": -1.0}, {}], ["a"], "1 tokens need a list of as many log-probabilities, found 2"),
-        ([[-1.0]], ["a"], "token 0: expected an object of log-probabilities, found a list"),
-        ("a", ["a"], "'logprobs': expected a list or an object, found text"),
-        ([{"a": -1.0}], "a", "'tokens': expected a list, found text"),
-        ([{"a": -1.0}], [1], "'tokens': expected texts, found a number"),
+        (None, ["a"], "1 tokens need as many log-probabilities, found 0"),
+        ([{"a": -1.0}, {}], ["a"], "1 tokens need as many log-probabilities, found 2"),
+        ([[-1.0]], ["a"], "Expected `object | null`, got `array` - at `$.logprobs[0]`"),
+        ("a", ["a"], "Expected `object | array | null`, got `str` - at `$.logprobs`"),
+        (True, ["a"], "Expected `object | array | null`, got `bool` - at `$.logprobs`"),
+        ([{"a": -1.0}], "a", "Expected `array | null`, got `str` - at `$.tokens`"),
+        ([{"a": -1.0}], [1], "Expected `str`, got `int` - at `$.tokens[0]`"),
         ({"tokens": ["a"], "token_logprobs": [], "top_logprobs": [{}, {}]}, None, "found 2"),
-        ({"tokens": ["a"], "token_logprobs": [-1.0, -1.0]}, None, "'token_logprobs' must be a list of 1 numbers"),
-        (["a"], None, "token 0: expected an object with 'token' and 'logprob', found text"),
-        ([{"token": "a", "logprob": -1.0, "top_logprobs": {"a": -1.0}}], None, "token 0: 'top_logprobs': expected"),
-        ([{"token": "\ufffd", "logprob": -1.0, "bytes": [300]}], None, "'bytes': expected a list of numbers"),
-        ([{"token": "\ufffd", "logprob": -1.0, "bytes": "x"}], None, "'bytes': expected a list of numbers"),
+        ({"tokens": ["a"], "token_logprobs": [-1.0, -1.0]}, None, "1 tokens need as many log-probabilities, found 2"),
+        (["a"], None, "Expected `object`, got `str` - at `$.logprobs[0]`"),
+        ([{"token": "a", "logprob": -1.0, "top_logprobs": {"a": -1.0}}], None, "at `$.logprobs[0].top_logprobs`"),
+        ([{"token": "\ufffd", "logprob": -1.0, "bytes": [300]}], None, "`int` <= 255 - at `$.logprobs[0].bytes[0]`"),
+        ([{"token": "\ufffd", "logprob": -1.0, "bytes": "x"}], None, "at `$.logprobs[0].bytes`"),
     ],
 )  # fmt: skip
 def test_log_probabilities_that_cannot_be_read(logprobs, tokens, said):
@@ -199,7 +212,7 @@ def test_bytes_of_a_chat_api():
     ]  # fmt: skip
     found = read("é\\x", positions)
     assert spelled("é\\x", found.spans) == [b"\xc3", b"\xa9", b"\\x"]
-    assert [TeacherBytes()[name] for name in found.top[0]] == [b"\xc3", b"\xc4"]
+    assert [token_bytes(name) for name in found.top[0]] == [b"\xc3", b"\xc4"]
 
 
 def test_tokens_of_one_string_are_added():
@@ -211,16 +224,16 @@ def test_tokens_of_one_string_are_added():
 @given(st.lists(st.text(max_size=5), max_size=8))
 def test_tokens_reproduce_the_text(tokens):
     text = "".join(tokens)
-    placed = placed_text(text)
+    placed = encode_with_leading_space(text)
     spans = locate_pieces([token.encode() for token in tokens], placed)
     assert spans is not None
     assert b"".join(placed[start:end] for start, end in spans).strip() == text.encode().strip()
 
 
 def test_teachers_strings_as_bytes():
-    assert TeacherBytes()["▁a"] == "▁a".encode()
-    assert [TeacherBytes("▁")[name] for name in ("▁a", "a", "<0xC3>", "▁▁")] == [b" a", b"a", b"\xc3", b"  "]
-    assert [TeacherBytes("Ġ")[name] for name in ("Ġa", "a", "Ã", "一")] == [b" a", b"a", b"\xc3", "一".encode()]
+    assert token_bytes("▁a") == "▁a".encode()
+    assert [token_bytes(name, "▁") for name in ("▁a", "a", "<0xC3>", "▁▁")] == [b" a", b"a", b"\xc3", b"  "]
+    assert [token_bytes(name, "Ġ") for name in ("Ġa", "a", "Ã", "一")] == [b" a", b"a", b"\xc3", "一".encode()]
 
 
 # ---------------------------------------------------------------------------------------------------------------- files
@@ -263,7 +276,7 @@ def test_raw_responses(tmp_path, response):
     assert (row.split, row.text, row.reference) == ("train", "x", "y")
     (found,) = row.completions
     assert (found.prediction, found.is_cut_off) == ("The cat", False)
-    assert read_tokens(found, TeacherBytes()).top == [{"The": -0.1, "A": -2.0}, {" cat": -0.5}]
+    assert read_tokens(found).top == [{"The": -0.1, "A": -2.0}, {" cat": -0.5}]
 
 
 def test_several_choices_and_their_places(tmp_path):
@@ -344,8 +357,8 @@ def test_a_failed_choice_among_good_ones(tmp_path):
      (COMPLETION, None, False), (TOP, ["The", " cat"], False), (3, None, False)],
 )  # fmt: skip
 def test_log_probabilities_that_were_not_asked_for(logprobs, tokens, lacks):
-    assert completion("The cat", logprobs, tokens).lacks_logprobs() is lacks
-    assert not completion(" ", logprobs, tokens).lacks_logprobs()
+    assert [lacks_logprobs(each) for each in both("The cat", logprobs, tokens)] == [lacks, lacks]
+    assert not any(lacks_logprobs(each) for each in both(" ", logprobs, tokens))
 
 
 def test_a_choice_with_a_text_beside_a_message_of_another_kind(tmp_path):
@@ -366,11 +379,14 @@ def test_blank_lines_and_rows_without_a_completion(tmp_path):
 @pytest.mark.parametrize(
     ("value", "said"),
     [
-        ([], "expected an object with 'text' and 'response', found a list"),
-        ({"response": completion_response()}, "'text': expected text, found nothing"),
-        ({"text": 3, "response": completion_response()}, "'text': expected text, found a number"),
-        ({"text": "x", "target": 3, "response": completion_response()}, "'target': expected text, found a number"),
-        ({"text": "x", "split": "test"}, "'target': expected text, found nothing"),
+        ([], "Expected `object`, got `array` - at `$`"),
+        ({"response": completion_response()}, "Object missing required field `text` - at `$`"),
+        ({"text": 3, "response": completion_response()}, "Expected `str`, got `int` - at `$.text`"),
+        ({"text": "x", "target": 3, "response": completion_response()},
+         "Expected `str | array | null`, got `int` - at "),
+        ({"text": "x", "target": []}, "Expected `array` of length >= 1 - at `$.target`"),
+        ({"text": "x", "target": ["a", 3]}, "Expected `str`, got `int` - at `$.target[1]`"),
+        ({"text": "x", "split": "test"}, "'target' is missing or null; rows of 'test' need a reference"),
         ({"text": "x", "split": "training", "response": completion_response()}, "split 'training' is none of"),
         ({"text": "x", "split": "train_0", "response": completion_response()}, "of one input are rows of equal"),
         ({"text": "x", "split": 1, "response": completion_response()}, "split 1 is none of"),
@@ -379,13 +395,15 @@ def test_blank_lines_and_rows_without_a_completion(tmp_path):
         ({"text": "x", "response": {"error": None}}, "its 'response' has no 'choices'"),
         ({"text": "x", "response": {"body": "The cat"}}, "its 'response' has no 'choices'"),
         ({"text": "x", "response": {"output": [{"content": "The cat"}]}}, "its 'response' has no 'choices'"),
-        ({"text": "x", "response": {"choices": "The cat"}}, "its 'response' has no 'choices'"),
-        ({"text": "x", "response": {"choices": ["a"]}}, "expected a choice with 'text' or 'message', found text"),
+        ({"text": "x", "response": {"choices": "The cat"}}, "got `str` - at `$.response.choices`"),
+        ({"text": "x", "response": {"choices": ["a"]}}, "Expected `object`, got `str` - at `$.response.choices[0]`"),
         ({"text": "x", "response": {"choices": [{"delta": {}}]}}, "expected a choice with 'text' or 'message'"),
-        ({"text": "x", "response": chat_response([{"type": "text"}])}, "'content': expected text, found a list"),
-        ({"text": "x", "response": completion_response(3)}, "'text': expected text, found a number"),
-        ({"text": "x", "response": completion_response(finish_reason=3)}, "'finish_reason': expected text or null"),
-        ({"text": "x", "prediction": 3}, "'prediction': expected text, found a number"),
+        ({"text": "x", "response": chat_response([{"type": "text"}])},
+         "Expected `str`, got `array` - at `$.response.choices[0].message.content`"),
+        ({"text": "x", "response": {"body": completion_response(3)}},
+         "got `int` - at `$.response.body.choices[0].text`"),
+        ({"text": "x", "response": completion_response(finish_reason=3)}, "at `$.response.choices[0].finish_reason`"),
+        ({"text": "x", "prediction": 3}, "Expected `str | null`, got `int` - at `$.prediction`"),
     ],
 )  # fmt: skip
 def test_lines_that_are_refused(tmp_path, value, said):
@@ -396,7 +414,6 @@ def test_lines_that_are_refused(tmp_path, value, said):
     assert said in str(error.value)
 
 
-@pytest.mark.parametrize("reader", ["orjson", "json"])
 @pytest.mark.parametrize(
     "line",
     [
@@ -408,20 +425,15 @@ def test_lines_that_are_refused(tmp_path, value, said):
         "\xff",
     ],
 )
-def test_lines_that_are_not_json(tmp_path, monkeypatch, reader, line):
-    if reader == "json":
-        monkeypatch.setattr(json_files, "orjson", None)
+def test_lines_that_are_not_json(tmp_path, line):
     path = tmp_path / "api.jsonl"
     path.write_bytes(b'{"text": "x", "prediction": "p"}\n\n' + line.encode("latin-1"))
     with pytest.raises(UserError, match="api.jsonl: line 3: not JSON"):
         list(ApiFile(path).rows("rows"))
 
 
-@pytest.mark.parametrize("reader", ["orjson", "json"])
 @pytest.mark.parametrize("ending", [".json", ".jsonl"])
-def test_minus_infinity_as_python_writes_it(tmp_path, monkeypatch, reader, ending):
-    if reader == "json":
-        monkeypatch.setattr(json_files, "orjson", None)
+def test_minus_infinity_as_python_writes_it(tmp_path, ending):
     absent = [{"The": -0.1, "A": -float("inf")}, {" cat": -0.5, " dog": -float("inf")}]
     row = {"text": "-Infinity", "prediction": "The cat", "tokens": ["The", " cat"], "logprobs": absent}
     path = tmp_path / f"api{ending}"
@@ -430,7 +442,7 @@ def test_minus_infinity_as_python_writes_it(tmp_path, monkeypatch, reader, endin
     assert "-Infinity" in path.read_text()
     (found,) = ApiFile(path).rows("rows")
     assert found.text == "-Infinity"
-    assert read_tokens(found.completions[0], TeacherBytes()).top == [{"The": -0.1}, {" cat": -0.5}]
+    assert read_tokens(found.completions[0]).top == [{"The": -0.1}, {" cat": -0.5}]
 
 
 def dataset(tmp_path, **splits: dict) -> ApiFile:
@@ -448,8 +460,8 @@ def test_dataset_files(tmp_path, form):
     for _ in range(2):  # it can be read again
         first, second, dev = file.rows("rows")
         assert (first.place, second.reference) == (f"{tmp_path}/api.json: split 'train', row 0", "d")
-        assert read_tokens(first.completions[0], TeacherBytes()).names == []
-        assert read_tokens(second.completions[0], TeacherBytes()).top[1] == {" cat": -0.5}
+        assert read_tokens(first.completions[0]).names == []
+        assert read_tokens(second.completions[0]).top[1] == {" cat": -0.5}
         assert (dev.split, dev.reference, dev.completions[0].prediction) == ("dev", None, "f")
 
 
@@ -460,8 +472,9 @@ def test_dataset_files(tmp_path, form):
         ({"test": {"text": ["a"]}}, "split 'test': column 'target' is missing"),
         ({"train_0": {"text": ["a"]}}, "split 'train_0' is none of .*completions of one input are rows of equal"),
         ({"train": {"text": ["a"], "prediction": []}}, "split 'train': columns must be equally long"),
-        ({"train": {"text": ["a", None], "prediction": ["b", "c"]}}, "split 'train', row 1: 'text': expected text"),
-        ({"train": {"text": ["a"], "prediction": [2]}}, "split 'train', row 0: 'prediction': expected text"),
+        ({"train": {"text": ["a", None], "prediction": ["b", "c"]}},
+         r"split 'train', row 1: Expected `str`, got `null` - at `\$.text`"),
+        ({"train": {"text": ["a"], "prediction": [2]}}, r"split 'train', row 0: Expected `str \| null`, got `int`"),
     ],
 )  # fmt: skip
 def test_dataset_files_that_are_refused(tmp_path, splits, said):
@@ -469,11 +482,20 @@ def test_dataset_files_that_are_refused(tmp_path, splits, said):
         list(dataset(tmp_path, **splits).rows("rows"))
 
 
+def test_texts_that_are_bytes_are_refused(tmp_path):
+    """An encoder would turn them into base64."""
+    path = tmp_path / "api.parquet"
+    for columns in ({"text": [b"ab"], "target": ["c"]}, {"text": ["ab"], "target": [b"c"]}):
+        parquet.write_table(pyarrow.table(columns), path)
+        with pytest.raises(UserError, match=r"row 0: Expected `str.*`, got `bytes` - at `\$.t"):
+            list(ApiFile(path).rows("rows"))
+
+
 def test_nothing_in_a_file_is_executed(tmp_path):
     """The published suite read such columns with `eval`."""
     code = f"__import__('pathlib').Path({str(tmp_path / 'executed')!r}).touch()"
     for row in ({"prediction": "a", "tokens": code, "logprobs": code}, {"response": code}):
         with pytest.raises(UserError):
-            read_tokens(one_row(tmp_path, {"text": "x", **row}).completions[0], TeacherBytes())
+            read_tokens(one_row(tmp_path, {"text": "x", **row}).completions[0])
     assert not (tmp_path / "executed").exists()
     assert "eval" not in sys.modules["src.api.responses"].__dict__
