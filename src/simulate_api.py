@@ -1,7 +1,6 @@
-"""Stage: make the file that a completion or chat API would give, with a local model in the API's place.
+"""Stage: write the file that a completion or chat API would give, from a local model.
 
-Shapes: R rows of a batch, C completions of a row, N tokens written in some completions, K most likely tokens, T tokens
-of one completion, V vocabulary.
+Shapes: N tokens written in a batch of completions, K most likely tokens, T tokens of one completion.
 """
 
 from collections.abc import Iterable
@@ -13,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.api.simulated import DIGITS, RESULTS, Completion, Completions, dataset_form, response_lines
+from src.api.simulated import DIGITS, RESULTS, GeneratedCompletion, GeneratedCompletions, dataset_form, response_lines
 from src.config.constants import DEV_PPL, IGNORE_INDEX, TEXT, UNLABELED
 from src.config.errors import UserError
 from src.config.flags.simulate_api import SimulateApiArguments
@@ -33,11 +32,13 @@ from src.tokens.token_bytes import TokenBytes
 def simulate(config: SimulateApiArguments, datasets: Datasets) -> Path:
     """Write completions of every row with their tokens and log-probabilities; returns the path of the file.
 
-    Raises UserError for what is wrong with flags, data or model.
+    Raises UserError for a mistake in flags, data or model.
     """
 
     def make(writing: Writing, path: Path) -> str:
-        completions: Completions = {split: [[] for _ in columns[TEXT]] for split, columns in writing.datasets.items()}
+        completions: GeneratedCompletions = {
+            split: [[] for _ in columns[TEXT]] for split, columns in writing.datasets.items()
+        }
         for split, row, records in writing.results():
             completions[split][row] = [_completion(record) for record in records]
         token_bytes = TokenBytes(writing.writer.tokenizer)
@@ -69,9 +70,9 @@ def _decoding(config: SimulateApiArguments) -> Decoding:
 
 
 def _load(config: SimulateApiArguments, datasets: Datasets) -> tuple[Writer, WriteBatch]:
-    """The model, and what makes records of the completions of a batch."""
+    """The model, and a function that writes a batch's completions as records."""
     writer = Writer.of(config, _decoding(config), datasets)
-    writer.model.generation_config.forced_eos_token_id = None  # an API's completion that is cut has no EOS
+    writer.model.generation_config.forced_eos_token_id = None  # APIs end a completion that was cut off without EOS
     known = torch.tensor(sorted(writer.tokenizer.get_vocab().values()))
 
     def write(batch: Batch, k: int) -> list[dict[str, Any]]:
@@ -88,12 +89,12 @@ def _load(config: SimulateApiArguments, datasets: Datasets) -> tuple[Writer, Wri
 
 
 def n_completions(config: SimulateApiArguments, splits: Iterable[str]) -> dict[str, int]:
-    """By split: several of inputs that are trained on, one of others (a row of test is scored once)."""
+    """Completions per input by split: --n_completions where inputs are trained on, one elsewhere."""
     return {split: config.n_completions if split == UNLABELED or is_training_split(split) else 1 for split in splits}
 
 
 def _with_labels(batch: Batch, sources: list[int], written: list[list[int]]) -> Batch:
-    """A batch of the inputs of the rows `sources` with the tokens that were written as labels, on the same device."""
+    """A batch of the inputs at rows `sources`, with the written tokens as labels, on the same device."""
     labels, _ = pad_sequences([np.asarray(row) for row in written], IGNORE_INDEX, on_the_left=False)
     rows = tuple(batch.rows[source] for source in sources)
     return Batch(batch.input_ids[sources], batch.attention_mask[sources], labels.to(batch.input_ids.device), rows)
@@ -102,11 +103,11 @@ def _with_labels(batch: Batch, sources: list[int], written: list[list[int]]) -> 
 def _records(
     config: SimulateApiArguments, writer: Writer, rows: list[list[int]], labeled: Batch, known: Tensor
 ) -> list[dict[str, Any]]:
-    """`Completion`s as JSON values; `rows` of tokens are the batch's labels."""
+    """`GeneratedCompletion`s as JSON values; `rows` are the token ids of the labels of `labeled`."""
     with writer.accelerator.autocast():
         tokens, logprobs = top_logprobs(writer.model, labeled, known, min(config.top_logprobs, len(known)))
     if logprobs.isnan().any():
-        raise UserError(f"{config.model_name}: its log-probabilities are not numbers; try --mixed_precision no")
+        raise UserError(f"{config.model_name}: its log-probabilities are NaN; try --mixed_precision no")
     rounded = np.round(logprobs.cpu().numpy().astype(np.float64), DIGITS) + 0.0  # -0.0 becomes 0.0
     ends = np.cumsum([len(row) for row in rows])
     ended = [row[-1] in eos_ids(writer) for row in rows]
@@ -117,7 +118,9 @@ def _records(
     ]
 
 
-def _completion(record: dict[str, Any]) -> Completion:
+def _completion(record: dict[str, Any]) -> GeneratedCompletion:
     n = len(record["tokens"])
     tokens = np.asarray(record["tokens"], dtype=np.int32).reshape(n, -1 if n else 0)
-    return Completion(tokens, np.asarray(record["logprobs"], dtype=np.float32).reshape(tokens.shape), record["ended"])
+    return GeneratedCompletion(
+        tokens, np.asarray(record["logprobs"], dtype=np.float32).reshape(tokens.shape), record["ended"]
+    )

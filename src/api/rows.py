@@ -1,7 +1,7 @@
 """Turn an API file into training rows: choose each completion's split, then align its tokens with the student's.
 
-The file is gone through twice, so that it never needs to be in memory: `plan_rows` finds out which completion goes to
-which `train_i`, `aligned_rows` makes the rows.
+The file is read twice, so that it need not fit in memory: `plan_rows` chooses the split (`train_i`, `dev`, …) of each
+completion, `aligned_rows` makes the rows.
 """
 
 import logging
@@ -13,7 +13,7 @@ from typing import Any
 from msgspec.structs import replace
 
 from src.api.alignment import Aligner
-from src.api.logprobs import lacks_logprobs
+from src.api.failures import NO_PREDICTION, Answers
 from src.api.responses import ApiFile, ApiRow, Completion
 from src.config.constants import DEV, DEV_PPL, FT, GENERATED, TARGET, TEST, TEXT, TRAIN
 from src.config.errors import UserError
@@ -28,17 +28,16 @@ logger = logging.getLogger(__name__)
 
 OTHER_SPLITS = (DEV, DEV_PPL, TEST, FT)
 REFERENCE = "reference"
-NO_PREDICTION, NO_LOGPROBS = "no prediction", "no log-probabilities"  # why an answer can't be learned from
-FIRST_NAMED, REASONS_NAMED = 3, 5  # places of each reason, and reasons, in a message
-TOKENS_PER_CALL = 10_000  # of the teacher, whose completions are tokenized together
+TOKENS_PER_CALL = 10_000  # tokens of the completions that are tokenized together
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which completions, numbered through the file, make the rows of which splits.
+    """The split of each completion; completions are numbered from 0 through the file.
 
-    splits: names in order; split_of: {number: split}; also_ft: numbers whose row makes an `ft` row too. has_lists: some
-    rows have several references, so that all have a list of them.
+    splits: names in order; split_of: {number: split}, without those that are left out; also_ft: numbers whose row makes
+    an `ft` row too; uses_references: the targets are references; has_lists: some rows have several references, so all
+    rows get a list.
     """
 
     splits: tuple[str, ...]
@@ -50,11 +49,11 @@ class Plan:
 
 @dataclass
 class _Seen:
-    """The first pass, split by split: texts and completions' numbers of the training rows, numbers of the others.
+    """The result of the first pass.
 
-    cut_off: completions that stop at a limit of length. Training splits store what is known of them; where a text is a
-    plain target (ft, dev), its end would be learned, or measured, as if the teacher had ended there.
-    answers: by split; failed: those that cannot be used, by split and reason; places: the first of each reason.
+    training: texts and completions' numbers by split; others: numbers by split; labeled: numbers of `train`.
+    cut_off: numbers of completions that reached a limit of length: kept where log-probabilities are stored, left out
+    where the text is a plain target (ft, dev), which would have a false end. left_out: how many are cut off and empty.
     """
 
     training: Datasets = field(default_factory=dict)
@@ -63,33 +62,17 @@ class _Seen:
     cut_off: set[int] = field(default_factory=set)
     left_out: int = 0
     has_lists: bool = False
-    answers: Counter[str] = field(default_factory=Counter)
-    failed: Counter[tuple[str, str]] = field(default_factory=Counter)
-    places: dict[str, list[str]] = field(default_factory=dict)
-
-    def is_usable(self, completion: Completion, split: str) -> bool:
-        """Whether there is an answer to learn from; counted, with the reason and the place where there is none."""
-        reason = completion.failure
-        if reason is None and split not in OTHER_SPLITS and lacks_logprobs(completion):
-            reason = NO_LOGPROBS
-        self.answers[split] += 1
-        if reason is None:
-            return True
-        self.failed[split, reason] += 1
-        places = self.places.setdefault(reason, [])
-        if len(places) < FIRST_NAMED:
-            places.append(completion.place)
-        return False
+    answers: Answers = field(default_factory=Answers)
 
 
 def plan_rows(file: ApiFile, merge: Merge, *, debug: bool, seed: int, max_failed_share: float) -> Plan:
-    """Decide where each completion of the file goes (SPEC §3, "API teacher").
+    """Choose the split of each completion of the file.
 
-    `train_i` gets the i-th completion of every input, as in merging; `dev`, `dev_ppl`, `test` and `ft` the first of
-    each row. A file without `ft` gets one: the labeled rows of `train_0` (all of them where none is labeled).
-    Completions that were cut off are left out of `ft` and `dev`, answers that failed of all, if no larger share did.
-    `merge.n_per_input` 0: references instead of completions, each pair of text and reference once, in `train_0`.
-    Raises UserError, naming the first rows, if too many failed, and if there is nothing to train on.
+    `train_i` gets the i-th completion of every input, as when pseudo-targets are merged; `dev`, `dev_ppl`, `test` and
+    `ft` get the first of each row. A file without `ft` gets one: the labeled rows of `train_0`, or all if none is
+    labeled. Completions that were cut off are left out of `ft` and `dev`, failed answers of all splits.
+    `merge.n_per_input` 0: `train_0` gets references instead, each pair of text and reference once. Raises UserError if
+    a larger share of answers failed than `max_failed_share`, naming the first, and if there is nothing to train on.
     """
     uses_references = merge.n_per_input == 0
     seen = _references(file, merge) if uses_references else _completions(file, merge, max_failed_share)
@@ -103,10 +86,10 @@ def plan_rows(file: ApiFile, merge: Merge, *, debug: bool, seed: int, max_failed
     if FT not in others:
         first = training[f"{TRAIN}_0"]
         wanted = [number for number in first if number in seen.labeled] or first
-        whole = [number for number in wanted if number not in seen.cut_off]
-        _warn_of_cut_off(file.path, FT, len(wanted) - len(whole), len(wanted))
-        if whole:
-            others[FT] = whole
+        complete = [number for number in wanted if number not in seen.cut_off]
+        _warn_of_cut_off(file.path, FT, len(wanted) - len(complete), len(wanted))
+        if complete:
+            others[FT] = complete
     numbers = {split: {GENERATED: rows} for split, rows in (training | others).items()}
     if debug:
         numbers = debug_rows(numbers, seed=seed)
@@ -114,7 +97,7 @@ def plan_rows(file: ApiFile, merge: Merge, *, debug: bool, seed: int, max_failed
 
 
 def _rotation(file: ApiFile, seen: _Seen, merge: Merge) -> dict[str, list[int]]:
-    """The completions of each `train_i`, as merging would have it."""
+    """The completions of each `train_i`, chosen as when pseudo-targets are merged."""
     rows = concatenate(list(seen.training.values()), [TEXT])
     if not rows[GENERATED]:
         raise UserError(f"{file.path}: no completions of {merge.splits()}: nothing to train on")
@@ -135,7 +118,7 @@ def _as_plan(numbers: Datasets, seen: _Seen, *, uses_references: bool) -> Plan:
 
 
 def _completions(file: ApiFile, merge: Merge, max_failed_share: float) -> _Seen:
-    """Number all completions: what trains by its text, and the first usable one of every other row."""
+    """The first pass: all usable completions of training rows, and the first of every other row."""
     seen = _Seen()
     cut_off = Counter[str]()
     for number, row in _numbered(file, "count completions"):
@@ -145,7 +128,7 @@ def _completions(file: ApiFile, merge: Merge, max_failed_share: float) -> _Seen:
             seen.others.setdefault(TEST, []).append(number)
         elif row.split in OTHER_SPLITS:
             first = next((i for i, completion in enumerate(completions) if not completion.failure), 0)
-            if not seen.is_usable(completions[first], row.split):
+            if not seen.answers.is_usable(completions[first], row.split, needs_logprobs=False):
                 continue
             if completions[first].is_cut_off:
                 cut_off[row.split] += 1
@@ -153,9 +136,9 @@ def _completions(file: ApiFile, merge: Merge, max_failed_share: float) -> _Seen:
                 seen.others.setdefault(row.split, []).append(number + first)
         elif row.split in merge.splits():
             _add_completions(seen, row, completions, number)
-    _check_failed(file.path, seen, max_failed_share)
+    seen.answers.check(file.path, max_failed_share)
     for split, count in cut_off.items():
-        _warn_of_cut_off(file.path, split, count, seen.answers[split])
+        _warn_of_cut_off(file.path, split, count, seen.answers.counted[split])
     if seen.left_out:
         logger.warning("%s: %d empty completions that were cut off are left out", file.path, seen.left_out)
     return seen
@@ -164,7 +147,7 @@ def _completions(file: ApiFile, merge: Merge, max_failed_share: float) -> _Seen:
 def _add_completions(seen: _Seen, row: ApiRow, completions: Sequence[Completion], number: int) -> None:
     columns = seen.training.setdefault(row.split, {TEXT: [], GENERATED: []})
     for i, completion in enumerate(completions, start=number):
-        if not seen.is_usable(completion, row.split):
+        if not seen.answers.is_usable(completion, row.split, needs_logprobs=True):
             continue
         if completion.is_cut_off and not completion.prediction.strip():
             seen.left_out += 1  # neither a text nor its end is known
@@ -185,45 +168,8 @@ def _warn_of_cut_off(path: str, split: str, count: int, n_rows: int) -> None:
         )  # fmt: skip
 
 
-def _check_failed(path: str, seen: _Seen, max_share: float) -> None:
-    """Warn of answers that failed. Raises UserError if a larger share did, or all of a split."""
-    for (split, reason), count in seen.failed.items():
-        if reason == NO_PREDICTION and count == seen.answers[split]:
-            raise UserError(
-                f"{path}: split '{split}': no row has the teacher's prediction, which is its target; let the teacher "
-                "complete it too, or leave the split out"
-            )
-    n_failed, n_answers = seen.failed.total(), seen.answers.total()
-    if not n_failed:
-        return
-    reasons = _described(path, seen)
-    if n_failed > max_share * n_answers:
-        raise UserError(
-            f"{path}: {n_failed} of {n_answers} answers failed, more than --max_failed_share {max_share:g}: {reasons}; "
-            "ask for them again, with log-probabilities"
-        )
-    for split, count in seen.answers.items():
-        if count == sum(n for (of, _), n in seen.failed.items() if of == split):
-            raise UserError(
-                f"{path}: split '{split}': all of its {count} answers failed: {reasons}; ask for them again"
-            )
-    logger.warning("%s: %d of %d answers failed and are left out: %s", path, n_failed, n_answers, reasons)
-
-
-def _described(path: str, seen: _Seen) -> str:
-    """The reasons of failed answers, the most frequent first, each with its first places."""
-    counts = Counter[str]()
-    for (_, reason), count in seen.failed.items():
-        counts[reason] += count
-    parts = []
-    for reason, count in counts.most_common(REASONS_NAMED):
-        places = [place.removeprefix(f"{path}: ") for place in seen.places[reason]]
-        parts.append(f"{count} {reason} ({'; '.join(places)}{'; …' if count > len(places) else ''})")
-    return ", ".join(parts) + (", …" if len(counts) > REASONS_NAMED else "")
-
-
 def _references(file: ApiFile, merge: Merge) -> _Seen:
-    """Number the rows that have a reference; each pair of a labeled text and its reference once."""
+    """The first pass for references: each pair of a labeled text and its reference once, and all other rows."""
     seen = _Seen()
     pairs: dict[tuple[str, str], int] = {}
     for number, row in _numbered(file, "count rows", each_reference=True):
@@ -258,7 +204,7 @@ def _numbered(file: ApiFile, description: str, *, each_reference: bool = False) 
 
 @dataclass(frozen=True)
 class _Waiting:
-    """A row to be trained on whose target is not tokenized yet; `completion` is None where labels are hard."""
+    """A training row whose target is not tokenized yet; `completion` is None if its labels are hard."""
 
     split: str
     columns: dict[str, Any]
@@ -268,11 +214,11 @@ class _Waiting:
 def aligned_rows(
     file: ApiFile, plan: Plan, preprocessor: Preprocessor, aligner: Aligner
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """The rows of the data set with their splits, aligned on the way, each split's in the order of the file.
+    """Each row of the data set with its split; the rows of a split come in the order of the file.
 
-    Columns: `text`, `target`, `reference` (None if there is none; lists where some rows have several), and in training
-    splits `tokens` and `logits`. `preprocessor` must not cut labels. Raises UserError, naming the row, for tokens that
-    cannot be used.
+    Columns: `text`, `target`, `reference` (None if there is none; lists if some rows have several), and in training
+    splits `tokens` and `logits`: for each of T labels a list of K token ids, and their log-probabilities.
+    `preprocessor` must not truncate labels. Raises UserError, naming the row, for tokens that cannot be used.
     """
     waiting: list[_Waiting] = []
     n_tokens = 0
@@ -295,7 +241,7 @@ def aligned_rows(
                 yield split, columns
                 continue
             waiting.append(_Waiting(split, columns, completion))
-            n_tokens += len(target or "") // 4  # about
+            n_tokens += len(target or "") // 4  # a rough estimate
         if n_tokens >= TOKENS_PER_CALL:
             yield from _aligned(waiting, preprocessor, aligner)
             waiting, n_tokens = [], 0

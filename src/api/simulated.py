@@ -1,4 +1,4 @@
-"""API files in three forms, spelled from a model's tokens."""
+"""Write a local model's completions in the three forms of an API file."""
 
 import json
 from collections.abc import Callable, Iterator
@@ -13,22 +13,17 @@ from src.data.schema import Columns, Datasets
 from src.tokens.token_bytes import TokenBytes, n_whole
 
 RESULTS = {"published": "api_completions.json", "chat": "api_completions.json", "jsonl": "api_completions.jsonl"}
-
-
-STOP, LENGTH = "stop", "length"  # why a completion ended, in an API's words
-
-
-DIGITS = 6  # of a log-probability
-
-
-IMPOSSIBLE = -9999.0  # what an API writes for a log-probability of minus infinity
+STOP, LENGTH = "stop", "length"  # an API's finish reasons
+DIGITS = 6  # decimals of a log-probability
+IMPOSSIBLE = -9999.0  # APIs write this for minus infinity
 
 
 @dataclass(frozen=True)
-class Completion:
-    """tokens, logprobs: (T, K + 1), at each position the K most likely tokens, and last the one written: 8 bytes each.
+class GeneratedCompletion:
+    """A completion as numbers.
 
-    EOS has no position; ended: whether the model wrote one.
+    tokens, logprobs: (T, K + 1) int32 and float32, at each position the K most likely tokens, then the one written;
+    EOS has no position. ended: whether the model wrote EOS.
     """
 
     tokens: np.ndarray
@@ -36,7 +31,7 @@ class Completion:
     ended: bool
 
 
-Completions = dict[str, list[list[Completion]]]  # by split, row and number
+GeneratedCompletions = dict[str, list[list[GeneratedCompletion]]]  # by split, row and number
 
 
 # ---------------------------------------------------------------------------------------------------- numbers → strings
@@ -44,9 +39,9 @@ Completions = dict[str, list[list[Completion]]]  # by split, row and number
 
 @dataclass(frozen=True)
 class Position:
-    """A token in an API's terms: its bytes, its log-probability, and by bytes those of the most likely ones.
+    """A token that was written: its bytes, its log-probability, and those of the most likely tokens by their bytes.
 
-    `top` falls and holds the token itself; of two tokens with the same bytes the likelier counts.
+    top: falling, the token itself included; of two tokens with the same bytes it has the likelier.
     """
 
     piece: bytes
@@ -56,17 +51,17 @@ class Position:
 
 @dataclass(frozen=True)
 class Spelled:
-    """A completion in an API's terms; its positions' pieces together are its text in UTF-8."""
+    """A completion as an API gives it; the positions' pieces together are its text in UTF-8."""
 
     text: str
     positions: list[Position]
     finish_reason: str
 
 
-def spell(completion: Completion, token_bytes: TokenBytes) -> Spelled:
-    """Special tokens are no positions, the space before the first word is no text, and a broken character ends it all.
+def spell(completion: GeneratedCompletion, token_bytes: TokenBytes) -> Spelled:
+    """A completion as text, without special tokens and the space before the first word.
 
-    Such a character (bytes that are not UTF-8, or that the limit of length cut) and what follows it are left out.
+    A broken character (bytes that are not UTF-8, or that the limit of length cut) and what follows it are left out.
     """
     rows = [
         row
@@ -80,7 +75,7 @@ def spell(completion: Completion, token_bytes: TokenBytes) -> Spelled:
 
 
 def _position(tokens: list[int], logprobs: list[float], token_bytes: TokenBytes, *, is_first: bool) -> Position:
-    """`tokens`, `logprobs`: the most likely ones in falling order, and last the one written, again or for once."""
+    """tokens, logprobs: (K + 1,), the K most likely ones, falling, then the one written (which may be among the K)."""
     pieces = token_bytes.of(tokens)
     if is_first:
         pieces = [piece.removeprefix(b" ") for piece in pieces]
@@ -94,7 +89,7 @@ def _position(tokens: list[int], logprobs: list[float], token_bytes: TokenBytes,
 # ------------------------------------------------------------------------------------------------------ strings → forms
 
 
-def dataset_form(form: str, datasets: Datasets, completions: Completions, token_bytes: TokenBytes) -> Datasets:
+def dataset_form(form: str, datasets: Datasets, completions: GeneratedCompletions, token_bytes: TokenBytes) -> Datasets:
     """A dataset with a row per completion, those of one input adjacent."""
     encode = {"published": _as_object, "chat": _as_chat}[form]
     return {
@@ -103,24 +98,26 @@ def dataset_form(form: str, datasets: Datasets, completions: Completions, token_
     }
 
 
-def _given(columns: Columns, rows: list[list[Completion]]) -> Columns:
-    """The original text, and target if there is one, a row per completion."""
+def _given(columns: Columns, rows: list[list[GeneratedCompletion]]) -> Columns:
+    """The columns `text` and `target`, if there is one, with a row per completion."""
     names = [name for name in (TEXT, TARGET) if name in columns]
     return {name: [value for value, row in zip(columns[name], rows, strict=True) for _ in row] for name in names}
 
 
-def _columns(rows: list[list[Completion]], token_bytes: TokenBytes, encode: Callable[[Position], Any]) -> Columns:
+def _columns(
+    rows: list[list[GeneratedCompletion]], token_bytes: TokenBytes, encode: Callable[[Position], Any]
+) -> Columns:
     spelled = [spell(completion, token_bytes) for row in rows for completion in row]
     return {
         "prediction": [each.text for each in spelled],
-        "tokens": [[name_of(position.piece) for position in each.positions] for each in spelled],
+        "tokens": [[token_string(position.piece) for position in each.positions] for each in spelled],
         "logprobs": [[encode(position) for position in each.positions] for each in spelled],
         "finish_reason": [each.finish_reason for each in spelled],
     }
 
 
-def response_lines(datasets: Datasets, completions: Completions, token_bytes: TokenBytes) -> Iterator[str]:
-    """A line of JSON per input: its text, and a chat API's response with all completions as choices."""
+def response_lines(datasets: Datasets, completions: GeneratedCompletions, token_bytes: TokenBytes) -> Iterator[str]:
+    """A line of JSON per input: its text, and a chat API's response with its completions as choices."""
     for split, columns in datasets.items():
         names = [name for name in (TEXT, TARGET) if name in columns]
         for i, row in enumerate(completions[split]):
@@ -139,8 +136,8 @@ def _choice(number: int, spelled: Spelled) -> dict[str, Any]:
 
 
 def _as_object(position: Position) -> dict[str, float]:
-    """String → log-probability, as completion APIs have it."""
-    return {name_of(piece): logprob for piece, logprob in position.top.items()}
+    """Log-probability by token string, as completion APIs have it."""
+    return {token_string(piece): logprob for piece, logprob in position.top.items()}
 
 
 def _as_chat(position: Position) -> dict[str, Any]:
@@ -149,7 +146,7 @@ def _as_chat(position: Position) -> dict[str, Any]:
 
 
 def _chat_entry(piece: bytes, logprob: float) -> dict[str, Any]:
-    return {"token": name_of(piece, mark=""), "logprob": logprob, "bytes": _numbers(piece)}
+    return {"token": token_string(piece, mark=""), "logprob": logprob, "bytes": _numbers(piece)}
 
 
 @cache
@@ -158,8 +155,8 @@ def _numbers(piece: bytes) -> tuple[int, ...]:
 
 
 @cache
-def name_of(piece: bytes, *, mark: str = "bytes:") -> str:
-    """A token as APIs write it: its text, or for a part of a character `bytes:\\xe6\\xbc`; chat APIs have no mark."""
+def token_string(piece: bytes, *, mark: str = "bytes:") -> str:
+    """A token as APIs write it: its text, or `bytes:\\xe6\\xbc` for part of a character (chat APIs: without mark)."""
     try:
         return piece.decode()
     except UnicodeDecodeError:

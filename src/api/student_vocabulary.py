@@ -49,8 +49,8 @@ class StudentTokens:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise UserError(
-                "--student_name: its tokenizer is a slow one (no tokenizer.json), which cannot locate tokens in a text; "
-                "choose a student with a fast tokenizer"
+                "--student_name: its tokenizer is a slow one (no tokenizer.json), which cannot locate tokens in "
+                "a text; choose a student with a fast tokenizer"
             )
         self._backend = backend
         self._bytes = TokenBytes(tokenizer)

@@ -1,4 +1,4 @@
-"""The most likely tokens at each written position."""
+"""The most likely tokens, with log-probabilities, at each position of written tokens."""
 
 import numpy as np
 import torch
@@ -11,16 +11,16 @@ from src.tokens.batch import Batch
 
 
 def eos_ids(writer: Writer) -> set[int]:
-    """The tokens with which the model ends a text: one, or several in a list."""
+    """The ids of the tokens that end a text: generation configs have one, or a list."""
     return set(np.atleast_1d(writer.model.generation_config.eos_token_id).tolist())
 
 
 @torch.no_grad()
 def top_logprobs(model: torch.nn.Module, batch: Batch, known: Tensor, top: int) -> tuple[Tensor, Tensor]:
-    """(N, K + 1) token ids, and their log-probabilities: the `top` most likely ones in falling order, then the label.
+    """(N, K + 1) token ids and their log-probabilities: the K = `top` most likely, falling, then the label.
 
-    Of the model's own distribution (temperature 1, nothing cut), over its whole vocabulary; only `known` tokens (of
-    those that the tokenizer has) are among the K.
+    N: the batch's labels. The distribution is the model's own over its whole vocabulary (temperature 1, no nucleus);
+    known: (V′,) ids that the tokenizer has; only these are among the K.
     """
     logits = target_logits(model, batch).float()
     labels = target_labels(batch)[:, None]

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 
 import gen_main
 import simulate_api_main
-from src.api.simulated import Completion, name_of, spell
+from src.api.simulated import GeneratedCompletion, spell, token_string
 from src.config.signals import Interrupted, StopRequests
 from src.decoding.durable import Writer
 from src.decoding.top_logprobs import top_logprobs
@@ -306,11 +306,11 @@ def test_an_empty_prediction(tiny_models, data, tmp_path, monkeypatch, family, f
 # --------------------------------------------------------------------------------------------------- bytes and numbers
 
 
-def completion(tokens: list[int], *, others: tuple[int, ...] = (), ended: bool = True) -> Completion:
+def completion(tokens: list[int], *, others: tuple[int, ...] = (), ended: bool = True) -> GeneratedCompletion:
     """Tokens as if they had been written, each beside the `others` as the most likely ones."""
     ids = torch.tensor([[*others, token] for token in tokens]).numpy()
     logs = torch.arange(1, 2 + len(others)).neg().float().expand(len(tokens), -1).numpy()
-    return Completion(ids, logs, ended)
+    return GeneratedCompletion(ids, logs, ended)
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
@@ -362,10 +362,10 @@ def test_random_bytes_are_always_spelled(byte_models, data, tmp_path, family):
 
 
 def test_names_of_pieces():
-    assert name_of(b" cat") == " cat"
-    assert name_of(b"") == ""
-    assert name_of(b"\xe6\xbc") == "bytes:\\xe6\\xbc"
-    assert name_of(b" \xe6", mark="") == "\\x20\\xe6"
+    assert token_string(b" cat") == " cat"
+    assert token_string(b"") == ""
+    assert token_string(b"\xe6\xbc") == "bytes:\\xe6\\xbc"
+    assert token_string(b" \xe6", mark="") == "\\x20\\xe6"
 
 
 @pytest.mark.parametrize(
