@@ -66,9 +66,6 @@ def _decoding(config: SimulateApiArguments) -> Decoding:
     )
 
 
-# ----------------------------------------------------------------------------------------------------- model → numbers
-
-
 def _load(config: SimulateApiArguments, datasets: Datasets) -> tuple[Writer, WriteBatch]:
     """The model, and a function that writes a batch's completions as records."""
     writer = Writer.of(config, _decoding(config), datasets)

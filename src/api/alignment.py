@@ -79,9 +79,6 @@ RULES: dict[str, Callable[[bytes, Sequence[Span], Sequence[Span]], list[int]]] =
 }
 
 
-# --------------------------------------------------------------------------------------------------- stored entries
-
-
 @dataclass
 class Alignment:
     """Counts over a data set of how well the teacher's tokens fit the student's.

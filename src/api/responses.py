@@ -137,9 +137,6 @@ def _decoder(kind: Any) -> Decoder:
     return Decoder(kind)
 
 
-# ------------------------------------------------------------------------------------------------------------- files
-
-
 class ApiFile:
     """An API file whose rows can be read several times: JSON Lines line by line, other formats in memory."""
 
@@ -201,9 +198,6 @@ def _check_split(split: Any, place: str) -> None:
     if split not in SPLITS:
         hint = "; completions of one input are rows of equal text" if str(split).startswith(f"{TRAIN}_") else ""
         raise UserError(f"{place}: split {split!r} is none of {list(SPLITS)}{hint}")
-
-
-# ------------------------------------------------------------------------------------------------------- completions
 
 
 def _api_row(row: _Row, place: str) -> ApiRow:

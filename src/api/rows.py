@@ -93,7 +93,10 @@ def plan_rows(file: ApiFile, merge: Merge, *, debug: bool, seed: int, max_failed
     numbers = {split: {GENERATED: rows} for split, rows in (training | others).items()}
     if debug:
         numbers = debug_rows(numbers, seed=seed)
-    return _as_plan(numbers, seen, uses_references=uses_references)
+    also_ft = frozenset(numbers[FT][GENERATED]) if FT in numbers and FT not in seen.others else frozenset()
+    own = [split for split in numbers if split != FT or FT in seen.others]
+    split_of = {number: split for split in own for number in numbers[split][GENERATED]}
+    return Plan(tuple(numbers), split_of, also_ft, uses_references, seen.has_lists)
 
 
 def _rotation(file: ApiFile, seen: _Seen, merge: Merge) -> dict[str, list[int]]:
@@ -104,17 +107,6 @@ def _rotation(file: ApiFile, seen: _Seen, merge: Merge) -> dict[str, list[int]]:
     inputs = group_by_input(rows)
     splits = rotate(inputs, targets_per_input(inputs, merge), None)
     return {split: columns[TARGET] for split, columns in splits.items()}
-
-
-def _as_plan(numbers: Datasets, seen: _Seen, *, uses_references: bool) -> Plan:
-    borrowed = frozenset(numbers[FT][GENERATED]) if FT in numbers and FT not in seen.others else frozenset()
-    split_of = {
-        number: split
-        for split, rows in numbers.items()
-        if split != FT or FT in seen.others
-        for number in rows[GENERATED]
-    }
-    return Plan(tuple(numbers), split_of, borrowed, uses_references, seen.has_lists)
 
 
 def _completions(file: ApiFile, merge: Merge, max_failed_share: float) -> _Seen:
@@ -199,9 +191,6 @@ def _numbered(file: ApiFile, description: str, *, each_reference: bool = False) 
             number += max(1, len(each.completions))
 
 
-# --------------------------------------------------------------------------------------------------------- second pass
-
-
 @dataclass(frozen=True)
 class _Waiting:
     """A training row whose target is not tokenized yet; `completion` is None if its labels are hard."""
@@ -235,13 +224,11 @@ def aligned_rows(
             columns = {TEXT: row.text, TARGET: target, REFERENCE: reference}
             if i in plan.also_ft:
                 yield FT, columns
-            if split is None:
-                continue
-            if not is_training_split(split):
+            if split is not None and is_training_split(split):
+                waiting.append(_Waiting(split, columns, completion))
+                n_tokens += len(target or "") // 4  # a rough estimate
+            elif split is not None:
                 yield split, columns
-                continue
-            waiting.append(_Waiting(split, columns, completion))
-            n_tokens += len(target or "") // 4  # a rough estimate
         if n_tokens >= TOKENS_PER_CALL:
             yield from _aligned(waiting, preprocessor, aligner)
             waiting, n_tokens = [], 0

@@ -34,9 +34,6 @@ class GeneratedCompletion:
 GeneratedCompletions = dict[str, list[list[GeneratedCompletion]]]  # by split, row and number
 
 
-# ---------------------------------------------------------------------------------------------------- numbers → strings
-
-
 @dataclass(frozen=True)
 class Position:
     """A token that was written: its bytes, its log-probability, and those of the most likely tokens by their bytes.
@@ -84,9 +81,6 @@ def _position(tokens: list[int], logprobs: list[float], token_bytes: TokenBytes,
     for piece, logprob in zip(pieces, rounded, strict=True):
         top.setdefault(piece, logprob)
     return Position(pieces[-1], rounded[-1], top)
-
-
-# ------------------------------------------------------------------------------------------------------ strings → forms
 
 
 def dataset_form(form: str, datasets: Datasets, completions: GeneratedCompletions, token_bytes: TokenBytes) -> Datasets:
