@@ -6,7 +6,6 @@ command. Finished steps are skipped and interrupted ones continue, so you can ru
 
 import argparse
 import csv
-import json
 import os
 import shlex
 import subprocess
@@ -154,6 +153,7 @@ def measure(out: Path, threads: int) -> list[Row]:
     from src.decoding.settings import decoding_of
     from src.evaluation.evaluate import Evaluator
     from src.models.loading import load_model, load_tokenizer
+    from src.runs.records import read_run
     from src.tokens.preprocessing import Preprocessor
     from src.tokens.tokenized import TokenizedDatasets
 
@@ -170,7 +170,7 @@ def measure(out: Path, threads: int) -> list[Row]:
         started = time.monotonic()
         predictions = evaluator.predict(model, split)
         speed = len(predictions) / (time.monotonic() - started)
-        scores = json.loads((out / folder / "run.json").read_text(encoding="utf-8"))["scores"]
+        scores = read_run(out / folder).description.scores
         rows.append(Row(name, scores["sacrebleu"], scores["nll"], model.num_parameters(), speed))
     return rows
 

@@ -97,6 +97,14 @@ def test_config_is_light(path):
     assert outside <= LIGHT
 
 
+def test_a_report_needs_no_torch():
+    """What a run has left is read in a moment, and where no model libraries are installed."""
+    code = "import sys, src.runs.folder, src.runs.records, src.runs.trackers\n"
+    code += "print({'torch', 'transformers', 'accelerate', 'datasets'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
 def functions(tree: ast.AST) -> Iterator[ast.FunctionDef]:
     return (node for node in ast.walk(tree) if isinstance(node, ast.FunctionDef))
 

@@ -1,10 +1,14 @@
 """The loss schedule: which of an experiment's losses is trained now, and when the next one takes over."""
 
 from dataclasses import dataclass, replace
+from typing import Annotated
 
 import numpy as np
+from msgspec import Meta
 
 from src.config.experiments.schema import Schedule
+
+Count = Annotated[int, Meta(ge=0)]  # checked when a saved run is read
 
 
 @dataclass(frozen=True)
@@ -15,11 +19,11 @@ class SchedulePosition:
     since then. without_better: evaluations in a row without a better score, counted since then.
     """
 
-    index: int = 0
-    changes: int = 0
-    epochs: int = 0
-    evaluations: int = 0
-    without_better: int = 0
+    index: Count = 0
+    changes: Count = 0
+    epochs: Count = 0
+    evaluations: Count = 0
+    without_better: Count = 0
 
 
 def position_after_evaluation(

@@ -1,78 +1,87 @@
-"""run.json: the flags, data and versions of a run, and what differs between two runs."""
+"""run.json: a run's flags, data, versions and final scores, and how a new command differs from it."""
 
 import platform
-import re
 import subprocess
 from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Final, Literal
+
+import msgspec
+from msgspec import Meta
 
 from src import __version__
 from src.config.errors import UserError
 from src.config.flags.base import REPOSITORY
 from src.data.schema import Datasets
 from src.data.writers import fingerprint, fingerprint_datasets
-from src.storage.json_files import read_json
+from src.storage.json_files import read_json, write_json
 
-RUN, SCORES, LOSSES = "run.json", "eval_scores.csv", "train_losses.csv"
+RUN = "run.json"
+NEW = "new"  # a run without a run.json
+UNFINISHED: Final = "unfinished"
+FINISHED: Final = "finished"
+Status = Literal["unfinished", "finished"]
 
-
-SCRIPT = r"\w{1,60}\.py"
-
-
+# Flags that two commands of one run may differ in.
 NOT_COMPARED = ("output_dir", "resume", "overwrite", "save_state_every_n_minutes", "dry_run", "greater_is_better")
-
-
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "sacrebleu", "rouge_score", "nltk")
 
 
-NEW, UNFINISHED, FINISHED = "new", "unfinished", "finished"
+class RunDescription(msgspec.Struct, kw_only=True):
+    """What run.json holds.
+
+    scores: of the final test, None for NaN and infinity, which JSON lacks. flags: by name, without the script. data:
+    what flags that name inputs stood for, as JSON values (for a data file its fingerprint).
+    """
+
+    script: Annotated[str, Meta(pattern=r"^\w{1,60}\.py\Z")]
+    status: Status
+    scores: dict[str, float | None]
+    flags: Annotated[dict[str, Any], Meta(min_length=1)]
+    score_definitions: dict[str, str] = {}
+    data: dict[str, Any]
+    versions: dict[str, str] = {}
+    commit: str | None = None
+
+    def write(self, folder: Path) -> None:
+        write_json(folder / RUN, msgspec.to_builtins(self), indent=1)
+
+    def differences(self, flags: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
+        """What differs in a new command, one sentence each; flags and data that run.json lacks do not."""
+        for name, value in flags.items():
+            value = list(value) if isinstance(value, tuple) else value
+            former = self.flags.get(name, value)
+            if name != "script" and name not in NOT_COMPARED and former != value:
+                yield f"--{name} was {former}, is {value}"
+        for name, value in data.items():
+            if self.data.get(name, value) != value:
+                yield f"what --{name} stands for has changed"
+
+
+def read_description(folder: Path) -> RunDescription | None:
+    """The run.json of a folder; None if there is none. Raises UserError if it describes no run."""
+    if not (folder / RUN).is_file():
+        return None
+    try:
+        return msgspec.convert(read_json(folder / RUN), RunDescription)
+    except msgspec.ValidationError as error:
+        raise UserError(
+            f"{folder / RUN}: not a description of a run: {error}; take another --output_dir or --overwrite True"
+        ) from None
+
+
+def description_bytes(folder: Path) -> bytes | None:
+    """The bytes of a folder's run.json, to notice that another run has changed it; None if there is none."""
+    return (folder / RUN).read_bytes() if (folder / RUN).is_file() else None
 
 
 def data_fingerprint(path: str, datasets: Datasets) -> str:
-    """What tells two states of a data set apart: of a file or folder its bytes, of a hub name the rows."""
+    """A hash that changes with the data: of the bytes of a file or folder, of the rows of a hub data set."""
     return fingerprint(path) if Path(path).exists() else fingerprint_datasets(datasets)
 
 
-def described(path: Path) -> bytes | None:
-    return (path / RUN).read_bytes() if (path / RUN).is_file() else None
-
-
-def former_run(path: Path) -> dict[str, Any] | None:
-    if not (path / RUN).is_file():
-        return None
-    found = read_json(path / RUN)
-    if not isinstance(found, dict) or not _describes_a_run(found):
-        raise UserError(f"{path / RUN}: not a description of a run; take another --output_dir or --overwrite True")
-    return found
-
-
-def _describes_a_run(found: dict[str, Any]) -> bool:
-    flags, data, scores = (found.get(name) for name in ("flags", "data", "scores"))
-    return (
-        re.fullmatch(SCRIPT, str(found.get("script"))) is not None
-        and found.get("status") in (UNFINISHED, FINISHED)
-        and isinstance(flags, dict)
-        and isinstance(data, dict)
-        and {"dataset_path", "output_dir"} <= flags.keys()
-        and isinstance(scores, dict)
-        and all(value is None or isinstance(value, int | float) for value in scores.values())
-    )
-
-
-def differences(found: dict[str, Any], flags: Mapping[str, Any], inputs: Mapping[str, Any]) -> Iterator[str]:
-    for name, value in flags.items():
-        value = list(value) if isinstance(value, tuple) else value
-        former = found["flags"].get(name, value)
-        if name != "script" and name not in NOT_COMPARED and former != value:
-            yield f"--{name} was {former}, is {value}"
-    for name, value in inputs.items():
-        if found["data"].get(name, value) != value:
-            yield f"what --{name} stands for has changed"
-
-
-def versions() -> dict[str, str]:
+def installed_versions() -> dict[str, str]:
     found = {"kd-for-text-generation": __version__, "python": platform.python_version()}
     for package in PACKAGES:
         try:

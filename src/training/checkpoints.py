@@ -4,12 +4,12 @@ import secrets
 import shutil
 import zlib
 from collections.abc import Collection
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 from zipfile import ZipFile
 
 import torch
+from msgspec import to_builtins
 from torch import nn
 from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
@@ -22,7 +22,7 @@ from src.models.prompts import KEY, PROMPT_FILE
 from src.models.weights import read_tensors
 from src.storage.atomic import atomic_folder, writing_to
 from src.storage.json_files import read_json, write_json
-from src.training.state import STATE, RunState, TrainingState, is_number
+from src.training.state import STATE, RunState, TrainingState, read_state
 
 OPTIMIZER = "optimizer.pt"
 
@@ -41,16 +41,13 @@ def save_checkpoint(folder: Path, training: TrainingState, state: RunState) -> N
         if training.scaler is not None:
             saved["scaler"] = training.scaler.state_dict()
         _save_tensors(saved, temporary / OPTIMIZER)
-        described = {"run": asdict(state), "scheduler": training.scheduler.state_dict()}
-        write_json(temporary / STATE, described | {"checksums": _checksums(temporary)}, indent=1)
-
-
-def _checksums(folder: Path) -> dict[str, int]:
-    """CRC-32 by the name of each file of weights; those of torch have some inside."""
-    return {file.name: _checksum(file) for file in sorted(folder.glob("*.safetensors"))}
+        sums = {file.name: _checksum(file) for file in sorted(temporary.glob("*.safetensors"))}
+        described = {"run": to_builtins(state), "scheduler": training.scheduler.state_dict(), "checksums": sums}
+        write_json(temporary / STATE, described, indent=1)
 
 
 def _checksum(file: Path) -> int:
+    """CRC-32 of a file of weights; a .pt file has its own inside."""
     total = 0
     with file.open("rb") as content:
         while piece := content.read(2**24):
@@ -65,25 +62,21 @@ def _save_tensors(values: dict[str, Any], path: Path) -> None:
 
 
 def load_checkpoint(folder: Path, training: TrainingState) -> RunState:
-    """Restore weights, optimizer, scheduler and scaler in place; returns the position."""
-    state = RunState.read(folder)
+    """Restore weights, optimizer, scheduler and scaler in place, and return the position.
+
+    Raises UserError for a file that cannot be read, has changed since it was saved, or is of another model.
+    """
+    state = read_state(folder)
     load_weights(training.model, folder)
     with in_one_line(str(folder / OPTIMIZER), "cannot be read"):
         _check_archive(folder / OPTIMIZER)
         saved = read_tensors(folder / OPTIMIZER)
-        if not _are_alike(saved["optimizer"]["param_groups"], training.optimizer.state_dict()["param_groups"]):
-            raise ValueError("its groups of parameters are not this model's")
         training.optimizer.load_state_dict(saved["optimizer"])
         _check_moments(training.optimizer)
         if training.scaler is not None and "scaler" in saved:
-            if not _are_alike(saved["scaler"], training.scaler.state_dict()):
-                raise ValueError("its scaler holds something else than numbers")
             training.scaler.load_state_dict(saved["scaler"])
-    scheduler = read_json(folder / STATE).get("scheduler")
-    if not _are_alike(scheduler, training.scheduler.state_dict()):
-        raise UserError(f"{folder / STATE}: not the state of a run: 'scheduler' is another kind of value")
-    training.scheduler.load_state_dict(scheduler)
-    return state
+    training.scheduler.load_state_dict({**training.scheduler.state_dict(), **state.scheduler})
+    return state.run
 
 
 def _check_archive(file: Path) -> None:
@@ -95,22 +88,12 @@ def _check_archive(file: Path) -> None:
 
 
 def _check_moments(optimizer: Optimizer) -> None:
-    """`load_state_dict` looks at the number of parameters alone."""
+    """Raise ValueError for moments of another shape than their parameter: torch would only fail in the next update."""
     for group in optimizer.param_groups:
         for parameter in group["params"]:
             for name, moment in optimizer.state.get(parameter, {}).items():
                 if name != "step" and (not isinstance(moment, torch.Tensor) or moment.shape != parameter.shape):
                     raise ValueError(f"its {name} is not of the shape of a parameter")
-
-
-def _are_alike(value: Any, model: Any) -> bool:
-    """Whether two values of lists and dicts differ in numbers at most."""
-    if isinstance(model, dict):
-        has_keys = isinstance(value, dict) and value.keys() == model.keys()
-        return has_keys and all(_are_alike(value[name], model[name]) for name in model)
-    if isinstance(model, list):
-        return isinstance(value, list) and len(value) == len(model) and all(map(_are_alike, value, model))
-    return is_number(value) if is_number(model) else type(value) is type(model)
 
 
 def is_resumable(folder: Path) -> bool:
@@ -138,23 +121,16 @@ def save_portable(
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
-    """Restore the weights of a checkpoint folder into a model of the same architecture."""
-    core = unwrapped(model)
-    _check_sums(folder)
-    core.load_state_dict(load_saved(folder, core.config).state_dict())
+    """Restore the weights of a checkpoint, or of any model folder, into a model of the same architecture.
 
-
-def _check_sums(folder: Path) -> None:
-    """Raise UserError for weights that have changed since their checkpoint was saved."""
-    if not (folder / STATE).is_file():
-        return
-    content = read_json(folder / STATE)
-    sums = content.get("checksums", {}) if isinstance(content, dict) else None
-    if not isinstance(sums, dict):
-        raise UserError(f"{folder / STATE}: not the state of a run: 'checksums' is another kind of value")
+    Raises UserError for weights that have changed since their checkpoint was saved.
+    """
+    sums = read_state(folder).checksums if (folder / STATE).is_file() else {}
     for file in folder.glob("*.safetensors"):
         if file.name in sums and sums[file.name] != _checksum(file):
             raise UserError(f"{file}: has changed since it was saved, by its checksum in {STATE}")
+    core = unwrapped(model)
+    core.load_state_dict(load_saved(folder, core.config).state_dict())
 
 
 def find_best(folder: Path, state: RunState) -> Path | None:
@@ -171,7 +147,7 @@ def copy(source: Path, target: Path) -> None:
     with atomic_folder(target) as temporary:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
         values = read_json(temporary / STATE)
-        values["run"] |= {"n_rows": 0, "n_losses": 0, "sums": {}}
+        values["run"] |= {"n_rows": 0, "n_losses": 0}
         write_json(temporary / STATE, values, indent=1)
 
 

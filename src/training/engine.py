@@ -30,8 +30,8 @@ from src.evaluation import health
 from src.evaluation.evaluate import Evaluation, Evaluator
 from src.evaluation.metrics import LIKELIHOOD_SCORES
 from src.models.forward import unwrapped
-from src.runs.description import LOSSES, SCORES
 from src.runs.folder import RunFolder
+from src.runs.records import LOSSES, SCORES, append_predictions, check_records, truncate_records
 from src.tokens.batch import Batch
 from src.tokens.collate import collate
 from src.tokens.order import chunks, epoch_order
@@ -105,9 +105,9 @@ class Trainer:
         if self.run.holds(folder):
             if state.best is not None and not (self.run.path / state.best.folder).is_dir():
                 raise UserError(f"{folder}: the best checkpoint of its time, {state.best.folder}, is gone")
-            self.run.check_lines(state.n_rows, state.n_losses, state.sums)
+            check_records(self.run.path, state.n_rows, state.n_losses)
         else:
-            state.n_rows, state.n_losses, state.sums = 0, 0, {}
+            state.n_rows, state.n_losses = 0, 0
 
     def begin(self) -> None:
         """Open the run's folder, the first thing that is written: what it holds becomes that of the position."""
@@ -120,10 +120,7 @@ class Trainer:
         if not goes_on:
             self._adopt_best(folder)
         self._save_state()  # before anything is dropped: from here on nothing newer counts
-        self.run.keep_rows(SCORES, state.n_rows)
-        self.run.keep_rows(LOSSES, state.n_losses)
-        self.run.keep_generations(state.n_rows)
-        self.run.sums = dict(state.sums)
+        truncate_records(self.run.path, state.n_rows, state.n_losses)
         checkpoints.remove_others(self.run.path, keep=() if state.best is None else (state.best.folder,))
 
     def _has_position(self, phases: Sequence[Phase]) -> bool:
@@ -388,9 +385,9 @@ class Trainer:
     def record(self, split: str, epoch: int, step: int, result: Evaluation) -> None:
         """Write an evaluation's row and predictions, and print its main scores."""
         columns = ("split", "epoch", "step", *self.evaluator.columns)
-        self.run.append_row(SCORES, columns, {"split": split, "epoch": epoch, "step": step, **result.scores})
-        self.run.append_generations(split, epoch, step, result.predictions)
-        self.state.n_rows, self.state.sums = self.state.n_rows + 1, dict(self.run.sums)
+        self.run.log(SCORES, columns, {"split": split, "epoch": epoch, "step": step, **result.scores})
+        append_predictions(self.run.path, split, epoch, step, result.predictions)
+        self.state.n_rows += 1
         shown = dict.fromkeys(name for name in (self.config.metric_for_best_model, "nll") if name in result.scores)
         place = "best checkpoint" if epoch == FINAL else f"epoch {epoch} step {step}"
         say(f"{place:<18} {split:<5}" + "".join(f"  {name} {result.scores[name]:.3f}" for name in shown))
@@ -468,8 +465,8 @@ class Trainer:
         row = place | {"learning_rate": rate} | means
         has_scaler = self.training.scaler is not None
         noted = (GRADIENT_NORM, SKIPPED) if has_scaler else (GRADIENT_NORM,)
-        self.run.append_row(LOSSES, (*place, "learning_rate", TOTAL_LOSS, *self.terms, *noted), row)
-        state.n_losses, state.sums = state.n_losses + 1, dict(self.run.sums)
+        self.run.log(LOSSES, (*place, "learning_rate", TOTAL_LOSS, *self.terms, *noted), row)
+        state.n_losses += 1
         state.losses = {}
 
     # -------------------------------------------------------------------------------------------------- checkpoints

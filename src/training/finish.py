@@ -11,6 +11,7 @@ from src.data.schema import (
 )
 from src.runs.description import FINISHED
 from src.runs.folder import RunFolder
+from src.runs.records import write_predictions
 from src.training import checkpoints
 from src.training.engine import FINAL, Trainer
 from src.training.setup import Prepared, Task, open_training_run, prepare_training
@@ -48,7 +49,7 @@ def _finish(trainer: Trainer, datasets: Datasets) -> dict[str, float]:
         result = trainer.evaluate(TEST, final=True)
         trainer.record(TEST, FINAL, FINAL, result)
         scores = result.scores
-    run.compose_generations({split: columns.get(TARGET, []) for split, columns in datasets.items()})
+    write_predictions(run.path, {split: columns.get(TARGET, []) for split, columns in datasets.items()})
     checkpoints.save_portable(
         run.path / MODEL_FOLDER,
         trainer.training.model,

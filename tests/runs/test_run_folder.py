@@ -11,7 +11,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 
 import pytest
-from tiny_runs import ft_flags, rows
+from tiny_runs import ft_flags
 
 import ft_main
 from src import __version__
@@ -20,7 +20,7 @@ from src.config.errors import UserError
 from src.config.flags.base import REPOSITORY
 from src.config.flags.fine_tune import FineTuneArguments
 from src.config.flags.generate import GenerateArguments
-from src.runs import description, folder
+from src.runs import description
 from src.runs.description import FINISHED, NEW, UNFINISHED, data_fingerprint
 from src.runs.folder import LOCK, SOFT_LOCK, RunFolder, open_run
 from src.storage.soft_lock import NO_LOCKS, SoftLock
@@ -256,98 +256,7 @@ def test_no_commit_outside_a_checkout(monkeypatch, tmp_path):
     assert description.commit() is None
 
 
-# ---------------------------------------------------------------------------------------------------- rows and lines
-
-
-def test_rows(config):
-    run = begun(config)
-    columns = ("split", "epoch", "bertscore_f1", "nll")
-    run.append_row("eval_scores.csv", columns, {"split": "dev", "epoch": 0, "nll": 0.1})
-    run.append_row("eval_scores.csv", columns, {"split": "test", "epoch": -1, "nll": 2.0, "bertscore_f1": 1 / 3})
-    text = (run.path / "eval_scores.csv").read_bytes()
-    assert text == b"split,epoch,bertscore_f1,nll\ndev,0,,0.1\ntest,-1,0.3333333333333333,2.0\n"
-    assert rows(run.path)[1] == {"split": "test", "epoch": "-1", "bertscore_f1": "0.3333333333333333", "nll": "2.0"}
-
-
-def test_a_column_that_was_not_announced_is_a_defect(config):
-    with pytest.raises(ValueError, match="bleu"):
-        begun(config).append_row("eval_scores.csv", ("split",), {"split": "dev", "bleu": 1})
-
-
-@pytest.mark.parametrize(
-    ("text", "count", "kept"),
-    [
-        ("a\n1\n2\n3\n", 2, "a\n1\n2\n"),
-        ("a\n1\n2\n3\n", 3, "a\n1\n2\n3\n"),
-        ("a\n1\n2\n3", 2, "a\n1\n2\n"),  # torn
-        ("a\n1\n2\n", 0, ""),  # the header comes again with the first row
-        ("a,", 0, ""),
-        ("", 0, ""),
-    ],
-)
-def test_keep_rows(config, text, count, kept):
-    run = begun(config)
-    (run.path / "eval_scores.csv").write_text(text)
-    run.keep_rows("eval_scores.csv", count)
-    assert (run.path / "eval_scores.csv").read_text() == kept
-    run.append_row("eval_scores.csv", ("a",), {"a": 9})
-    assert rows(run.path)[-1] == {"a": "9"}
-    run.keep_rows("nothing.csv", 0)
-    assert not (run.path / "nothing.csv").exists()
-
-
-@pytest.mark.parametrize("text", ["a\n1\n2", "a\n1\n", "a\n", "", None])
-def test_rows_that_the_state_counts_on_are_gone(config, text):
-    """Going on would give a file with fewer rows than the run has evaluations; what is left stays as it is."""
-    run = begun(config)
-    if text is not None:
-        (run.path / "eval_scores.csv").write_text(text)
-    with pytest.raises(UserError, match=r"eval_scores.csv: \d whole lines are left of the 3"):
-        run.keep_rows("eval_scores.csv", 2)
-    assert text is None or (run.path / "eval_scores.csv").read_text() == text
-
-
-def test_generations(config):
-    run = begun(config)
-    run.append_generations("dev", 0, 3, ["a\n\u2028b", "é"])
-    run.append_generations("test", 0, 3, ["c"])
-    run.append_generations("dev", 1, 3, ["d", ""])
-    run.keep_generations(2)
-    with (run.path / "eval_generations.jsonl").open("a") as file:
-        file.write('{"split": "de')  # killed while writing
-    run.keep_generations(2)
-    run.append_generations("test", -1, -1, ["e"])
-    run.compose_generations({"dev": ["A", "B"], "test": ["C"], "unlabeled": []})
-    composed = json.loads((run.path / "eval_generations.json").read_text(encoding="utf-8"))
-    assert composed == {
-        "dev__epoch0__step3": {
-            "split": "dev", "epoch": 0, "step": 3, "predictions": ["a\n\u2028b", "é"], "references": ["A", "B"]
-        },
-        "test__epoch0__step3": {"split": "test", "epoch": 0, "step": 3, "predictions": ["c"], "references": ["C"]},
-        "test__epoch-1__step-1": {
-            "split": "test", "epoch": -1, "step": -1, "predictions": ["e"], "references": ["C"]
-        },
-    }  # fmt: skip
-    run.tidy()
-    run.tidy()
-    assert not (run.path / "eval_generations.jsonl").exists()
-
-
-def test_dropping_generations_is_all_or_nothing(config, monkeypatch):
-    """Killed while lines are dropped, a run must not have lost those that are to be kept."""
-    run = begun(config)
-    for epoch in range(4):
-        run.append_generations("dev", epoch, 0, [str(epoch)])
-    before = (run.path / "eval_generations.jsonl").read_bytes()
-
-    def killed(*_):
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(Path, "replace", killed)
-    monkeypatch.setattr(folder, "append_json_line", killed)
-    with pytest.raises(KeyboardInterrupt):
-        run.keep_generations(3)
-    assert (run.path / "eval_generations.jsonl").read_bytes() == before
+# ---------------------------------------------------------------------------------------------------------------- data
 
 
 def test_data_fingerprint(tmp_path):

@@ -166,6 +166,19 @@ def test_a_stopped_run_says_where_and_how_to_go_on(monkeypatch, tmp_path, comman
     assert "continuing from" in capsys.readouterr().out
 
 
+def test_a_state_of_an_earlier_version_is_continued(monkeypatch, tmp_path, commands, whole):
+    """It has checksums of the rows written so far, which are not looked at any more."""
+    flags = commands["ft"](tmp_path / "out")
+    run_stopped(monkeypatch, ft_main.main, flags, 22)
+    (file,) = (tmp_path / "out").glob("state/*/run_state.json")
+    written = read(file)
+    assert written["run"]["n_rows"] >= 2
+    written["run"]["sums"] = {"eval_scores.csv": 3946057175, "train_losses.csv": 1, "eval_generations.jsonl": 2}
+    file.write_text(json.dumps(written))
+    ft_main.main(flags)
+    assert result(tmp_path / "out") == whole["ft"]
+
+
 @pytest.mark.parametrize("which", ["state", "best"])
 def test_continued_from_a_checkpoint_of_its_own(monkeypatch, tmp_path, commands, whole, which):
     """What came after the checkpoint is dropped and comes again; and so it does when that is killed and continued

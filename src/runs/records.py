@@ -1,0 +1,121 @@
+"""Scores, losses and predictions in a run's folder: cut back to a saved state, and read again by a report."""
+
+import csv
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from src.config.errors import UserError
+from src.data.references import Target
+from src.runs.description import RunDescription, read_description
+from src.storage.atomic import atomic_write
+from src.storage.json_files import append_json_line, read_json, read_json_lines, write_json
+
+SCORES, LOSSES = "eval_scores.csv", "train_losses.csv"
+PREDICTIONS, PREDICTION_LINES = "eval_generations.json", "eval_generations.jsonl"  # of a finished run, while it runs
+TEXT_COLUMNS, COUNT_COLUMNS = ("split", "learned"), ("phase", "epoch", "step")  # all others are numbers
+
+
+def append_predictions(folder: Path, split: str, epoch: int, step: int, predictions: Sequence[str]) -> None:
+    """Add the predictions of an evaluation, in the order of the split's rows; on disk when this returns."""
+    line = {"split": split, "epoch": epoch, "step": step, "predictions": list(predictions)}
+    append_json_line(folder / PREDICTION_LINES, line)
+
+
+def write_predictions(folder: Path, references: Mapping[str, Sequence[Target]]) -> None:
+    """Write eval_generations.json: each evaluation's predictions beside the `references` of its split."""
+    written = {}
+    for line in read_json_lines(folder / PREDICTION_LINES):
+        key = f"{line['split']}__epoch{line['epoch']}__step{line['step']}"
+        written[key] = {**line, "references": list(references[line["split"]])}
+    write_json(folder / PREDICTIONS, written, indent=1)
+
+
+def check_records(folder: Path, n_evaluations: int, n_losses: int) -> None:
+    """Raise UserError if rows that a saved state counts are missing. Writes nothing."""
+    _check_count(folder / SCORES, _count_lines(folder / SCORES), _with_header(n_evaluations))
+    _check_count(folder / LOSSES, _count_lines(folder / LOSSES), _with_header(n_losses))
+    lines = folder / PREDICTION_LINES
+    _check_count(lines, len(read_json_lines(lines, repair=False)), n_evaluations)
+
+
+def truncate_records(folder: Path, n_evaluations: int, n_losses: int) -> None:
+    """Drop rows written after the state that a run continues from: they will come again. Raises as `check_records`."""
+    check_records(folder, n_evaluations, n_losses)
+    _keep_lines(folder / SCORES, _with_header(n_evaluations))
+    _keep_lines(folder / LOSSES, _with_header(n_losses))
+    _keep_lines(folder / PREDICTION_LINES, n_evaluations)
+
+
+def _with_header(n_rows: int) -> int:
+    """Lines of a CSV file; its header is written with its first row."""
+    return n_rows + 1 if n_rows else 0
+
+
+def _count_lines(path: Path) -> int:
+    """Complete lines of a file, 0 if it is missing."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as lines:
+        return sum(line.endswith(b"\n") for line in lines)
+
+
+def _check_count(path: Path, found: int, expected: int) -> None:
+    if found < expected:
+        raise UserError(
+            f"{path}: {found} complete lines are left of the {expected} that were there when the run's state was "
+            "saved; put the file back, or start anew with --overwrite True"
+        )
+
+
+def _keep_lines(path: Path, count: int) -> None:
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="\n") as lines, atomic_write(path) as file:
+            file.writelines(islice(lines, count))
+
+
+# ------------------------------------------------------------------------------------------------------------- reading
+
+
+@dataclass(frozen=True)
+class RunRecords:
+    """A run as its folder describes it.
+
+    scores, losses: the rows of the two CSV files; text, integers or floats by column, None where a value is empty.
+    predictions: an evaluation each, with "split", "epoch", "step", "predictions" and, of a finished run, "references".
+    """
+
+    description: RunDescription
+    scores: list[dict[str, Any]]
+    losses: list[dict[str, Any]]
+    predictions: list[dict[str, Any]]
+
+
+def read_run(folder: str | Path) -> RunRecords:
+    """Read what a run left in its output folder, finished or not. Raises UserError if the folder holds no run."""
+    folder = Path(folder)
+    description = read_description(folder)
+    if description is None:
+        raise UserError(f"{folder}: holds no run: there is no run.json")
+    if (folder / PREDICTIONS).is_file():
+        predictions = list(read_json(folder / PREDICTIONS).values())
+    else:
+        predictions = read_json_lines(folder / PREDICTION_LINES, repair=False)
+    return RunRecords(description, _read_rows(folder / SCORES), _read_rows(folder / LOSSES), predictions)
+
+
+def _read_rows(path: Path) -> list[dict[str, Any]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
+
+
+def _value(column: str, text: str) -> str | int | float | None:
+    if column in TEXT_COLUMNS:
+        return text
+    if not text:
+        return None
+    return int(text) if column in COUNT_COLUMNS else float(text)
