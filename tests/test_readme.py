@@ -15,7 +15,7 @@ from src.config.divergences import DIVERGENCES
 from src.config.flags.base import REPOSITORY, REQUIRED
 from src.distillation.objectives import distillation_loss
 from src.distillation.student_targets import student_writes
-from src.training import engine
+from src.training import update
 
 PAGES = {
     str(path.relative_to(REPOSITORY)): path.read_text(encoding="utf-8")
@@ -71,8 +71,8 @@ def test_the_variant_of_the_readme(tiny_models, rotation_path, tmp_path, monkeyp
         losses.append((loss.item(), 0.5 * terms["forward"].item() + 0.5 * kl))
         return loss, terms
 
-    monkeypatch.setattr(engine, "student_writes", noted_writes)
-    monkeypatch.setattr(engine, "distillation_loss", noted_loss)
+    monkeypatch.setattr(update, "student_writes", noted_writes)
+    monkeypatch.setattr(update, "distillation_loss", noted_loss)
     kd_main.main([*kd_flags(tiny_models[family], rotation_path, tmp_path / "out"), *shlex.split(named[1])])
     assert set(steps) == {0.3}
     assert len(losses) == len(steps) == 10

@@ -4,8 +4,7 @@ A stage builds phases and hands them to `Trainer.fit`. A step is one micro-batch
 """
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from math import isfinite
 from pathlib import Path
 from typing import Any
@@ -13,45 +12,27 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import Accelerator
-from torch import Tensor
-from torch.nn.utils import get_total_norm
 
 from src.config.console import progress_bar, say
-from src.config.constants import DEV, DEV_PPL, TARGET, TEST, TEXT
-from src.config.errors import NotFiniteError, UserError
-from src.config.experiments.schema import LossEntry
+from src.config.constants import DEV, DEV_PPL, TARGET, TEST
+from src.config.errors import UserError
 from src.config.flags.shared import TrainingArguments
 from src.config.signals import Interrupted, StopRequests
-from src.distillation.capture import capture_states
 from src.distillation.loss_schedule import SchedulePosition, position_after_epoch, position_after_evaluation
-from src.distillation.objectives import Window, distillation_loss, term_names
-from src.distillation.student_targets import student_writes, with_student_targets
+from src.distillation.objectives import term_names
 from src.evaluation import health
 from src.evaluation.evaluate import Evaluation, Evaluator
 from src.evaluation.metrics import LIKELIHOOD_SCORES
-from src.models.forward import unwrapped
 from src.runs.folder import RunFolder
-from src.runs.records import LOSSES, SCORES, append_predictions, check_records, truncate_records
-from src.tokens.batch import Batch
-from src.tokens.collate import collate
-from src.tokens.order import chunks, epoch_order
+from src.runs.records import check_records, truncate_records
+from src.tokens.order import epoch_order
 from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
 from src.training import checkpoints, rhythm
 from src.training.checkpoints import LAST, StateFolder
-from src.training.metric_buffer import GRADIENT_NORM, SKIPPED, TOTAL_LOSS, MetricBuffer
+from src.training.log import TrainingLog
 from src.training.phase import Phase
 from src.training.state import Best, RunState, TrainingState
-
-UPDATES = "updates"  # among the sums of losses
-
-
-FINAL = -1  # epoch and step of the closing test of the best checkpoint
-
-
-WRITING, MEASURING = 1, 2  # purposes that random numbers are drawn for
-
-
-SCALE_BATCHES, SCALE_FLOOR = 100, 0.025  # micro-batches that a scale is measured on, and the least mean it assumes
+from src.training.update import Updater
 
 
 class Trainer:
@@ -77,11 +58,16 @@ class Trainer:
         self.evaluator = evaluator
         self.run = run
         self.stop = stop
-        self.state = RunState()
+        self.updater = Updater(config, accelerator, training, evaluator.preprocessor, self._last_good_checkpoint)
+        self.log = TrainingLog(config, training, data, evaluator, run)
+        self.terms: tuple[str, ...] = ()
         self.resumed: Path | None = None
         self.states = StateFolder(run.path)
-        self.metrics = MetricBuffer(accelerator.device, self._last_good_checkpoint)
         self.state_saved_at = time.monotonic()
+
+    @property
+    def state(self) -> RunState:
+        return self.updater.state
 
     @property
     def device(self) -> torch.device:
@@ -95,7 +81,7 @@ class Trainer:
         The checkpoint of another run (of the same model) gives all this too, but its evaluations stay where they are.
         Raises UserError if `phases` have no such position.
         """
-        self.state, self.resumed = checkpoints.load_checkpoint(folder, self.training), folder
+        self.updater.state, self.resumed = checkpoints.load_checkpoint(folder, self.training), folder
         state = self.state
         if not self._has_position(phases):
             raise UserError(
@@ -217,10 +203,10 @@ class Trainer:
                 return
             self.stop.check()
             if phase.losses[state.stage.index].loss_scale and not state.scales:
-                state.scales = self._measure_scales(phase, split, order)
+                state.scales = self.updater.measure_scales(phase, split, order, self.stop.check)
             first = state.steps_done * micro
             rows = order[first : first + self.config.batch_size]
-            self._update(phase, split, rows)
+            self.updater.update(phase, split, rows)
             n_done = rhythm.steps_in_epoch(len(rows), micro)
             state.steps_done += n_done
             bar.update(n_done)
@@ -232,113 +218,8 @@ class Trainer:
         Writes nothing. The run is of no use afterwards.
         """
         self.state.stage = SchedulePosition()
-        self._update(phase, split, rows)
-        self.metrics.add_to(self.state.losses)
-
-    def _micro_batches(self, split: TokenizedSplit, rows: np.ndarray) -> list[Batch]:
-        """The rows of an update, sorted by length, in micro-batches."""
-        by_length = rows[np.argsort(split.lengths[rows], kind="stable")]
-        return [self._batch(split, some) for some in chunks(by_length, self.config.micro_batch_size)]
-
-    def _batch(self, split: TokenizedSplit, rows: np.ndarray) -> Batch:
-        return collate(self.evaluator.preprocessor, split, rows).to(self.device)
-
-    def _update(self, phase: Phase, split: TokenizedSplit, rows: np.ndarray) -> None:
-        """One optimizer update on some rows; each micro-batch is weighed by its share of the window."""
-        training, entry = self.training, phase.losses[self.state.stage.index]
-        batches = self._micro_batches(split, rows)
-        with self._finite(self._place(phase, *batches)):
-            batches = [self._with_student_targets(entry, batch, offset) for offset, batch in enumerate(batches)]
-        training.model.train()
-        self._seed(self.state.steps_done)
-        window = _window(batches)
-        for batch in batches:
-            loss, terms = self._loss(phase, entry, batch, window)
-            self.metrics.record({TOTAL_LOSS: loss.detach(), **terms}, self._place(phase, batch))
-            self.metrics.add_to(self.state.losses, leave=len(batches))
-            self.accelerator.backward(loss)
-        self._look_at_gradient(phase, batches)
-        training.optimizer.step()
-        training.optimizer.zero_grad()
-        if self.accelerator.optimizer_step_was_skipped:
-            self.state.losses[SKIPPED] = self.state.losses.get(SKIPPED, 0) + 1
-        else:
-            training.scheduler.step()
-        self.state.losses[UPDATES] = self.state.losses.get(UPDATES, 0) + 1
-        self.state.updates += 1
-
-    def _look_at_gradient(self, phase: Phase, batches: Sequence[Batch]) -> None:
-        """Note the gradient's norm, and clip it if the flags say so. In fp16 the scaler looks, and skips the update."""
-        parameters, limit = list(self.training.model.parameters()), self.config.clip_grad_norm
-        if limit is not None:
-            norm = self.accelerator.clip_grad_norm_(parameters, limit)
-        elif self.training.scaler is None:
-            norm = get_total_norm([each.grad for each in parameters if each.grad is not None])
-        else:
-            return
-        checked = GRADIENT_NORM if self.training.scaler is None else None
-        self.metrics.record({GRADIENT_NORM: norm}, self._place(phase, *batches), checked=checked)
-        self.metrics.add_to(self.state.losses, leave=len(batches) + 1)
-
-    def _loss(self, phase: Phase, entry: LossEntry, batch: Batch, window: Window) -> tuple[Tensor, dict[str, Tensor]]:
-        """The micro-batch's share of the window's loss, and of its terms."""
-        student = capture_states(self.training.model, batch, entry, phase.layers)
-        with self.accelerator.autocast():
-            teacher = phase.teacher(batch, entry) if phase.teacher and entry.needs_teacher else None
-        return distillation_loss(student, teacher, batch, entry, window, self.state.scales)
-
-    def _with_student_targets(self, entry: LossEntry, batch: Batch, offset: int) -> Batch:
-        """The window's micro-batch number `offset`, its labels written by the student if it is its turn."""
-        place = {"seed": self.config.seed, "epoch": self.state.epoch, "step": self.state.steps_done + offset}
-        if not student_writes(entry.generate_labels_weight, **place):
-            return batch
-        self._seed(place["step"], WRITING)
-        with self.accelerator.autocast():
-            return with_student_targets(unwrapped(self.training.model), batch, entry, self.config.max_labels_length)
-
-    def _seed(self, step: int, *purpose: int) -> None:
-        """What is drawn follows from (seed, epoch, step): no generator's state need be saved, evaluation disturbs
-        nothing. A purpose other than the forward passes' dropout has a number of its own."""
-        place = [self.config.seed, self.state.epoch, step, self.accelerator.process_index, *purpose]
-        torch.manual_seed(int(np.random.SeedSequence(place).generate_state(1, np.uint64)[0]))
-
-    @torch.no_grad()
-    def _measure_scales(self, phase: Phase, split: TokenizedSplit, order: np.ndarray) -> dict[str, float]:
-        """By term of the current loss, one over its mean on the first micro-batches of the epoch, labels as they are.
-
-        The student's dropout is off; the teacher's is as the loss wants it.
-        """
-        entry = phase.losses[self.state.stage.index]
-        rows = list(chunks(order, self.config.micro_batch_size))[:SCALE_BATCHES]
-        sums: dict[str, float] = {}
-        self.training.model.eval()
-        self._seed(self.state.steps_done, MEASURING)
-        with progress_bar(len(rows), "measure scales", "batches") as bar:
-            for chosen in rows:
-                self.stop.check()
-                batch = self._batch(split, chosen)
-                loss, terms = self._loss(phase, entry, batch, _window([batch]))
-                self.metrics.record({TOTAL_LOSS: loss, **terms}, self._place(phase, batch))
-                self.metrics.add_to(sums, leave=1)
-                bar.update()
-        self.metrics.add_to(sums)
-        means = {term: total / len(rows) for term, total in sums.items() if term != TOTAL_LOSS}
-        say(f"{entry.name}: divided by " + "  ".join(f"{term} {max(m, SCALE_FLOOR):.4g}" for term, m in means.items()))
-        return {term: 1 / max(mean, SCALE_FLOOR) for term, mean in means.items()}
-
-    def _place(self, phase: Phase, *batches: Batch) -> str:
-        state = self.state
-        split = rhythm.rotated(phase.splits, state.epoch - state.phase_start)
-        rows = [row for batch in batches for row in batch.rows]
-        return f"epoch {state.epoch}, step {state.steps_done}, rows {rows} of '{split}'"
-
-    @contextmanager
-    def _finite(self, place: str) -> Iterator[None]:
-        """Within, the student writes: that it cannot, because its weights are no numbers any more, ends the run."""
-        try:
-            yield
-        except NotFiniteError as error:
-            raise UserError(f"{error} at {place}; {self._last_good_checkpoint()}") from None
+        self.updater.update(phase, split, rows)
+        self.updater.metrics.add_to(self.state.losses)
 
     def _last_good_checkpoint(self) -> str:
         best = self.state.best and self.run.path / self.state.best.folder
@@ -353,11 +234,12 @@ class Trainer:
         if at_epoch_end and TEST in self.data and rhythm.is_test_epoch(state.epoch, self.config.test_every_n_epochs):
             results[TEST] = self.evaluate(TEST)
         below = self._below_teacher(phase, results[DEV]) if at_epoch_end and DEV in results else None
-        # Nothing is written before all is known: a run that is stopped in the middle evaluates again.
-        self._write_losses(phase)
+        # Rows are written after all evaluations: a run stopped between them evaluates again.
+        self.updater.metrics.add_to(state.losses)
+        self.log.losses(state, phase.losses[state.stage.index].name, self.terms)
         for split, result in results.items():
-            self.record(split, state.epoch, state.steps_done - 1, result)
-        self._warn_of(DEV, below)
+            self.log.evaluation(state, split, state.epoch, state.steps_done - 1, result)
+        self.log.warn(state, DEV, below)
         state.evaluated = state.steps_done
         former = state.best
         state.last = f"epoch{state.epoch}__step{state.steps_done - 1}"
@@ -372,7 +254,10 @@ class Trainer:
         likelihood = self._split(DEV_PPL) if split == DEV and DEV_PPL in self.data else None
         references, tokens = self.data.datasets[split][TARGET], self._split(split)
         place = f"epoch {self.state.epoch}, step {self.state.steps_done}, evaluation on '{split}'"
-        with self._finite(place), self.accelerator.autocast():  # also for parts of the model that `generate` calls
+        with (
+            self.updater.finite(place),
+            self.accelerator.autocast(),
+        ):  # also for parts of the model that `generate` calls
             return self.evaluator.evaluate(
                 self.training.model, tokens, references, likelihood_split=likelihood, final=final
             )
@@ -381,33 +266,6 @@ class Trainer:
         """The split's tokens: a large one takes minutes, in which nothing of the run changes."""
         with self.stop.at_once():
             return self.data.split(name)
-
-    def record(self, split: str, epoch: int, step: int, result: Evaluation) -> None:
-        """Write an evaluation's row and predictions, and print its main scores."""
-        columns = ("split", "epoch", "step", *self.evaluator.columns)
-        self.run.log(SCORES, columns, {"split": split, "epoch": epoch, "step": step, **result.scores})
-        append_predictions(self.run.path, split, epoch, step, result.predictions)
-        self.state.n_rows += 1
-        shown = dict.fromkeys(name for name in (self.config.metric_for_best_model, "nll") if name in result.scores)
-        place = "best checkpoint" if epoch == FINAL else f"epoch {epoch} step {step}"
-        say(f"{place:<18} {split:<5}" + "".join(f"  {name} {result.scores[name]:.3f}" for name in shown))
-        self._look_at(split, result, is_final=epoch == FINAL)
-
-    def _look_at(self, split: str, result: Evaluation, *, is_final: bool) -> None:
-        """Say what looks wrong: that nothing is learned, at the first evaluation; what is written, in the closing test;
-        and texts that repeat themselves already when they do so on dev."""
-        if is_final or self.state.n_rows == 1:
-            self._warn_of(split, health.of_likelihood(result.scores["nll"], len(self.training.tokenizer)))
-        if self.state.n_rows == 1:
-            self._warn_of(split, health.of_zeros(result.scores, result.predictions))
-        if is_final:
-            columns = self.data.datasets[split]
-            self._warn_of(split, health.of_loops(result.predictions))
-            self._warn_of(
-                split, health.of_copying(result.predictions, columns[TEXT], columns[TARGET], self.evaluator.options)
-            )
-        elif split == DEV:
-            self._warn_of(split, health.of_loops(result.predictions), once="loops")
 
     def _below_teacher(self, phase: Phase, dev: Evaluation) -> str | None:
         """A line on a student that is far below its live teacher after the first epoch, on the first rows of dev.
@@ -423,14 +281,6 @@ class Trainer:
                 dev.predictions, teacher, self._split(DEV), self.data.datasets[DEV][TARGET], score
             )
         return health.of_teacher(*scores, score, higher_is_better=self.config.higher_is_better)
-
-    def _warn_of(self, subject: str, line: str | None, *, once: str | None = None) -> None:
-        """Say a line, if there is one; what has the name `once` is said once per run."""
-        if line is None or once in self.state.said:
-            return
-        if once is not None:
-            self.state.said.append(once)
-        say(f"warning: {subject}: {line}")
 
     def _judge(self, scores: Mapping[str, float], phase: Phase) -> None:
         """Take note of the scores on dev: what is learned next, and if they are the best so far, keep the weights."""
@@ -451,24 +301,6 @@ class Trainer:
             state.best = Best(score, state.epoch, state.steps_done - 1, state.last, nll if isfinite(nll) else None)
             checkpoints.save_checkpoint(self.run.path / state.best.folder, self.training, state)
 
-    def _write_losses(self, phase: Phase) -> None:
-        """A row of training losses: means over the updates since the last row."""
-        state = self.state
-        self.metrics.add_to(state.losses)
-        updates, skipped = state.losses.pop(UPDATES, 0), state.losses.get(SKIPPED, 0)
-        counts = {GRADIENT_NORM: updates - skipped}  # the gradients of skipped updates have none
-        means = {name: total / (counts.get(name, updates) or 1) for name, total in state.losses.items()}
-        self._warn_of(self.config.mixed_precision, health.of_skipped(skipped, updates, state.updates), once=SKIPPED)
-        rate = self.training.scheduler.get_last_lr()[0]
-        learned = phase.losses[state.stage.index].name
-        place = {"phase": state.phase, "learned": learned, "epoch": state.epoch, "step": state.steps_done - 1}
-        row = place | {"learning_rate": rate} | means
-        has_scaler = self.training.scaler is not None
-        noted = (GRADIENT_NORM, SKIPPED) if has_scaler else (GRADIENT_NORM,)
-        self.run.log(LOSSES, (*place, "learning_rate", TOTAL_LOSS, *self.terms, *noted), row)
-        state.n_losses += 1
-        state.losses = {}
-
     # -------------------------------------------------------------------------------------------------- checkpoints
 
     def _save_last(self) -> None:
@@ -479,10 +311,6 @@ class Trainer:
             self._save_state()
 
     def _save_state(self) -> None:
-        self.metrics.add_to(self.state.losses)
+        self.updater.metrics.add_to(self.state.losses)
         self.states.save(self.training, self.state)
         self.state_saved_at = time.monotonic()
-
-
-def _window(batches: Sequence[Batch]) -> Window:
-    return Window(sum(len(batch.rows) for batch in batches), sum(len(batch.valid) for batch in batches))

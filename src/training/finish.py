@@ -13,7 +13,8 @@ from src.runs.description import FINISHED
 from src.runs.folder import RunFolder
 from src.runs.records import write_predictions
 from src.training import checkpoints
-from src.training.engine import FINAL, Trainer
+from src.training.engine import Trainer
+from src.training.log import FINAL
 from src.training.setup import Prepared, Task, open_training_run, prepare_training
 
 MODEL_FOLDER = "model"
@@ -47,7 +48,7 @@ def _finish(trainer: Trainer, datasets: Datasets) -> dict[str, float]:
     scores: dict[str, float] = {}
     if TEST in datasets:
         result = trainer.evaluate(TEST, final=True)
-        trainer.record(TEST, FINAL, FINAL, result)
+        trainer.log.evaluation(trainer.state, TEST, FINAL, FINAL, result)
         scores = result.scores
     write_predictions(run.path, {split: columns.get(TARGET, []) for split, columns in datasets.items()})
     checkpoints.save_portable(

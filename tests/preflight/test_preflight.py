@@ -63,6 +63,7 @@ from src.training import checkpoints
 from src.training.engine import Trainer
 from src.training.phase import Phase
 from src.training.state import RunState
+from src.training.update import Updater
 from tests.scripts.test_bad_input import MAINS, corrupt, flags_of, make_place, refused
 
 DRY = ["--dry_run", "True"]
@@ -463,8 +464,8 @@ def test_the_numbers_of_the_report_are_those_of_the_run(command, tmp_path, capsy
     sections = dry_run(script, flags, tmp_path, capsys)
     assert list(sections) == ["run", "models", "data", "work", "disk", "memory", "time"]
     updates = []
-    update = Trainer._update
-    monkeypatch.setattr(Trainer, "_update", lambda self, *given: updates.append(1) or update(self, *given))
+    update = Updater.update
+    monkeypatch.setattr(Updater, "update", lambda self, *given: updates.append(1) or update(self, *given))
     assert run_script(MAINS[script], flags) == 0
     scores = rows(tmp_path / "out")
     evaluated = [row["split"] for row in scores]
@@ -564,9 +565,9 @@ def test_models_are_described(fresh_accelerator, command, tmp_path, capsys, tiny
 def test_experiments(command, tmp_path, capsys, monkeypatch, key, shares, family):
     """Where the student writes half of the labels, updates with and without are timed."""
     written = []
-    relabel = Trainer._with_student_targets
+    relabel = Updater._with_student_targets
     monkeypatch.setattr(
-        Trainer,
+        Updater,
         "_with_student_targets",
         lambda self, entry, *given: written.append(entry) or relabel(self, entry, *given),
     )

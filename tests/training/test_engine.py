@@ -25,8 +25,8 @@ from src.tokens.collate import collate
 from src.tokens.order import chunks, epoch_order
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
-from src.training import engine
-from src.training.engine import Trainer
+from src.training import update as one_update
+from src.training.update import Updater
 
 UNEQUAL = [
     "A.",
@@ -77,14 +77,14 @@ def updates():
 def seen_rows(monkeypatch) -> list[tuple[str, tuple[int, ...]]]:
     """(split, rows) of every micro-batch that was trained on."""
     seen = []
-    collate = Trainer._micro_batches
+    collate = Updater._micro_batches
 
     def noted(self, split, rows):
         batches = collate(self, split, rows)
         seen.extend((split.name, batch.rows) for batch in batches)
         return batches
 
-    monkeypatch.setattr(Trainer, "_micro_batches", noted)
+    monkeypatch.setattr(Updater, "_micro_batches", noted)
     return seen
 
 
@@ -456,13 +456,13 @@ def test_equal_runs_leave_equal_bytes(dropout_models, tmp_path, rotation_path):
 
 def fail_at(monkeypatch, call: int) -> None:
     calls = iter(range(1_000_000))
-    compute = engine.distillation_loss
+    compute = one_update.distillation_loss
 
     def broken(*arguments):
         loss, terms = compute(*arguments)
         return (loss * float("nan") if next(calls) == call else loss), terms
 
-    monkeypatch.setattr(engine, "distillation_loss", broken)
+    monkeypatch.setattr(one_update, "distillation_loss", broken)
 
 
 def test_a_non_finite_loss_stops_with_the_rows_and_the_last_good_checkpoint(
@@ -550,7 +550,7 @@ def test_a_student_without_numbers_that_should_write_its_labels(dropout_models, 
 def test_a_gradient_that_is_not_finite_stops_before_it_reaches_the_weights(model, tmp_path, monkeypatch, updates):
     """The loss may be finite all the same. The message has the rows of the whole update."""
     norms = iter([1.0, float("inf")])
-    monkeypatch.setattr(engine, "get_total_norm", lambda gradients: torch.tensor(next(norms)))
+    monkeypatch.setattr(one_update, "get_total_norm", lambda gradients: torch.tensor(next(norms)))
     flags = ft_flags(model, write(tmp_path / "d.json", train=8), tmp_path / "out", batch_size=4, max_gpu_batch_size=2)
     said = r"^non-finite gradient norm at epoch 0, step 2, rows \[(\d, ){3}\d\] of 'train'; "
     with pytest.raises(UserError, match=said):
@@ -742,7 +742,7 @@ def test_a_schedule_that_follows_dev_needs_one(dropout_models, tmp_path):
 def losses_seen(monkeypatch) -> list[dict]:
     """Entry, scales, loss and terms of every loss that is computed."""
     seen = []
-    plain = engine.distillation_loss
+    plain = one_update.distillation_loss
 
     def noted(student, teacher, batch, entry, window, scales):
         loss, terms = plain(student, teacher, batch, entry, window, scales)
@@ -751,7 +751,7 @@ def losses_seen(monkeypatch) -> list[dict]:
         seen.append({"entry": entry.name, "learns": learns, "scales": dict(scales), "loss": loss.item()} | values)
         return loss, terms
 
-    monkeypatch.setattr(engine, "distillation_loss", noted)
+    monkeypatch.setattr(one_update, "distillation_loss", noted)
     return seen
 
 
@@ -790,8 +790,8 @@ def test_a_scale_assumes_no_mean_below_the_floor(tiny_models, tmp_path, losses_s
 
 
 def test_scales_are_measured_on_a_hundred_batches_at_most(dropout_models, tmp_path, monkeypatch, losses_seen):
-    monkeypatch.setattr(engine, "SCALE_BATCHES", 3)
-    assert engine.SCALE_FLOOR == 0.025
+    monkeypatch.setattr(one_update, "SCALE_BATCHES", 3)
+    assert one_update.SCALE_FLOOR == 0.025
     data = write(tmp_path / "d.json", train=12)
     experiment = write_experiment(tmp_path / "e.yaml", {"logits_weight": 1.0, "loss_scale": True})
     kd_main.main(kd_flags(dropout_models["gpt2"], data, tmp_path / "out", epochs=1, **experiment))
@@ -802,13 +802,13 @@ def test_scales_are_measured_on_a_hundred_batches_at_most(dropout_models, tmp_pa
 def labels_learnt(monkeypatch) -> list[tuple[tuple[int, ...], torch.Tensor]]:
     """Rows and labels of every batch that a loss is computed on."""
     seen = []
-    plain = engine.distillation_loss
+    plain = one_update.distillation_loss
 
     def noted(student, teacher, batch, *rest):
         seen.append((batch.rows, batch.labels.clone()))
         return plain(student, teacher, batch, *rest)
 
-    monkeypatch.setattr(engine, "distillation_loss", noted)
+    monkeypatch.setattr(one_update, "distillation_loss", noted)
     return seen
 
 

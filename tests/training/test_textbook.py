@@ -17,10 +17,12 @@ import ft_main
 import kd_main
 from src import kd_models_accelerator_multiple_loaders as stage
 from src.config.constants import IGNORE_INDEX
+from src.data.schema import Datasets
 from src.distillation.student_targets import student_writes
 from src.models import forward
 from src.training import setup
 from src.training.engine import Trainer
+from src.training.update import Updater
 
 N_ROWS, BATCH, RATE, DECAY, EPS = 40, 8, 0.003, 0.01, 1e-6
 EPOCHS = 12  # of 5 updates each
@@ -45,19 +47,25 @@ class Recorded:
     """The pairs of each update in the order of training, with the texts that the student is said to have written."""
 
     updates: list[list[Pair]] = field(default_factory=list)
+    datasets: Datasets = field(default_factory=dict)
 
 
 @pytest.fixture
 def recorded(monkeypatch) -> Recorded:
     """What the suite trains on, in float64, where sums in another order differ by less than 1e-5 after 60 updates."""
-    seen, update = Recorded(), Trainer._update
+    seen, update, fit = Recorded(), Updater.update, Trainer.fit
+
+    def fit_recorded(self, phases):
+        seen.datasets = self.data.datasets
+        fit(self, phases)
 
     def record(self, phase, split, chosen):
-        columns = self.data.datasets[split.name]
+        columns = seen.datasets[split.name]
         seen.updates.append([(columns["text"][row], columns["target"][row]) for row in chosen])
         return update(self, phase, split, chosen)
 
-    monkeypatch.setattr(Trainer, "_update", record)
+    monkeypatch.setattr(Trainer, "fit", fit_recorded)
+    monkeypatch.setattr(Updater, "update", record)
     monkeypatch.setattr(forward, "_cost_of_pass", lambda *_, on_cpu: 8)  # so that a micro-batch takes several passes
     monkeypatch.setattr(setup, "load_model", in_float64(setup.load_model))
     return seen
@@ -170,15 +178,15 @@ def use_float64_teacher(monkeypatch) -> None:
 def give_student_texts(monkeypatch, recorded: Recorded) -> None:
     """In place of what a student samples: "written", and the first words of the row's text."""
 
-    def with_student_targets(trainer, entry, batch, offset):
-        step = trainer.state.steps_done + offset
-        place = {"seed": trainer.config.seed, "epoch": trainer.state.epoch, "step": step}
+    def with_student_targets(updater, entry, batch, offset):
+        step = updater.state.steps_done + offset
+        place = {"seed": updater.config.seed, "epoch": updater.state.epoch, "step": step}
         if not student_writes(entry.generate_labels_weight, **place):
             return batch
-        texts = [trainer.data.datasets["train"]["text"][row] for row in batch.rows]
+        texts = [recorded.datasets["train"]["text"][row] for row in batch.rows]
         written = {text: "written " + " ".join(text.split()[:3]) for text in texts}
         recorded.updates[-1] = [(text, written.get(text, target)) for text, target in recorded.updates[-1]]
-        labels = trainer.evaluator.preprocessor.encode_labels(list(map(written.get, texts))).tokens
+        labels = updater.preprocessor.encode_labels(list(map(written.get, texts))).tokens
         return replace(batch, labels=padded([labels[i].tolist() for i in range(len(texts))], IGNORE_INDEX))
 
-    monkeypatch.setattr(Trainer, "_with_student_targets", with_student_targets)
+    monkeypatch.setattr(Updater, "_with_student_targets", with_student_targets)
