@@ -1,4 +1,4 @@
-"""Checkpoints: folders with a model, its optimizer and the state of the run, whole or not there at all."""
+"""Save and load checkpoints: model folders with the optimizer and the run's position, written atomically."""
 
 import secrets
 import shutil
@@ -24,17 +24,12 @@ from src.storage.atomic import atomic_folder, writing_to
 from src.storage.json_files import read_json, write_json
 from src.training.state import STATE, RunState, TrainingState, read_state
 
-OPTIMIZER = "optimizer.pt"
-
-
-LAST = "__last"  # closes the name of the last checkpoint of the distillation phase
-
-
-CARD = "README.md"
+OPTIMIZER, CARD = "optimizer.pt", "README.md"
+LAST = "__last"  # ends the name of the last checkpoint of the first phase
 
 
 def save_checkpoint(folder: Path, training: TrainingState, state: RunState) -> None:
-    """Write a checkpoint: a model folder that `from_pretrained` opens, plus optimizer and position."""
+    """Write a checkpoint: a model folder that `from_pretrained` opens, with optimizer.pt and run_state.json."""
     with atomic_folder(folder) as temporary:
         save_model(temporary, training.model, training.tokenizer)
         saved = {"optimizer": training.optimizer.state_dict()}
@@ -56,7 +51,7 @@ def _checksum(file: Path) -> int:
 
 
 def _save_tensors(values: dict[str, Any], path: Path) -> None:
-    """`torch.save`, by a file of Python's: its errors say what is wrong (no space)."""
+    """`torch.save` through a Python file, whose errors name the cause (such as a full disk)."""
     with path.open("wb") as file:
         torch.save(values, file)
 
@@ -97,7 +92,7 @@ def _check_moments(optimizer: Optimizer) -> None:
 
 
 def is_resumable(folder: Path) -> bool:
-    """Whether a folder is a checkpoint with optimizer and position, and not weights alone."""
+    """Whether a folder is a checkpoint with optimizer and position, rather than only a model."""
     return (folder / STATE).is_file() and (folder / OPTIMIZER).is_file()
 
 
@@ -134,7 +129,10 @@ def load_weights(model: nn.Module, folder: Path) -> None:
 
 
 def find_best(folder: Path, state: RunState) -> Path | None:
-    """Where the best checkpoint that a checkpoint's state names can be found: in the folder itself, or beside it."""
+    """The best checkpoint that the state of the checkpoint `folder` names: the folder itself or one beside it.
+
+    None if it is not there.
+    """
     assert state.best is not None
     if (state.best.epoch, state.best.step) == (state.epoch, state.steps_done - 1):
         return folder  # the weights were judged best and saved at once
@@ -143,7 +141,7 @@ def find_best(folder: Path, state: RunState) -> Path | None:
 
 
 def copy(source: Path, target: Path) -> None:
-    """Copy a checkpoint into another run, which has none of its rows."""
+    """Copy a checkpoint into another run; its counts of rows become 0, as the rows are not copied."""
     with atomic_folder(target) as temporary:
         shutil.copytree(source, temporary, dirs_exist_ok=True)
         values = read_json(temporary / STATE)
@@ -152,7 +150,7 @@ def copy(source: Path, target: Path) -> None:
 
 
 def remove(folder: Path) -> None:
-    """Remove a folder: at once under its name, so that nobody takes half of one for a whole."""
+    """Remove a folder. It is renamed first: a kill leaves no half of it under its name."""
     former = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.former")
     folder.rename(former)
     shutil.rmtree(former)
@@ -164,16 +162,16 @@ def checkpoint_folders(output_dir: Path) -> list[Path]:
 
 
 def remove_others(output_dir: Path, keep: Collection[str]) -> None:
-    """Remove best checkpoints that are none any more; the names in `keep` and the last of distillation stay."""
+    """Remove former best checkpoints: all but the names in `keep` and the last one of the first phase."""
     for folder in checkpoint_folders(output_dir):
         if folder.name not in keep and not folder.name.endswith(LAST):
             remove(folder)
 
 
 def reduce_to_state_dict(folder: Path) -> Path:
-    """Replace a checkpoint folder by `<folder>__model.pt`, the bare state dict, and return its path.
+    """Replace a checkpoint folder by `<folder>__model.pt`, a bare state dict, and return its path.
 
-    The stock class loads it with `load_state_dict(strict=True)`: tied weights stand under all their names.
+    The model's class loads it with `load_state_dict(strict=True)`: tied weights appear under each of their names.
     """
     values = load_saved(folder).state_dict()
     path = folder.with_name(f"{folder.name}__model.pt")
@@ -186,7 +184,7 @@ def reduce_to_state_dict(folder: Path) -> Path:
 
 
 class StateFolder:
-    """The resumable states of a run: `state/<updates>`, of which the newest whole one counts."""
+    """The states that a run resumes from: checkpoints `state/<updates>_<evaluations>`; the newest one counts."""
 
     def __init__(self, output_dir: Path) -> None:
         self.root = output_dir / "state"
@@ -196,11 +194,11 @@ class StateFolder:
         return max(found, key=lambda entry: [int(part) for part in entry.name.split("_")], default=None)
 
     def save(self, training: TrainingState, state: RunState) -> None:
-        """Write the state, unless it is there, and only then remove others."""
+        """Write the state, unless it exists, then remove older ones."""
         folder = self.root / f"{state.updates}_{state.n_rows}"
         with writing_to(folder):
-            self.root.mkdir(exist_ok=True)  # so that what a kill leaves of the first one lies in it, too
-        if not is_resumable(folder):  # replacing it would leave a moment without any
+            self.root.mkdir(exist_ok=True)  # first, so that temporary files of a killed save lie in it
+        if not is_resumable(folder):  # replacing it would leave a moment without a state
             save_checkpoint(folder, training, state)
         for entry in self.root.iterdir():
             if entry != folder:

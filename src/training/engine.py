@@ -36,9 +36,9 @@ from src.training.update import Updater
 
 
 class Trainer:
-    """Runs phases on one student; leaves the best checkpoint, the last one, scores, losses and predictions.
+    """Trains one student through its phases; leaves the best and last checkpoint, scores, losses and predictions.
 
-    Everything random is derived from (seed, epoch, step): a resumed run does what an uninterrupted one does.
+    Random numbers depend on (seed, epoch, step): a resumed run ends like an uninterrupted one.
     """
 
     def __init__(
@@ -76,10 +76,10 @@ class Trainer:
     # -------------------------------------------------------------------------------------------------------- begin
 
     def resume(self, folder: Path, phases: Sequence[Phase]) -> None:
-        """Take up a checkpoint's weights, optimizer, schedule and position; writes nothing.
+        """Load a checkpoint's weights, optimizer, scheduler and position. Writes nothing.
 
-        The checkpoint of another run (of the same model) gives all this too, but its evaluations stay where they are.
-        Raises UserError if `phases` have no such position.
+        A checkpoint of another run (of the same model) is continued too, without that run's rows and predictions.
+        Raises UserError if the position does not exist in `phases`, or files that the checkpoint needs are missing.
         """
         self.updater.state, self.resumed = checkpoints.load_checkpoint(folder, self.training), folder
         state = self.state
@@ -90,22 +90,22 @@ class Trainer:
             )
         if self.run.holds(folder):
             if state.best is not None and not (self.run.path / state.best.folder).is_dir():
-                raise UserError(f"{folder}: the best checkpoint of its time, {state.best.folder}, is gone")
+                raise UserError(f"{folder}: {state.best.folder}, the best checkpoint so far, is missing")
             check_records(self.run.path, state.n_rows, state.n_losses)
         else:
             state.n_rows, state.n_losses = 0, 0
 
     def begin(self) -> None:
-        """Open the run's folder, the first thing that is written: what it holds becomes that of the position."""
+        """Begin to write: make the output folder, or cut its files back to the position of the resumed checkpoint."""
         state, folder = self.state, self.resumed
-        goes_on = folder is not None and self.run.holds(folder)
-        self.run.begin(anew=not goes_on)
+        is_same_run = folder is not None and self.run.holds(folder)
+        self.run.begin(anew=not is_same_run)
         if folder is None:
             return
         say(f"continuing from {folder}: epoch {state.epoch}, step {state.steps_done}")
-        if not goes_on:
+        if not is_same_run:
             self._adopt_best(folder)
-        self._save_state()  # before anything is dropped: from here on nothing newer counts
+        self._save_state()  # first: if killed now, the run must not find a newer state whose rows are gone
         truncate_records(self.run.path, state.n_rows, state.n_losses)
         checkpoints.remove_others(self.run.path, keep=() if state.best is None else (state.best.folder,))
 
@@ -117,7 +117,7 @@ class Trainer:
         return state.steps_done <= rhythm.steps_in_epoch(self.data.rows(split), self.config.micro_batch_size)
 
     def _adopt_best(self, folder: Path) -> None:
-        """Copy the best checkpoint of the run that `folder` is from; where it is not to be found, start without."""
+        """Copy the best checkpoint of the run that `folder` is from; if it is missing, begin without a best one."""
         best = self.state.best
         if best is None:
             return
@@ -131,7 +131,7 @@ class Trainer:
     # ------------------------------------------------------------------------------------------------------- phases
 
     def fit(self, phases: Sequence[Phase]) -> None:
-        """Run the phases from where the run stands; afterwards the student holds the best weights."""
+        """Train from the run's position to the end of the last phase, then load the best weights."""
         kind = self.evaluator.preprocessor.is_encoder_decoder
         entries = [entry for phase in phases for entry in phase.losses]
         self.terms = tuple(dict.fromkeys(t for entry in entries for t in term_names(entry, is_encoder_decoder=kind)))
@@ -141,7 +141,7 @@ class Trainer:
                 if index == 0:
                     self._save_last()
                 if index + 1 < len(phases):
-                    self._enter(index + 1, phases[index + 1])
+                    self._enter_phase(index + 1, phases[index + 1])
         except Interrupted:
             self._save_state()
             say(f"stopped at epoch {self.state.epoch}, step {self.state.steps_done}; the same command continues there")
@@ -149,7 +149,7 @@ class Trainer:
         if self.state.best is not None:
             checkpoints.load_weights(self.training.model, self.run.path / self.state.best.folder)
 
-    def _enter(self, index: int, phase: Phase) -> None:
+    def _enter_phase(self, index: int, phase: Phase) -> None:
         state = self.state
         if phase.from_best and state.best is not None:
             checkpoints.load_checkpoint(self.run.path / state.best.folder, self.training)
@@ -175,10 +175,10 @@ class Trainer:
                 self._run_epoch(phase, split, bar)
                 state.epoch, state.steps_done, state.evaluated = state.epoch + 1, 0, 0
                 stage = position_after_epoch(state.stage, phase.schedule, len(phase.losses), seed=self.config.seed)
-                self._go_on_with(stage, phase)
+                self._set_stage(stage, phase)
 
-    def _go_on_with(self, stage: SchedulePosition, phase: Phase) -> None:
-        """Take the next stage; when the loss has changed, its scales are measured anew."""
+    def _set_stage(self, stage: SchedulePosition, phase: Phase) -> None:
+        """Go to the next stage of the loss schedule; a new loss has its scales measured again."""
         state = self.state
         if stage.changes > state.stage.changes:
             state.scales = {}
@@ -213,9 +213,9 @@ class Trainer:
             self._save_state_in_time()
 
     def try_update(self, phase: Phase, split: TokenizedSplit, rows: np.ndarray) -> None:
-        """One update on some rows as training makes it, learning the phase's first loss, to see what it takes.
+        """Make one update with the phase's first loss, to measure its time and memory.
 
-        Writes nothing. The run is of no use afterwards.
+        Writes nothing. The student's weights change, so the run cannot be trained afterwards.
         """
         self.state.stage = SchedulePosition()
         self.updater.update(phase, split, rows)
@@ -228,7 +228,7 @@ class Trainer:
     # --------------------------------------------------------------------------------------------------- evaluation
 
     def _evaluate(self, phase: Phase, *, at_epoch_end: bool) -> None:
-        """The evaluation that is due: dev, and at the end of an epoch test if its turn has come."""
+        """Evaluate on dev and, if --test_every_n_epochs says so, on test; log it, and save the state."""
         state = self.state
         results = {DEV: self.evaluate(DEV)} if DEV in self.data else {}
         if at_epoch_end and TEST in self.data and rhythm.is_test_epoch(state.epoch, self.config.test_every_n_epochs):
@@ -250,27 +250,24 @@ class Trainer:
             checkpoints.remove(self.run.path / former.folder)
 
     def evaluate(self, split: str, *, final: bool = False) -> Evaluation:
-        """Evaluate the student as it is; dev's likelihood is measured on dev_ppl if there is one."""
+        """Evaluate the student with its current weights. NLL of dev is measured on the split dev_ppl, if it exists."""
         likelihood = self._split(DEV_PPL) if split == DEV and DEV_PPL in self.data else None
         references, tokens = self.data.datasets[split][TARGET], self._split(split)
         place = f"epoch {self.state.epoch}, step {self.state.steps_done}, evaluation on '{split}'"
-        with (
-            self.updater.finite(place),
-            self.accelerator.autocast(),
-        ):  # also for parts of the model that `generate` calls
+        with self.updater.finite(place), self.accelerator.autocast():  # `generate` calls parts of the model directly
             return self.evaluator.evaluate(
                 self.training.model, tokens, references, likelihood_split=likelihood, final=final
             )
 
     def _split(self, name: str) -> TokenizedSplit:
-        """The split's tokens: a large one takes minutes, in which nothing of the run changes."""
+        """The split's tokens. A signal ends the run at once: tokenizing may take minutes and changes no state."""
         with self.stop.at_once():
             return self.data.split(name)
 
     def _below_teacher(self, phase: Phase, dev: Evaluation) -> str | None:
-        """A line on a student that is far below its live teacher after the first epoch, on the first rows of dev.
+        """A warning if the student scores far below its live teacher on rows of dev after the phase's first epoch.
 
-        Nothing of the run follows from it: the teacher's mode stays, and random numbers have seeds of their own.
+        It does not change the training: the teacher's mode is restored, and random numbers depend on the step.
         """
         score = self.config.metric_for_best_model
         teacher = None if phase.teacher is None else phase.teacher.model
@@ -283,7 +280,7 @@ class Trainer:
         return health.of_teacher(*scores, score, higher_is_better=self.config.higher_is_better)
 
     def _judge(self, scores: Mapping[str, float], phase: Phase) -> None:
-        """Take note of the scores on dev: what is learned next, and if they are the best so far, keep the weights."""
+        """Use scores on dev: choose the loss to learn next, and save a checkpoint if they are the best so far."""
         state, score, nll = self.state, scores[self.config.metric_for_best_model], scores["nll"]
         state.last += f"__score{score:.3f}".replace(".", "_")
         better = rhythm.is_better(
@@ -295,8 +292,8 @@ class Trainer:
         )
         n_losses, seed = len(phase.losses), self.config.seed
         stage = position_after_evaluation(state.stage, phase.schedule, n_losses, is_better=better, seed=seed)
-        self._go_on_with(stage, phase)
-        if better:  # saved last: a checkpoint knows all that follows from its evaluation
+        self._set_stage(stage, phase)
+        if better:  # saved last: the checkpoint's state includes all that follows from this evaluation
             state.best_epoch = state.epoch
             state.best = Best(score, state.epoch, state.steps_done - 1, state.last, nll if isfinite(nll) else None)
             checkpoints.save_checkpoint(self.run.path / state.best.folder, self.training, state)

@@ -15,7 +15,7 @@ TOTAL_LOSS, GRADIENT_NORM, SKIPPED = "loss", "gradient_norm", "skipped"
 
 @dataclass(frozen=True)
 class _Entry:
-    """Values on their way from the device; `there` tells when they have come, `place` where they are from."""
+    """Values being copied from the device: `there` fires when they have arrived, `place` says where they are from."""
 
     names: tuple[str, ...]
     values: Tensor
@@ -25,17 +25,20 @@ class _Entry:
 
 
 class MetricBuffer:
-    """Sums of losses by name. On an accelerator what is noted is read later, when the work after it is under way."""
+    """Sums losses by name. On a GPU recorded values are read later, so that the host does not wait for the device.
 
-    def __init__(self, device: torch.device, where_to_go_back: Callable[[], str]) -> None:
+    last_good_checkpoint: a sentence that ends the error for a value that is not finite.
+    """
+
+    def __init__(self, device: torch.device, last_good_checkpoint: Callable[[], str]) -> None:
         self._event = None if device.type in ("cpu", "mps") else lambda: torch.Event(device)
-        self._where_to_go_back = where_to_go_back
+        self._last_good_checkpoint = last_good_checkpoint
         self._entries: deque[_Entry] = deque()
 
     def record(self, values: Mapping[str, Tensor], place: str, *, checked: str | None = TOTAL_LOSS) -> None:
-        """Note values (scalars without gradient) of a micro-batch or an update; the one `checked` must be finite.
+        """Record scalars (without gradient) of a micro-batch or an update. checked: the name that must be finite.
 
-        None: somebody else looks at them (the scaler, which skips an update); those that are not finite do not count.
+        If it is None, values that are not finite are left out of the sums (in fp16 the scaler skips such an update).
         """
         stacked = torch.stack([value.float() for value in values.values()]).to("cpu", non_blocking=True)
         there = None
@@ -45,9 +48,9 @@ class MetricBuffer:
         self._entries.append(_Entry(tuple(values), stacked, there, place, checked))
 
     def add_to(self, sums: dict[str, float], *, leave: int = 0) -> None:
-        """Add what was noted, but for the latest `leave` entries on an accelerator, to `sums`.
+        """Add recorded values to `sums`; on a GPU the latest `leave` records stay for the next call.
 
-        Raises UserError, naming its place and what else was noted there, for a checked value that is not finite.
+        Raises UserError for a checked value that is not finite, with its place and the values recorded beside it.
         """
         while len(self._entries) > (0 if self._event is None else leave):
             entry = self._entries.popleft()
@@ -57,7 +60,7 @@ class MetricBuffer:
             if entry.checked is not None and not isfinite(values[entry.checked]):
                 others = "".join(f", {name} {value:.4g}" for name, value in values.items() if name != entry.checked)
                 what = f"non-finite {entry.checked.replace('_', ' ')} at {entry.place}{others}"
-                raise UserError(f"{what}; {self._where_to_go_back()}")
+                raise UserError(f"{what}; {self._last_good_checkpoint()}")
             for name, value in values.items():
                 if entry.checked is not None or isfinite(value):
                     sums[name] = sums.get(name, 0.0) + value

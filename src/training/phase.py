@@ -25,11 +25,11 @@ NEVER_CHANGES = Schedule(name="no_scheduling")
 
 @dataclass(frozen=True)
 class Phase:
-    """A stretch of training with one experiment.
+    """A part of training: distillation with an experiment, or fine-tuning.
 
-    splits: rotated, one per epoch. epochs: how many are run. losses: what is learned, one at a time, and `schedule`
-    says which. layers: of the student, where a loss compares layers. teacher: None where no loss needs one. from_best:
-    start from the best checkpoint so far (weights, optimizer, scheduler).
+    splits: one per epoch, in rotation. epochs: their number. losses: learned one at a time, as `schedule` says.
+    layers: those of the student that losses compare. teacher: None if no loss needs one. from_best: begin with the best
+    checkpoint so far (weights, optimizer, scheduler).
     """
 
     name: str
@@ -46,7 +46,7 @@ Distillation = TypeVar("Distillation", bound=DistillStoredArguments)
 
 
 def read_experiment(config: DistillStoredArguments) -> Experiment:
-    """The experiment that the flags name, with the numbers that its schedule takes from them."""
+    """Load the experiment that the flags name; its schedule may use --epochs and --n_patience_epochs."""
     return load_experiment(
         config.experiment_file,
         config.experiment_config_key,
@@ -56,9 +56,9 @@ def read_experiment(config: DistillStoredArguments) -> Experiment:
 
 
 def with_prompt(config: Distillation, teacher_name: str | None = None) -> Distillation:
-    """The arguments with a prompt: the flag's, else the teacher's if its folder knows one, else the published default.
+    """The arguments with a prompt: the flag's, else the one saved in the teacher's folder, else the published default.
 
-    Says what is taken from the teacher's folder, and warns of a flag that contradicts it.
+    Prints a prompt that comes from the teacher's folder, and warns if the flag contradicts it.
     """
     known = None if teacher_name is None else known_prompt(teacher_name)
     if config.task_prompt is None:
@@ -71,7 +71,7 @@ def with_prompt(config: Distillation, teacher_name: str | None = None) -> Distil
 
 
 def with_languages_of(config: Distillation, teacher_name: str) -> Distillation:
-    """The arguments with the languages that the teacher's folder was saved with, where flags give none."""
+    """The arguments with the languages saved in the teacher's folder, if the flags give none."""
     source, target = known_languages(tokenizer_settings(teacher_name))
     return replace(
         config, source_language=config.source_language or source, target_language=config.target_language or target
@@ -81,7 +81,7 @@ def with_languages_of(config: Distillation, teacher_name: str) -> Distillation:
 def distillation_phases(
     config: DistillStoredArguments, experiment: Experiment, splits: tuple[str, ...], teacher: Teacher | None
 ) -> list[Phase]:
-    """Learning the experiment, and the closing fine-tuning from the best checkpoint if the flags ask for one."""
+    """The phases of a distillation: the experiment, then --ft_steps_at_end epochs from the best checkpoint."""
     distill = Phase(
         f"distill ({experiment.name})",
         splits,
@@ -97,7 +97,7 @@ def distillation_phases(
 
 
 def check_schedule(config: DistillStoredArguments, datasets: Datasets, experiment: Experiment) -> None:
-    """Raise UserError if the closing fine-tuning or the experiment's schedule needs a split that is not there."""
+    """Raise UserError if the closing fine-tuning or the experiment's schedule needs a split that the data lack."""
     if config.ft_steps_at_end and FT not in datasets:
         raise UserError(
             f"{config.dataset_path}: --ft_steps_at_end {config.ft_steps_at_end} trains on the split '{FT}', but there "

@@ -1,4 +1,4 @@
-"""Is it time to update, evaluate, test or stop? Pure functions of counts.
+"""When to evaluate, test and stop: functions of numbers of rows, steps and epochs.
 
 A step is one micro-batch, counted from 0 in each epoch. An update is one optimizer step and covers a window of steps.
 """
@@ -18,7 +18,7 @@ def updates_in_epoch(n_rows: int, micro_batch_size: int, accumulation_steps: int
 
 
 def rotated(splits: Sequence[str], epoch: int) -> str:
-    """The split of an epoch: epoch e trains on split e mod K."""
+    """The training split of an epoch: epoch e trains on split e mod K."""
     return splits[epoch % len(splits)]
 
 
@@ -35,10 +35,10 @@ def evaluation_interval(every: float, n_steps: int) -> int:
 
 
 def evaluates_after(steps_done: int, evaluated: int, n_steps: int, interval: int) -> bool:
-    """Whether dev is due now that `steps_done` steps of the epoch are done, `evaluated` of them at the last evaluation.
+    """Whether to evaluate on dev after `steps_done` steps of the epoch; the last evaluation was after `evaluated`.
 
-    It is due at each multiple of the interval and at the epoch's end. With gradient accumulation the weights change
-    only at updates: a multiple inside a window is due at the window's end.
+    Evaluations follow each multiple of the interval and the epoch's end. With gradient accumulation, a multiple inside
+    an update is evaluated after the update.
     """
     if steps_done <= evaluated:
         return False
@@ -46,13 +46,15 @@ def evaluates_after(steps_done: int, evaluated: int, n_steps: int, interval: int
 
 
 def is_test_epoch(epoch: int, every: int | None) -> bool:
-    """Whether test is due after `epoch` (counted from 0)."""
+    """Whether to evaluate on test after `epoch` (counted from 0)."""
     return every is not None and (epoch + 1) % every == 0
 
 
 def out_of_patience(epoch: int, best_epoch: int, patience: int | None) -> bool:
-    """Whether `patience` epochs have gone by without a better score; `best_epoch` is −1 (or the last epoch before the
-    phase) as long as the phase has none."""
+    """Whether `patience` epochs have passed without a better score.
+
+    best_epoch: the last epoch with a better score; before the phase's first one, the epoch before the phase (or −1).
+    """
     return patience is not None and epoch - best_epoch >= patience
 
 

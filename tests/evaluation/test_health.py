@@ -340,7 +340,7 @@ def test_a_teacher_in_bfloat16_with_a_padded_vocabulary(
 def overflowing(monkeypatch) -> Callable[[Callable[[int], bool]], None]:
     """`overflowing(when)`: runs from here on have a scaler, as in fp16 on a GPU, and gradients that overflow at the
     updates of which when(number) is true."""
-    plain, look = processes.make_accelerator, Updater._look_at_gradient
+    plain, look = processes.make_accelerator, Updater._clip_gradient
 
     def install(when: Callable[[int], bool]) -> None:
         def make(config):
@@ -354,7 +354,7 @@ def overflowing(monkeypatch) -> Callable[[Callable[[int], bool]], None]:
             look(self, phase, batches)
 
         monkeypatch.setattr(setup, "make_accelerator", make)
-        monkeypatch.setattr(Updater, "_look_at_gradient", look_at)
+        monkeypatch.setattr(Updater, "_clip_gradient", look_at)
 
     return install
 
