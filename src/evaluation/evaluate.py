@@ -1,6 +1,6 @@
-"""Score a model on a split: write, compare with the references, and measure the likelihood of the targets.
+"""Evaluate a model on a split: generate texts, score them against the references, and compute the targets' likelihood.
 
-Shapes: B batch, T target, N valid target positions, V vocabulary.
+Shapes: N valid target positions of a batch.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -31,7 +31,7 @@ from src.tokens.order import chunks, longest_first
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedSplit
 
-COMPARED_ROWS = 256  # that another model writes for, to be compared with
+COMPARED_ROWS = 256  # on which two models are compared
 
 Check = Callable[[], None]  # called between batches; raises to stop
 
@@ -46,9 +46,9 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Evaluator:
-    """How this run evaluates: the same decoding, metrics and batch size every time. `check` runs between batches.
+    """How a run evaluates: the same decoding, metrics and batch size every time.
 
-    options: of the metrics.
+    check: called between batches. options: keyword arguments by metric.
     """
 
     preprocessor: Preprocessor
@@ -61,7 +61,7 @@ class Evaluator:
 
     @property
     def columns(self) -> tuple[str, ...]:
-        """Every score that an evaluation of this run may have."""
+        """The columns of all scores that an evaluation of this run may have."""
         return (*score_columns(self.metrics, final=True), *LIKELIHOOD_SCORES)
 
     def evaluate(
@@ -73,10 +73,10 @@ class Evaluator:
         likelihood_split: TokenizedSplit | None = None,
         final: bool = False,
     ) -> Evaluation:
-        """Generate for `split` and score against `references` (as the dataset file has them), in eval mode.
+        """Generate for `split`, score against `references` (as in the dataset file), and add nll and ppl.
 
-        The likelihood is that of `likelihood_split` (the split itself if None); of several references, of the first.
-        `final` adds the costly metrics. The model's train/eval mode is the same afterwards.
+        likelihood_split: the targets of nll and ppl; None: the split's own (of several references, the first).
+        final: also compute the costly metrics. The model is in eval mode meanwhile, and in its old mode afterwards.
         """
         with _in_eval_mode(model):
             predictions = self.predict(model, split)
@@ -92,9 +92,9 @@ class Evaluator:
         references: Sequence[Target],
         score: str,
     ) -> tuple[float, float]:
-        """`score` of the first COMPARED_ROWS predictions for `split`, and of what the `other` model writes for them.
+        """A `score` of texts on the first COMPARED_ROWS rows: of these predictions, and of the `other` model's.
 
-        For scores of texts. The other model's train/eval mode is the same afterwards.
+        The other model is in eval mode meanwhile, and in its old mode afterwards.
         """
         first = replace(split, input_of_row=split.input_of_row[:COMPARED_ROWS], labels=None, teacher=None)
         with _in_eval_mode(other):
@@ -107,7 +107,7 @@ class Evaluator:
         return scored(predictions[: len(first)]), scored(others)
 
     def predict(self, model: nn.Module, split: TokenizedSplit) -> list[str]:
-        """One text per row, in the split's order; batches are sorted by length."""
+        """Generate one text per row, in the split's order; batches are sorted by length."""
         predictions = [""] * len(split)
         with progress_bar(len(split), f"{split.name}: generate", "rows") as bar:
             for rows in chunks(longest_first(split.input_lengths), self.batch_size):
@@ -118,13 +118,13 @@ class Evaluator:
         return predictions
 
     def write(self, model: nn.Module, split: TokenizedSplit, rows: np.ndarray) -> list[str]:
-        """A text for each of some rows, which are one batch; the model's train/eval mode is the caller's business."""
+        """Generate a text for each of these rows, in one batch; does not set the model's train/eval mode."""
         batch = collate(self.preprocessor, split, rows).to(self.device)
         return to_texts(self._tokenizer, write_tokens(unwrapped(model), batch, self.decoding))
 
     @torch.no_grad()
     def mean_nll(self, model: nn.Module, split: TokenizedSplit) -> float:
-        """Mean negative log-likelihood in nats over all target tokens of the split (not a mean of batches' means)."""
+        """Mean negative log-likelihood over all target tokens of the split, in nats per token."""
         assert split.labels is not None
         total, tokens = torch.zeros((), dtype=torch.float64), 0
         with progress_bar(len(split), f"{split.name}: likelihood", "rows") as bar:
@@ -138,12 +138,12 @@ class Evaluator:
 
     @torch.no_grad()
     def token_losses(self, model: nn.Module, split: TokenizedSplit, rows: np.ndarray) -> Iterator[Tensor]:
-        """Negative log-likelihoods of the target tokens of some rows, which are one batch: (N,) in several parts."""
+        """Negative log-likelihoods in nats (N,) of the target tokens of these rows, in several parts."""
         batch = collate(self.preprocessor, split, rows).to(self.device)
         labels = target_labels(batch)
-        scores = teacher_forced(model, batch).scores.cast()
-        for part in scores.chunks():
-            yield F.cross_entropy(scores.some(part), labels[part], reduction="none")
+        logits = teacher_forced(model, batch).scores.cast()
+        for part in logits.chunks():
+            yield F.cross_entropy(logits.some(part), labels[part], reduction="none")
 
     @property
     def _tokenizer(self) -> PreTrainedTokenizerBase:

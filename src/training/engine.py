@@ -277,7 +277,7 @@ class Trainer:
             scores = self.evaluator.compare(
                 dev.predictions, teacher, self._split(DEV), self.data.datasets[DEV][TARGET], score
             )
-        return health.of_teacher(*scores, score, higher_is_better=self.config.higher_is_better)
+        return health.far_below_teacher(*scores, score, higher_is_better=self.config.higher_is_better)
 
     def _judge(self, scores: Mapping[str, float], phase: Phase) -> None:
         """Use scores on dev: choose the loss to learn next, and save a checkpoint if they are the best so far."""

@@ -42,8 +42,8 @@ class TrainingLog:
         updates, skipped = state.losses.pop(UPDATES, 0), state.losses.get(SKIPPED, 0)
         counts = {GRADIENT_NORM: updates - skipped}  # a skipped update has no norm
         means = {name: total / (counts.get(name, updates) or 1) for name, total in state.losses.items()}
-        of_skipped = health.of_skipped(skipped, updates, state.updates)
-        self.warn(state, self.config.mixed_precision, of_skipped, once=SKIPPED)
+        warning = health.skipped_updates(skipped, updates, state.updates)
+        self.warn(state, self.config.mixed_precision, warning, once=SKIPPED)
         place = {"phase": state.phase, "learned": learned, "epoch": state.epoch, "step": state.steps_done - 1}
         row = place | {"learning_rate": self.training.scheduler.get_last_lr()[0]} | means
         closing = (GRADIENT_NORM,) if self.training.scaler is None else (GRADIENT_NORM, SKIPPED)
@@ -65,15 +65,15 @@ class TrainingLog:
     def _warn_of_scores(self, state: RunState, split: str, result: Evaluation, *, is_final: bool) -> None:
         """Warn of a model that has learned nothing, writes loops or copies its input."""
         if is_final or state.n_rows == 1:
-            self.warn(state, split, health.of_likelihood(result.scores["nll"], len(self.training.tokenizer)))
+            self.warn(state, split, health.nll_at_chance(result.scores["nll"], len(self.training.tokenizer)))
         if state.n_rows == 1:
-            self.warn(state, split, health.of_zeros(result.scores, result.predictions))
+            self.warn(state, split, health.zero_scores(result.scores, result.predictions))
         if is_final:
             texts, targets = self.data.datasets[split][TEXT], self.data.datasets[split][TARGET]
-            self.warn(state, split, health.of_loops(result.predictions))
-            self.warn(state, split, health.of_copying(result.predictions, texts, targets, self.evaluator.options))
+            self.warn(state, split, health.looping_texts(result.predictions))
+            self.warn(state, split, health.copying_wins(result.predictions, texts, targets, self.evaluator.options))
         elif split == DEV:
-            self.warn(state, split, health.of_loops(result.predictions), once="loops")
+            self.warn(state, split, health.looping_texts(result.predictions), once="loops")
 
     def warn(self, state: RunState, subject: str, line: str | None, *, once: str | None = None) -> None:
         """Print a warning, if there is one. once: its name, if it is given only once per run."""

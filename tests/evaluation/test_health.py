@@ -18,7 +18,15 @@ from src.config.signals import Interrupted
 from src.devices import processes
 from src.evaluation import evaluate
 from src.evaluation.evaluate import Evaluator
-from src.evaluation.health import of_copying, of_likelihood, of_loops, of_skipped, of_teacher, of_zeros, repeats_itself
+from src.evaluation.health import (
+    copying_wins,
+    far_below_teacher,
+    looping_texts,
+    nll_at_chance,
+    repeats_itself,
+    skipped_updates,
+    zero_scores,
+)
 from src.models.folders import write_model_folder
 from src.models.loading import load_model, load_tokenizer
 from src.training import setup
@@ -45,16 +53,16 @@ def test_a_loop_at_the_end(text, repeats):
 
 
 def test_a_few_loops_are_no_reason():
-    assert of_loops([]) is None
-    assert of_loops(["no no no no"] * 5 + ["fine"] * 95) is None
-    assert of_loops(["no no no no"] * 6 + ["fine"] * 94) == "6 of 100 predictions repeat the same words at their end"
+    assert looping_texts([]) is None
+    assert looping_texts(["no no no no"] * 5 + ["fine"] * 95) is None
+    assert (
+        looping_texts(["no no no no"] * 6 + ["fine"] * 94) == "6 of 100 predictions repeat the same words at their end"
+    )
 
 
 def test_the_likelihood_of_a_uniform_distribution():
-    assert of_likelihood(0.9 * log(1000), 1000) is None
-    assert of_likelihood(log(1000), 1000) == (
-        "nll 6.91 is that of a model that knows nothing (log of 1,000 tokens: 6.91)"
-    )
+    assert nll_at_chance(0.9 * log(1000), 1000) is None
+    assert nll_at_chance(log(1000), 1000) == ("nll 6.91 is no better than chance (log of 1,000 tokens: 6.91)")
 
 
 @pytest.mark.parametrize(
@@ -76,7 +84,7 @@ def test_the_likelihood_of_a_uniform_distribution():
     ],
 )
 def test_copying(predictions, texts, references, said):
-    line = of_copying(predictions, texts, references)
+    line = copying_wins(predictions, texts, references)
     assert (line is not None) is said
     if line is not None:
         assert line.startswith("copying the input would score ")
@@ -96,7 +104,7 @@ def test_copying(predictions, texts, references, said):
     ],
 )
 def test_how_far_below_its_teacher_a_student_may_be(student, teacher, greater, said):
-    line = of_teacher(student, teacher, "chrf", higher_is_better=greater)
+    line = far_below_teacher(student, teacher, "chrf", higher_is_better=greater)
     assert (line is not None) is said
     if line is not None:
         assert line.startswith(f"chrf {student} after the first epoch, the teacher's on the same rows is {teacher}; ")
@@ -113,7 +121,7 @@ def test_how_far_below_its_teacher_a_student_may_be(student, teacher, greater, s
     ],
 )
 def test_scores_that_see_nothing_are_told_of(scores, predictions, said):
-    line = of_zeros(scores, predictions)
+    line = zero_scores(scores, predictions)
     assert (line is None) is (said is None)
     assert line is None or (line.startswith(said) and "--bleu_tokenize" in line)
 
@@ -123,7 +131,7 @@ def test_scores_that_see_nothing_are_told_of(scores, predictions, said):
     [(0, 100, 100, False), (50, 100, 100, False), (51, 100, 100, True), (16, 20, 20, False), (0, 0, 50, False)],
 )
 def test_how_many_updates_may_be_skipped(skipped, updates, so_far, said):
-    assert (of_skipped(skipped, updates, so_far) is not None) is said
+    assert (skipped_updates(skipped, updates, so_far) is not None) is said
 
 
 # -------------------------------------------------------------------------------------------------------- in real runs
@@ -138,7 +146,7 @@ def test_a_model_that_learnt_nothing_is_told_of(tiny_models, tiny_dataset_path, 
     flags = {"epochs": 1, "learning_rate": 1e-12, "max_labels_length": 12, "metric_for_best_model": "chrf"}
     ft_main.main(ft_flags(tiny_models["t5"]["student"], tiny_dataset_path, tmp_path / "out", **flags))
     said = warnings(capsys)
-    assert len([line for line in said if "knows nothing" in line]) == 2
+    assert len([line for line in said if "no better than chance" in line]) == 2
     assert said[0].startswith("warning: dev: nll ")
     assert any("test: copying the input would score 100.0 sacrebleu" in line for line in said)
 
@@ -155,7 +163,7 @@ def test_a_model_without_knowledge_whatever_its_kind(tiny_models, rotation_path,
     write_model_folder(tmp_path / "model", model, tokenizer, "A test's.\n")
     flags = {"epochs": 2, "learning_rate": 1e-12, "weight_decay": 0}
     ft_main.main(ft_flags(str(tmp_path / "model"), rotation_path, tmp_path / "out", **flags))
-    lines = [line.partition("nll ")[0] for line in warnings(capsys) if "knows nothing" in line]
+    lines = [line.partition("nll ")[0] for line in warnings(capsys) if "no better than chance" in line]
     assert lines == ["warning: dev: ", "warning: test: "]
     assert [split for split, _, _ in places(tmp_path / "out")].count("dev") == 6
 
