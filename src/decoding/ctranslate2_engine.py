@@ -20,7 +20,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.console import say
 from src.config.errors import UserError
-from src.decoding.sampling import unknown_fields
+from src.decoding.sampling_support import unknown_fields
 from src.decoding.settings import Decoding
 from src.models.folders import write_model_folder
 from src.storage.atomic import atomic_folder

@@ -13,7 +13,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from src.config.constants import LENGTH, STOP
 from src.config.errors import NotFiniteError
-from src.decoding.sampling import sample, warn_of_generate, why_unsupported
+from src.decoding.sampling import sample
+from src.decoding.sampling_support import warn_of_generate, why_unsupported
 from src.decoding.settings import Decoding
 from src.models.compiled import run_eagerly
 from src.models.packed_linear import packed_head

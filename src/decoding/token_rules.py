@@ -1,4 +1,7 @@
-"""Rules about which tokens may be written next."""
+"""Which tokens a generation config forces, forbids or penalizes at each step.
+
+Shapes: B inputs, N rows, L tokens written so far, V vocabulary.
+"""
 
 from dataclasses import dataclass
 from typing import Any
@@ -17,38 +20,33 @@ from transformers.generation import (
 from src.models.generation_config import settings_of
 from src.tokens.batch import Batch
 
-PROCESSED = {
-    "repetition_penalty",
-    "no_repeat_ngram_size",
-    "min_length",
-    "min_new_tokens",
-}  # by `generate`'s own classes
+PROCESSED = {"repetition_penalty", "no_repeat_ngram_size", "min_length", "min_new_tokens"}  # by `generate`'s classes
 
 
 @dataclass(frozen=True)
-class Processors:
-    """Those of `generate`, in its order, for the settings that PROCESSED names.
+class StockProcessors:
+    """The logits processors of `generate` for the settings in PROCESSED, in its order.
 
-    read, without_padding (B, ·): what the decoder reads before the first new token, and the same with a token of the
-    prompt in place of its padding, which is not to be penalized.
+    read (B, ·): what the decoder reads before the first new token. without_padding (B, ·): the same with the prompt's
+    last token in place of padding, so that the pad token is not penalized.
     """
 
     penalty: RepetitionPenaltyLogitsProcessor | None
-    others: Any  # a LogitsProcessorList, whose types are too narrow
+    others: Any  # a LogitsProcessorList, annotated too narrowly
     read: Tensor
     without_padding: Tensor
 
     @classmethod
-    def of(cls, model: PreTrainedModel, batch: Batch) -> "Processors | None":
+    def of(cls, model: PreTrainedModel, batch: Batch) -> "StockProcessors | None":
         settings, eos = settings_of(model.generation_config), model.generation_config.eos_token_id
         if not settings.keys() & PROCESSED:
             return None
         penalty = settings.get("repetition_penalty")
-        read = without_padding = batch.input_ids
         if model.config.is_encoder_decoder:
             start = single_start(model.generation_config)
             read = without_padding = batch.input_ids.new_full((len(batch.input_ids), 1), start)
         else:
+            read = batch.input_ids
             without_padding = torch.where(batch.attention_mask.bool(), read, read[:, -1:])
         device, others = str(read.device), LogitsProcessorList()
         if "no_repeat_ngram_size" in settings:
@@ -61,17 +59,17 @@ class Processors:
         return cls(penalty and RepetitionPenaltyLogitsProcessor(penalty), others, read, without_padding)
 
     def apply(self, logits: Tensor, inputs: Tensor, written: Tensor) -> Tensor:
-        """Logits (N, V) of rows that read `inputs` (N,) and have written (N, L) tokens."""
+        """Processed logits (N, V) of rows that read the inputs of these numbers (N,) and have written (N, L) tokens."""
         if self.penalty is not None:
             logits = self.penalty(torch.cat([self.without_padding[inputs], written], dim=1), logits)
         return self.others(torch.cat([self.read[inputs], written], dim=1), logits)
 
 
 @dataclass(frozen=True)
-class Rules:
-    """Which tokens a generation config ends on, never allows, and allows alone at a step (in the order of `generate`).
+class TokenRules:
+    """Ids of tokens that end a text, that are forbidden, and that are forced at a step.
 
-    A forced token may be one of `bad`, but none of `suppressed`.
+    bad, suppressed: both forbidden; only a `bad` token may be forced (as in `generate`).
     """
 
     eos: Tensor | None
@@ -80,7 +78,7 @@ class Rules:
     forced: dict[int, Tensor]
 
     @classmethod
-    def of(cls, ids: GenerationConfig, device: torch.device, *, start: int, length: int) -> "Rules":
+    def of(cls, ids: GenerationConfig, device: torch.device, *, start: int, length: int) -> "TokenRules":
         def tensor(tokens: int | list[int] | None) -> Tensor:
             return torch.tensor(_as_list(tokens), dtype=torch.long, device=device)
 
@@ -94,16 +92,12 @@ class Rules:
         return cls(tensor(eos) if eos else None, tensor(bad), tensor(ids.suppress_tokens), forced)
 
     def apply(self, logits: Tensor, step: int) -> Tensor:
-        """Logits (N, V), changed in place, for the new token number `step`."""
+        """Set forbidden logits (N, V) of the new token number `step` to −inf, in place."""
         if step in self.forced:
             logits = logits.fill_(-torch.inf).index_fill_(1, self.forced[step], 0)
         elif len(self.bad):
             logits = logits.index_fill_(1, self.bad, -torch.inf)
         return logits.index_fill_(1, self.suppressed, -torch.inf) if len(self.suppressed) else logits
-
-    def ends(self, tokens: Tensor) -> Tensor | None:
-        """(N,) whether tokens (N,) end their rows; None if nothing does."""
-        return None if self.eos is None else torch.isin(tokens, self.eos)
 
 
 def _as_list(tokens: int | list[int] | None) -> list[int]:
@@ -113,11 +107,12 @@ def _as_list(tokens: int | list[int] | None) -> list[int]:
 
 
 def single_start(ids: GenerationConfig) -> int:
-    """The token that all targets start with; `why_unsupported` has seen to it that there is one."""
+    """The token that all targets start with; `why_unsupported` refuses models without one."""
     token = start_token(ids)
     assert isinstance(token, int)
     return token
 
 
 def start_token(ids: GenerationConfig) -> int | list[int] | None:
+    """The token that an encoder-decoder model's targets start with; a list has one per row."""
     return ids.bos_token_id if ids.decoder_start_token_id is None else ids.decoder_start_token_id

@@ -13,15 +13,16 @@ from transformers.generation import LogitsProcessorList, TopKLogitsWarper, TopPL
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from src.decoding import nucleus as nucleus_module
-from src.decoding import sampling
+from src.decoding import sampling, sampling_support
 from src.decoding.generate import write_tokens
 from src.decoding.grouped_attention import AttentionByInput, attend
 from src.decoding.kv_cache import growing_cache
 from src.decoding.nucleus import BLOCK, Nucleus, draw
-from src.decoding.sampling import sample, warn_of_generate, why_unsupported
+from src.decoding.sampling import sample
+from src.decoding.sampling_support import warn_of_generate, why_unsupported
 from src.decoding.settings import Decoding, decoding_of
 from src.models import lazy_logits
-from src.models.generation_config import safe_generation_config
+from src.models.generation_config import NEUTRAL, safe_generation_config
 from src.models.new_models import ModelSizes, build_from_scratch
 from tests.decoding.test_generate import EOS, INPUTS, PAD, babbler, batch_of, cut
 
@@ -60,10 +61,10 @@ def teacher_forced_logits(model, ids: list[int], target: list[int]) -> Tensor:
 
 
 @families
-@pytest.mark.parametrize("worth_leaving", [ALWAYS, NEVER])
-def test_greedy_is_that_of_generate(monkeypatch, family, worth_leaving):
+@pytest.mark.parametrize("threshold", [ALWAYS, NEVER])
+def test_greedy_is_that_of_generate(monkeypatch, family, threshold):
     """Whether rows that have ended leave at once or stay; inputs of different lengths."""
-    monkeypatch.setattr(sampling, "COMPACTION_THRESHOLD", worth_leaving)
+    monkeypatch.setattr(sampling, "COMPACTION_THRESHOLD", threshold)
     lengths = set()
     for seed in range(4):
         model = babbler(family, seed=seed)
@@ -74,11 +75,11 @@ def test_greedy_is_that_of_generate(monkeypatch, family, worth_leaving):
 
 
 @families
-@pytest.mark.parametrize("worth_leaving", [ALWAYS, 1 / 8, NEVER])
+@pytest.mark.parametrize("threshold", [ALWAYS, 1 / 8, NEVER])
 @torch.no_grad()
-def test_each_step_draws_from_the_models_distribution(monkeypatch, family, worth_leaving):
+def test_each_step_draws_from_the_models_distribution(monkeypatch, family, threshold):
     """The logits that a row draws from are those of its own input and its own tokens, whoever has left before."""
-    monkeypatch.setattr(sampling, "COMPACTION_THRESHOLD", worth_leaving)
+    monkeypatch.setattr(sampling, "COMPACTION_THRESHOLD", threshold)
     model, steps, k = babbler(family, seed=0, peak=0.4), [], 6
 
     def spy(logits: Tensor, nucleus: Nucleus) -> Tensor:
@@ -639,7 +640,7 @@ def test_fields_that_the_loop_does_not_know_are_left_to_generate(name):
 def test_neutral_values_are_no_reason():
     model = babbler("t5", seed=0)
     for name, value in {
-        **sampling.NEUTRAL,
+        **NEUTRAL,
         "top_k": 50,
         "temperature": 0.3,
         "max_length": 5,
@@ -653,7 +654,7 @@ def test_neutral_values_are_no_reason():
 def test_generate_takes_over_with_one_warning_for_each_reason(caplog):
     model = babbler("gpt2", seed=0, eos_bias=-50.0)
     batch, decoding = batch_of(model, INPUTS), Decoding(max_new_tokens=9)
-    with caplog.at_level(logging.WARNING, logger=sampling.__name__):
+    with caplog.at_level(logging.WARNING, logger=sampling_support.__name__):
         write_tokens(model, batch, decoding)
         assert not caplog.messages
         model.generation_config.renormalize_logits = True

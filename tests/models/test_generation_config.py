@@ -14,7 +14,7 @@ import gen_main
 from src.config.cli import run_script
 from src.config.errors import UserError
 from src.decoding.generate import write_tokens
-from src.decoding.sampling import why_unsupported
+from src.decoding.sampling_support import why_unsupported
 from src.decoding.settings import decoding_of
 from src.models.generation_config import settings_of
 from src.models.loading import load_model
