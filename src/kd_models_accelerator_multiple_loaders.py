@@ -8,7 +8,7 @@ from src.config.errors import UserError
 from src.config.experiments.schema import Experiment
 from src.config.flags.distill import DistillArguments
 from src.data.schema import Datasets
-from src.decoding.trial import try_out
+from src.decoding.checks import check_decoding
 from src.distillation.capture import check_comparable, keep_all_layers
 from src.distillation.teachers import LiveTeacher
 from src.models.checks import check_lengths, check_model_files, check_same_tokenizer
@@ -81,7 +81,7 @@ def _teacher(
     model = load_model(config.teacher_name, state_dict_path=config.teacher_state_dict_path, dtype=dtype)
     fit_to_tokenizer(model, tokenizer)
     apply_settings(model, config.teacher_name, config)
-    try_out(model, config.teacher_name, config)
+    check_decoding(model, config.teacher_name, config)
     if any(loss.compares_layers for loss in experiment.losses):
         keep_all_layers(model, "teacher")
     if config.compile:

@@ -1,8 +1,8 @@
 """Diverse beam search (Vijayakumar et al., 2018), which transformers 5 no longer has.
 
-Beams stand in G groups of g. At each step the groups choose one after another, and a group's log-probability of a token
-is lowered by `penalty` for each beam of an earlier group of the same input that has just chosen this token (Hamming
-diversity). Within a group it is plain beam search, and a group that can find nothing better chooses no more.
+Beams form G groups of g. At each step the groups choose one after another: a group's log-probability of a token is
+lowered by `penalty` for each beam of an earlier group of the same input that has just chosen this token (Hamming
+diversity). Within a group it is plain beam search; a group that cannot find anything better stops.
 Shapes: B inputs, G groups, g beams per group, V vocabulary.
 """
 
@@ -12,16 +12,16 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-NEVER = -1e9
-UNWRITTEN = -1  # a place in a sequence that holds no token; the pad token may be one that the model writes
+IMPOSSIBLE = -1e9  # the score of a beam that must not be chosen
+EMPTY = -1  # a place without a token; the pad token may be one that the model writes
 
 
 @dataclass
 class _Group:
     """The live and the finished hypotheses of one group: sequences (B, g, max_length), scores (B, g).
 
-    settled (B,): where no live beam can still beat the worst finished one; there the finished ones stay as they are,
-    so that an input's result does not depend on how long the other inputs of its batch take.
+    settled (B,): inputs where no live beam can still beat the worst finished one. Their finished ones stay as they are,
+    so that a result does not depend on how long the other inputs of its batch take.
     """
 
     live: Tensor
@@ -32,7 +32,7 @@ class _Group:
 
 
 def diverse_beam_search(groups: int, penalty: float) -> Callable:
-    """A decoding loop for `generate(custom_generate=…)` with `groups` groups of num_beams // groups beams each."""
+    """A loop for `generate(custom_generate=…)` with `groups` groups of num_beams // groups beams each."""
 
     def loop(model, input_ids, logits_processor, stopping_criteria, generation_config, **model_kwargs) -> Tensor:
         model_kwargs.pop("synced_gpus", None)
@@ -67,9 +67,9 @@ def diverse_beam_search(groups: int, penalty: float) -> Callable:
 
 def _empty_group(prefix: Tensor, longest: int) -> _Group:
     n_inputs, size, length = prefix.shape
-    sequences = prefix.new_full((n_inputs, size, longest), UNWRITTEN)
+    sequences = prefix.new_full((n_inputs, size, longest), EMPTY)
     sequences[:, :, :length] = prefix
-    scores = torch.full((n_inputs, size), NEVER, device=prefix.device)
+    scores = torch.full((n_inputs, size), IMPOSSIBLE, device=prefix.device)
     live_scores = scores.clone()
     live_scores[:, 0] = 0.0  # all beams start equal: only the first one may be continued
     settled = torch.zeros(n_inputs, dtype=torch.bool, device=prefix.device)
@@ -77,7 +77,7 @@ def _empty_group(prefix: Tensor, longest: int) -> _Group:
 
 
 def _next_logits(model, sequences: Tensor, model_kwargs: dict, *, first: bool) -> tuple[Tensor, dict]:
-    """(B * beams, V) logits of the next token, and the model's arguments with the grown cache."""
+    """(B * beams, V) logits of the next token, and the model's arguments with the updated cache."""
     inputs = model.prepare_inputs_for_generation(
         sequences, next_sequence_length=None if first else 1, is_first_iteration=first, **model_kwargs
     )
@@ -91,10 +91,10 @@ def _next_logits(model, sequences: Tensor, model_kwargs: dict, *, first: bool) -
 def _advance(
     group: _Group, scores: Tensor, length: int, eos: Tensor | None, *, last: bool, start: int
 ) -> tuple[Tensor, Tensor]:
-    """One step of beam search inside a group. scores (B, g, V); returns parents and tokens of the live beams (B, g)."""
+    """One step of beam search within a group, from scores (B, g, V): parents and tokens (B, g) of the live beams."""
     n_inputs, size, vocabulary = scores.shape
     total = (group.live_scores[:, :, None] + scores).flatten(1)
-    # Even if every live beam ends with every EOS there is, g candidates go on.
+    # With this many candidates, g remain even if every live beam ends with each EOS.
     n_eos = 1 if eos is None else len(eos)
     best, places = total.topk(min((1 + n_eos) * size, total.shape[1]), dim=1)
     parents, tokens = places // vocabulary, places % vocabulary
@@ -102,27 +102,27 @@ def _advance(
     candidates[:, :, length] = tokens
     ended = torch.zeros_like(tokens, dtype=torch.bool) if eos is None else torch.isin(tokens, eos)
 
-    finished = torch.where((ended | last) & ~group.settled[:, None], best / (length + 1 - start), NEVER)
-    finished[:, size:] = NEVER  # only a candidate that would have stayed in the beam may end (as in `generate`)
+    finished = torch.where((ended | last) & ~group.settled[:, None], best / (length + 1 - start), IMPOSSIBLE)
+    finished[:, size:] = IMPOSSIBLE  # only a candidate that would have stayed in the beam may end (as in `generate`)
     pool, pool_scores = torch.cat([group.done, candidates], 1), torch.cat([group.done_scores, finished], 1)
     group.done_scores, keep = pool_scores.topk(size, dim=1)
     group.done = pool.gather(1, keep[:, :, None].expand(-1, -1, pool.shape[2]))
 
-    group.live_scores, keep = torch.where(ended, NEVER, best).topk(size, dim=1)
+    group.live_scores, keep = torch.where(ended, IMPOSSIBLE, best).topk(size, dim=1)
     group.live = candidates.gather(1, keep[:, :, None].expand(-1, -1, candidates.shape[2]))
     return parents.gather(1, keep), tokens.gather(1, keep)
 
 
 def _settle(group: _Group, written: int) -> None:
-    """Note the inputs where no live beam beats the group's worst finished one (scores are means per token)."""
+    """Mark the inputs where no live beam beats the group's worst finished one (scores are means per token)."""
     group.settled = group.settled | (group.done_scores[:, -1] >= group.live_scores[:, 0] / written)
 
 
 def _best(state: list[_Group], returned: int, pad: int, start: int) -> Tensor:
-    """(B * returned, L): the best finished hypotheses over all groups, cut after the longest one."""
+    """(B * returned, L) the best finished hypotheses over all groups, padded to the longest one."""
     sequences = torch.cat([group.done for group in state], dim=1)
     scores = torch.cat([group.done_scores for group in state], dim=1)
     keep = scores.topk(returned, dim=1).indices
     chosen = sequences.gather(1, keep[:, :, None].expand(-1, -1, sequences.shape[2])).flatten(0, 1)
-    chosen = chosen[:, : start + int((chosen[:, start:] != UNWRITTEN).sum(dim=1).max())]
-    return chosen.masked_fill(chosen == UNWRITTEN, pad)
+    chosen = chosen[:, : start + int((chosen[:, start:] != EMPTY).sum(dim=1).max())]
+    return chosen.masked_fill(chosen == EMPTY, pad)

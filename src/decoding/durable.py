@@ -20,9 +20,9 @@ from src.config.flags.shared import WritingArguments
 from src.config.parsing import nearest
 from src.config.signals import Interrupted, StopRequests
 from src.data.schema import Datasets, check_datasets, some_texts
+from src.decoding.checks import check_decoding
 from src.decoding.generate import write_tokens
 from src.decoding.settings import Decoding
-from src.decoding.trial import try_out
 from src.devices.processes import make_accelerator
 from src.models.checks import check_lengths, check_model_files
 from src.models.generation_config import apply_settings, fit_to_tokenizer
@@ -64,7 +64,7 @@ class Writer:
         model = load_model(config.model_name, state_dict_path=config.checkpoint_path)
         fit_to_tokenizer(model, tokenizer)
         apply_settings(model, config.model_name, config)
-        try_out(model, config.model_name, config, decoding)
+        check_decoding(model, config.model_name, config, decoding)
         return cls(accelerator, preprocessor, model.to(accelerator.device), decoding)
 
     @property

@@ -1,4 +1,4 @@
-"""Writing text with a model: the eight generation types, by our own loop where it can, else by `generate`.
+"""Generate text with a model: by the sampling loop if it supports the model, otherwise by transformers' `generate`.
 
 Shapes: B inputs, S source tokens, K targets per input, L new tokens.
 """
@@ -23,9 +23,9 @@ from src.tokens.batch import Batch
 
 @torch.no_grad()
 def write_tokens(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Tensor:
-    """(B * K, L) new tokens only, the K targets of one input adjacent; padded with the pad token after EOS.
+    """Generate (B * K, L) new tokens, the K targets of one input adjacent; the pad token after EOS.
 
-    The model's train/eval mode is the caller's business. Raises NotFiniteError if it computes no numbers.
+    Does not set the model's train/eval mode. Raises NotFiniteError if the model computes NaN or infinity.
     """
     with run_eagerly(model), _finite_states(model):
         return _written(model, batch, decoding)
@@ -52,9 +52,9 @@ def _written(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Tensor
 
 @contextmanager
 def _finite_states(model: PreTrainedModel) -> Iterator[None]:
-    """Raises NotFiniteError at the end if what the output projection read to write the next token was not finite.
+    """Raise NotFiniteError at the end if the output projection has read NaN or infinity.
 
-    Beams and the most probable token would be chosen from NaN all the same. An accelerator is asked once, at the end.
+    Greedy and beam search would choose tokens from NaN without an error. An accelerator is read once, at the end.
     """
     projection = model.get_output_embeddings()
     seen: list[Tensor] = []
@@ -69,16 +69,16 @@ def _finite_states(model: PreTrainedModel) -> Iterator[None]:
         if handle is not None:
             handle.remove()
         if not all(seen):
-            raise NotFiniteError("the model computes no finite numbers")
+            raise NotFiniteError("the model computes NaN or infinity")
 
 
 def _padded_after_eos(tokens: Tensor, ids: GenerationConfig) -> Tensor:
-    """Tokens (B, L) with the pad token after the first EOS; `generate` fills up with EOS where the pad token is 0."""
+    """Tokens (B, L) with the pad token after the first EOS; `generate` pads with EOS if the pad token is 0."""
     return tokens.masked_fill(behind_eos(tokens, ids), ids.pad_token_id or 0)
 
 
 def behind_eos(tokens: Tensor, ids: GenerationConfig) -> Tensor:
-    """(B, L) where tokens (B, L) are behind the first EOS, whatever fills them up; nowhere if the model has no EOS."""
+    """(B, L) whether each token of (B, L) comes after the first EOS; all False if the model has no EOS."""
     if ids.eos_token_id is None:
         return torch.zeros_like(tokens, dtype=torch.bool)
     ends = torch.isin(tokens, torch.tensor(ids.eos_token_id, device=tokens.device)).long()
@@ -86,9 +86,9 @@ def behind_eos(tokens: Tensor, ids: GenerationConfig) -> Tensor:
 
 
 def finish_reasons(tokens: Tensor, ids: GenerationConfig, max_new_tokens: int) -> list[str]:
-    """(R,) why each row of tokens (R, L) ends: "stop" with an EOS, "length" at the limit.
+    """Why each row of tokens (R, L) ends: "stop" with an EOS, "length" at the limit.
 
-    An EOS that the config forces at the limit ends nothing by itself.
+    An EOS that the config forces at the limit counts as "length".
     """
     if ids.eos_token_id is None:
         return [LENGTH] * len(tokens)
@@ -99,6 +99,6 @@ def finish_reasons(tokens: Tensor, ids: GenerationConfig, max_new_tokens: int) -
 
 
 def to_texts(tokenizer: PreTrainedTokenizerBase, tokens: Tensor | list[list[int]]) -> list[str]:
-    """Token rows as texts without special tokens and without surrounding white space."""
+    """The text of each row of tokens, without special tokens and surrounding white space."""
     texts = tokenizer.batch_decode(tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
     return [text.strip() for text in texts]

@@ -1,4 +1,7 @@
-"""Attention of many targets to one input, which is stored once."""
+"""Attention of many targets to one input, whose keys and values are stored once.
+
+Shapes: B inputs, R rows of the decoder, each of one input, H heads, S source tokens, d head size.
+"""
 
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,14 +16,14 @@ from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 
 def attends_fully(model: PreTrainedModel) -> bool:
-    """Whether every layer of the decoder keeps keys and values of all tokens: no sliding windows, no other states."""
+    """Whether every layer of the decoder caches the keys and values of all tokens (no sliding window)."""
     layers = DynamicCache(config=model.config.get_text_config(decoder=True)).layers
     return all(type(layer) is DynamicLayer for layer in layers)
 
 
 @contextmanager
 def attention_by_input() -> Iterator["AttentionByInput"]:
-    """Within: stock models whose attention is `sdpa` attend by `AttentionByInput`, which this yields."""
+    """Within: models whose attention is `sdpa` attend through an `AttentionByInput`, which this yields."""
     stock = ALL_ATTENTION_FUNCTIONS["sdpa"]
     by_input = AttentionByInput(stock)
     ALL_ATTENTION_FUNCTIONS["sdpa"] = by_input
@@ -31,35 +34,34 @@ def attention_by_input() -> Iterator["AttentionByInput"]:
 
 
 class AttentionByInput:
-    """An attention function whose queries (R, H, 1, d) may outnumber the keys and values (B, H, S, d) of their inputs.
+    """An attention function for queries (R, H, 1, d) of R rows on keys and values (B, H, S, d) of their B inputs.
 
-    Queries of one input then attend together, as (B, H, k, d) with k the most rows that an input has; the mask is
-    (B, 1, 1, S). These, and others with one query per row, go to `attend` where that is faster; the rest goes to the
-    stock function.
+    Queries of one input attend together, as (B, H, k, d) with k the largest number of rows of an input; the mask is
+    (B, 1, 1, S). Single queries per row use `attend` where it is faster; all else goes to the stock function.
     """
 
     def __init__(self, stock: Callable) -> None:
         self._stock = stock
-        self._met: set[int] | None = None  # where the keys of the calls lie that were watched; None: not watching
-        self._places: Tensor | None = None  # (R,) of each row among B * k; None if every input has k rows
+        self._seen_keys: set[int] | None = None  # their addresses, while watching; None: not watching
+        self._places: Tensor | None = None  # (R,) each row's place among B * k; None if every input has k rows
         self._shape = (0, 0)  # B, k
 
     def watch(self) -> None:
-        """Note from now on which keys are attended to, until `covers` is asked."""
-        self._met = set()
+        """Record which keys are attended to, until `covers` is called."""
+        self._seen_keys = set()
 
     def covers(self, cache: Cache) -> bool:
-        """Whether this function has attended to the keys of every layer of `cache`, and without a bias on positions.
+        """Whether this function has attended to the keys of every layer of `cache`, without a position bias.
 
-        False if cross-attention does not run through `sdpa`, or adds a position bias.
+        False if the model's cross-attention does not run through `sdpa`, or adds a position bias.
         """
-        met, self._met = self._met, None
-        assert met is not None
+        seen, self._seen_keys = self._seen_keys, None
+        assert seen is not None
         layers: list[Any] = list(cache.layers)
-        return bool(layers) and all(layer.keys.data_ptr() in met for layer in layers)
+        return bool(layers) and all(layer.keys.data_ptr() in seen for layer in layers)
 
     def group(self, inputs: Tensor) -> None:
-        """Say whose the rows are from now on: inputs (R,) are their numbers, ascending, none left out."""
+        """Set the input that each row attends to: numbers (R,), ascending, every input at least once."""
         counts = inputs.bincount()
         n_inputs, widest = len(counts), int(counts.max())
         self._shape = (n_inputs, widest)
@@ -78,17 +80,17 @@ class AttentionByInput:
         scaling: float | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
-        by_products = not dropout and kwargs.get("softcap") is None and goes_by_products(query, key)
+        uses_attend = not dropout and kwargs.get("softcap") is None and is_attend_faster(query, key)
         if len(query) == len(key):
-            if self._met is not None and not _any_bias(kwargs):
-                self._met.add(key.data_ptr())
-            if query.shape[2] > 1 or not by_products:
+            if self._seen_keys is not None and not _any_bias(kwargs):
+                self._seen_keys.add(key.data_ptr())
+            if query.shape[2] > 1 or not uses_attend:
                 return self._stock(
                     module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
                 )
             return attend(query, key, value, attention_mask, scaling, kwargs.get("position_bias")).transpose(1, 2), None
         grouped = self._grouped(query[:, :, 0])
-        if by_products:
+        if uses_attend:
             mixed = attend(grouped, key, value, attention_mask, scaling)
         else:
             mixed = F.scaled_dot_product_attention(
@@ -109,25 +111,25 @@ class AttentionByInput:
         return rows if self._places is None else rows.index_select(0, self._places)
 
 
-def goes_by_products(query: Tensor, key: Tensor) -> bool:
-    """Whether `attend` is what few queries want: a CPU's stock kernel is made for many."""
+def is_attend_faster(query: Tensor, key: Tensor) -> bool:
+    """Whether `attend` is faster for few queries and supports these: the stock kernel on a CPU is made for many."""
     return query.device.type == "cpu" and query.dtype == torch.float32 and query.shape[1] == key.shape[1]
 
 
 def attend(
     query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None, scale: float | None, bias: Tensor | None = None
 ) -> Tensor:
-    """(B, H, q, d) what queries (B, H, q, d) make of keys and values (B, H, S, d): attention by two products.
+    """(B, H, q, d) softmax(Q Kᵀ · scale + bias + mask) V of queries (B, H, q, d), keys and values (B, H, S, d).
 
-    mask: False for keys that are not seen, or a summand as bias is; both broadcast to (B, H, q, S). scale: None for
-    1 / √d. A query that sees no key gets the mean of all values.
+    mask: False for hidden keys, or a summand, as bias is; both broadcast to (B, H, q, S). scale: None for 1 / √d.
+    A query with all keys hidden gets the mean of all values.
     """
     scale = query.shape[-1] ** -0.5 if scale is None else scale
     weights = (query if scale == 1 else query * scale) @ key.transpose(2, 3)
     if bias is not None:
         weights += bias
     if mask is not None:
-        if mask.dtype == torch.bool:  # as a summand it is small and fast
+        if mask.dtype == torch.bool:  # a summand is faster
             mask = torch.where(mask, 0.0, torch.finfo(weights.dtype).min / 2)
         weights += mask
     return weights.softmax(dim=-1) @ value

@@ -1,6 +1,6 @@
-"""Caches for writing many targets of one input: no copy per step, cross-attention's keys and values once per input.
+"""A cache of keys and values that grows in place, without a copy per step.
 
-Shapes: B inputs, R rows of the decoder, each of one input, H heads, S source tokens, T tokens in a cache, d head size.
+Shapes: R rows of the decoder, N of them kept, H heads, T tokens in the cache, d head size.
 """
 
 from typing import Any
@@ -10,11 +10,11 @@ from torch import Tensor
 from transformers import Cache
 from transformers.cache_utils import DynamicLayer
 
-FIRST_ROOM = 16  # tokens
+MIN_ROOM = 16  # free tokens in a new buffer, at least
 
 
 class GrowingLayer(DynamicLayer):
-    """Self-attention's keys and values (R, H, T, d) as views of larger buffers, in which new ones are written."""
+    """Self-attention's keys and values (R, H, T, d), views of larger buffers with room for the next tokens."""
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
         if not self.is_initialized:
@@ -23,7 +23,7 @@ class GrowingLayer(DynamicLayer):
         start = self.get_seq_length()
         end = start + key_states.shape[2]
         if end > self._buffers[0].shape[2]:
-            room = max(2 * start, end + FIRST_ROOM)
+            room = max(2 * start, end + MIN_ROOM)
             self._buffers = tuple(_with_room(buffer, start, room) for buffer in self._buffers)
         for buffer, states in zip(self._buffers, (key_states, value_states), strict=True):
             buffer[:, :, start:end] = states
@@ -32,7 +32,7 @@ class GrowingLayer(DynamicLayer):
         return self.keys, self.values
 
     def reorder_cache(self, beam_idx: Tensor) -> None:
-        """Keep the rows `beam_idx`, in that order, and as often as they are there."""
+        """Keep the rows `beam_idx` (N,), in that order, repeated as they are."""
         if self.is_initialized:
             length = self.get_seq_length()
             self._buffers = tuple(_rows_of(buffer, beam_idx, length) for buffer in self._buffers)
@@ -43,19 +43,19 @@ class GrowingLayer(DynamicLayer):
 
 
 def _rows_of(buffer: Tensor, rows: Tensor, length: int) -> Tensor:
-    """A buffer (N, H, room, d) with the first `length` tokens of rows (N,) of this one."""
+    """A new buffer (N, H, room, d) with the first `length` tokens of these rows (N,)."""
     chosen = buffer.new_empty(len(rows), *buffer.shape[1:])
     torch.index_select(buffer[:, :, :length], 0, rows, out=chosen[:, :, :length])
     return chosen
 
 
 def _with_room(buffer: Tensor, length: int, room: int) -> Tensor:
-    """A buffer (R, H, room, d) with the first `length` tokens of this one."""
+    """A larger buffer (R, H, room, d) with the first `length` tokens of this one."""
     larger = buffer.new_empty(*buffer.shape[:2], room, buffer.shape[3])
     larger[:, :, :length] = buffer[:, :, :length]
     return larger
 
 
 def growing_cache() -> Cache:
-    """A cache for self-attention; layers appear as they are used."""
+    """An empty cache for self-attention; layers are created when they are first used."""
     return Cache(layer_class_to_replicate=GrowingLayer)

@@ -1,7 +1,7 @@
-"""Exact nucleus sampling (Holtzman et al., 2020) without sorting the vocabulary, by rejection.
+"""Nucleus sampling (Holtzman et al., 2020): exact, by rejection instead of sorting the vocabulary.
 
-A token is drawn from the whole distribution and accepted if it is in the nucleus; else the row is drawn again, which
-happens to 1 − top_p of the rows at most. The accepted ones have the distribution of the renormalized nucleus.
+A token is drawn from the whole distribution and accepted if it is in the nucleus; otherwise the row is drawn again,
+with a probability of at most 1 − top_p. Accepted tokens have the distribution of the renormalized nucleus.
 Shapes: N rows, V vocabulary, b the size of a block of neighboring tokens, U = ⌈V / b⌉ blocks, M rows to draw for.
 """
 
@@ -11,18 +11,17 @@ from math import e, inf, log2
 import torch
 from torch import Tensor
 
-BLOCK = 128  # tokens: about √V, so that both levels of a draw are short
+BLOCK_SIZE = 128  # tokens: about √V, so that both levels of a draw are short
 LOG2_E = log2(e)  # exp2 takes half as long as exp on a CPU
-ROUNDING = 1e-5  # of a weight; the ends of a tensor may be computed by other instructions than its middle
-PART = 2**20  # logits weighed at a time on a CPU, so that they stay in its cache (chosen by measurement)
+WEIGHT_ERROR = 1e-5  # relative: the ends of a tensor may be computed by other instructions than its middle
+CPU_LOGITS_AT_ONCE = 2**20  # so that they stay in the cache (chosen by measurement)
 
 
 @dataclass(frozen=True)
 class Nucleus:
-    """The smallest set of most probable tokens with at least `top_p` of the mass, at a temperature; 1: all tokens.
+    """What to sample from: the fewest, most probable tokens with at least `top_p` of the mass (1: all tokens).
 
-    top_k: at most that many tokens, which are chosen first: the nucleus is that of their renormalized probabilities; 0:
-    any number.
+    The temperature is applied first, then top_k (the k most probable tokens, renormalized; 0: all), then top_p.
     """
 
     top_p: float
@@ -31,32 +30,33 @@ class Nucleus:
 
 
 def draw(logits: Tensor, nucleus: Nucleus) -> Tensor:
-    """(N,) one token per row of logits (N, V), from the softmax cut to the nucleus and renormalized.
+    """Draw (N,) one token per row of logits (N, V), from the softmax cut to the nucleus and renormalized.
 
-    The logits may be overwritten. The temperature comes first. Of equally probable tokens the one with the smaller
-    index counts as more probable. Raises RuntimeError where a row has no distribution: NaN, +inf, or nothing but −inf.
+    May overwrite the logits. Of equally probable tokens, the one with the smaller index counts as more probable.
+    Raises RuntimeError if a row has no distribution: NaN, +inf, or only −inf.
     """
     if 0 < nucleus.top_k < logits.shape[1]:
-        likeliest = logits.topk(nucleus.top_k)  # sorted, so that of equals the first stays the first
+        likeliest = logits.topk(nucleus.top_k)  # sorted, so that ties keep their order
         chosen = draw(likeliest.values, replace(nucleus, top_k=0))
         return likeliest.indices.gather(1, chosen[:, None])[:, 0]
-    weighed = _weighted(logits, nucleus)
+    blocks = _blocks_of(logits, nucleus)
     rows = torch.arange(len(logits), device=logits.device)
-    tokens, accepted = _proposed(weighed, rows)
+    tokens, accepted = _draw_and_check(blocks, rows)
     again = rows[~accepted]
     while len(again):
-        if not weighed.upto[again, -1].isfinite().all():
+        if not blocks.upto[again, -1].isfinite().all():
             raise RuntimeError("no next token can be drawn: the model's logits are not finite")
-        tokens[again], accepted = _proposed(weighed, again)
+        tokens[again], accepted = _draw_and_check(blocks, again)
         again = again[~accepted]
     return tokens
 
 
 @dataclass(frozen=True)
-class _Weighted:
-    """Weights (N, U, b), proportional to probabilities, the largest of a row 1; their sums and maxima by block (N, U).
+class _Blocks:
+    """Unnormalized probabilities by block.
 
-    upto (N, U): sums of the blocks up to each; limit (N,): the mass that tokens before one of the nucleus are below.
+    weights (N, U, b): the largest of a row is 1. sums, tops (N, U): sum and maximum of each block. upto (N, U):
+    cumulative sums. limit (N,): a token is in the nucleus if the mass of more probable tokens is below it.
     """
 
     weights: Tensor
@@ -66,17 +66,17 @@ class _Weighted:
     limit: Tensor
 
 
-def _weighted(logits: Tensor, nucleus: Nucleus) -> _Weighted:
+def _blocks_of(logits: Tensor, nucleus: Nucleus) -> _Blocks:
     n_rows, vocabulary = logits.shape
-    missing = -vocabulary % BLOCK
+    missing = -vocabulary % BLOCK_SIZE
     weights = logits
     if missing or logits.dtype != torch.float32:
         weights = logits.new_full((n_rows, vocabulary + missing), -inf, dtype=torch.float32)
         weights[:, :vocabulary] = logits
-    blocks = weights.unflatten(1, (-1, BLOCK))
+    blocks = weights.unflatten(1, (-1, BLOCK_SIZE))
     sums, tops = (weights.new_empty(blocks.shape[:2]) for _ in range(2))
     scale = LOG2_E / nucleus.temperature
-    at_once = max(1, PART // vocabulary) if logits.device.type == "cpu" else n_rows
+    at_once = max(1, CPU_LOGITS_AT_ONCE // vocabulary) if logits.device.type == "cpu" else n_rows
     for part in (slice(start, start + at_once) for start in range(0, n_rows, at_once)):
         torch.amax(blocks[part], dim=-1, out=tops[part])
         shift = tops[part].amax(dim=-1, keepdim=True) * -scale
@@ -86,48 +86,47 @@ def _weighted(logits: Tensor, nucleus: Nucleus) -> _Weighted:
     sums = sums.double()
     upto = sums.cumsum(dim=-1)
     limit = upto[:, -1] * (nucleus.top_p if nucleus.top_p < 1 else inf)
-    return _Weighted(blocks, sums, tops, upto, limit)
+    return _Blocks(blocks, sums, tops, upto, limit)
 
 
-def _proposed(weighed: _Weighted, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(M,) tokens from the whole distribution of these rows (M,), and whether each is in the nucleus."""
-    tokens, weight = _from_all(weighed, rows)
-    # The tokens before this one lie in blocks whose largest weight is no smaller: their mass, without the token's own,
-    # is the most that can be before it. Only rows where that is too much need a look at every token.
-    tops, sums, limit = (each.index_select(0, rows) for each in (weighed.tops, weighed.sums, weighed.limit))
-    at_most = torch.where(tops * (1 + ROUNDING) >= weight, sums, 0).sum(dim=-1) - weight[:, 0]
+def _draw_and_check(blocks: _Blocks, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(M,) tokens drawn from the whole distribution of these rows (M,), and whether each is in the nucleus."""
+    tokens, weight = _draw_from_all(blocks, rows)
+    # More probable tokens lie only in blocks whose largest weight is at least this token's. The mass of these blocks,
+    # without the token's own, is an upper bound; only rows where it exceeds the limit need every token's weight.
+    tops, sums, limit = (each.index_select(0, rows) for each in (blocks.tops, blocks.sums, blocks.limit))
+    at_most = torch.where(tops * (1 + WEIGHT_ERROR) >= weight, sums, 0).sum(dim=-1) - weight[:, 0]
     accepted = at_most < limit
     doubtful = (~accepted).nonzero()[:, 0]
     if len(doubtful):
-        weights = weighed.weights.index_select(0, rows[doubtful])
-        before = _mass_before(weights, weight[doubtful], tokens[doubtful])
-        accepted[doubtful] = (before < limit[doubtful]) | (before == 0)  # the first one always is in
+        weights = blocks.weights.index_select(0, rows[doubtful])
+        before = _mass_of_more_probable(weights, weight[doubtful], tokens[doubtful])
+        accepted[doubtful] = (before < limit[doubtful]) | (before == 0)  # the most probable token is in
     return tokens[:, 0], accepted
 
 
-def _from_all(weighed: _Weighted, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """(M, 1) a token for each of these rows (M,) by inverting the distribution function, first over blocks, then within
-    one; its weight.
+def _draw_from_all(blocks: _Blocks, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """(M, 1) a token for each of these rows (M,), and its weight, without regard to the nucleus.
 
-    In float64: a token with weight has its chance even where float32's 2⁻²⁴ would step over it, and one without is
-    never drawn, as the function does not rise there.
+    Inverts the cumulative distribution, first over blocks, then within one. In float64: float32's steps of 2⁻²⁴ would
+    skip improbable tokens. Tokens without weight are never drawn.
     """
-    upto = weighed.upto.index_select(0, rows)
+    upto = blocks.upto.index_select(0, rows)
     share = torch.rand(len(rows), 1, dtype=torch.float64, device=rows.device)
     target = share * upto[:, -1:]
     block = torch.searchsorted(upto, target, right=True).clamp_max(upto.shape[1] - 1)
-    in_block = weighed.sums[rows[:, None], block]
+    in_block = blocks.sums[rows[:, None], block]
     share = (target - (upto.gather(1, block) - in_block)) / in_block  # rounding may carry it out of [0, 1)
-    weights = weighed.weights[rows, block[:, 0]]
+    weights = blocks.weights[rows, block[:, 0]]
     upto = weights.double().cumsum(dim=-1)
-    place = torch.searchsorted(upto, share.clamp(0, 1 - 1e-15) * upto[:, -1:], right=True).clamp_max(BLOCK - 1)
-    return block * BLOCK + place, weights.gather(1, place)
+    place = torch.searchsorted(upto, share.clamp(0, 1 - 1e-15) * upto[:, -1:], right=True).clamp_max(BLOCK_SIZE - 1)
+    return block * BLOCK_SIZE + place, weights.gather(1, place)
 
 
-def _mass_before(weights: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
-    """(M,) the mass in weights (M, U, b) of what is more probable than `tokens` (M, 1) of this weight (M, 1).
+def _mass_of_more_probable(weights: Tensor, weight: Tensor, tokens: Tensor) -> Tensor:
+    """(M,) the mass in weights (M, U, b) of tokens that are more probable than `tokens` (M, 1) of weight (M, 1).
 
-    Overwrites the weights. By float arithmetic, which takes a fifth of the time that masks take on a CPU.
+    Overwrites the weights. Float arithmetic instead of masks takes a fifth of the time on a CPU.
     """
     over = weights.sub_(weight[:, :, None])  # 0 for equal weights alone
     signs = over.sign()

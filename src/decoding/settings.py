@@ -1,4 +1,4 @@
-"""Decoding settings."""
+"""The eight generation types of the paper (KD4Gen, Calderon et al., ACL 2023) as decoding settings."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
@@ -9,22 +9,16 @@ from src.decoding.diverse_beams import diverse_beam_search
 from src.decoding.nucleus import Nucleus
 
 TOP_P = 0.95
-
-
 SAMPLING_TEMPERATURES = {"sampling": 1.0, "sampling_low": 0.75, "sampling_high": 1.5}
-
-
 DEFAULT_NUCLEUS: Mapping[str, Any] = MappingProxyType({})
-
-
 LENGTH_PENALTIES = {"beam_search": None, "beam_search_short": 0.4, "beam_search_long": 2.0}  # None: the model's own
 
 
 @dataclass(frozen=True)
 class Decoding:
-    """How to write: the most probable tokens (num_beams 1), beams, or draws from a nucleus.
+    """How to generate: greedily (num_beams 1), with beams, or by sampling from a nucleus.
 
-    `loop` replaces the beam search of `generate` where transformers has none.
+    loop: replaces the beam search of `generate` (its `custom_generate`).
     """
 
     max_new_tokens: int
@@ -36,7 +30,7 @@ class Decoding:
 
     @property
     def arguments(self) -> dict[str, Any]:
-        """Those of `generate`."""
+        """The keyword arguments of `generate`."""
         arguments: dict[str, Any] = {
             "max_new_tokens": self.max_new_tokens,
             "num_return_sequences": self.targets_per_input,
@@ -60,9 +54,9 @@ def decoding_of(
     max_new_tokens: int,
     nucleus: Mapping[str, Any] = DEFAULT_NUCLEUS,
 ) -> Decoding:
-    """The generation types of SPEC §2. Sampling uses top-p 0.95, no top-k, and no beams.
+    """The settings of a --generation_type. Sampling uses top-p 0.95, no top-k, and no beams.
 
-    nucleus: top_p, top_k, temperature of a type that samples; what is None or missing is the type's own.
+    nucleus: top_p, top_k and temperature for a type that samples; None or missing: the type's own value.
     """
     plain = Decoding(max_new_tokens, targets_per_input, num_beams)
     given = {name: value for name, value in nucleus.items() if value is not None}

@@ -25,8 +25,8 @@ from src.data.schema import (
     training_splits,
 )
 from src.data.splits import n_rows
+from src.decoding.checks import check_decoding
 from src.decoding.settings import decoding_of
-from src.decoding.trial import try_out
 from src.devices.processes import make_accelerator
 from src.distillation.capture import keep_all_layers
 from src.evaluation.evaluate import Evaluator
@@ -108,7 +108,7 @@ def prepare_training(config: TrainingArguments, datasets: Datasets, task: Task, 
     model = load_model(task.model_name, state_dict_path=weights)
     fit_to_tokenizer(model, tokenizer)
     apply_settings(model, task.model_name, config)
-    try_out(model, task.model_name, config)
+    check_decoding(model, task.model_name, config)
     if config.compile:
         compile_layers(model)
     phases = task.phases(accelerator, tokenizer, splits) if config.do_train else ()

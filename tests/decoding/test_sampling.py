@@ -17,7 +17,7 @@ from src.decoding import sampling, sampling_support
 from src.decoding.generate import write_tokens
 from src.decoding.grouped_attention import AttentionByInput, attend
 from src.decoding.kv_cache import growing_cache
-from src.decoding.nucleus import BLOCK, Nucleus, draw
+from src.decoding.nucleus import BLOCK_SIZE, Nucleus, draw
 from src.decoding.sampling import sample
 from src.decoding.sampling_support import warn_of_generate, why_unsupported
 from src.decoding.settings import Decoding, decoding_of
@@ -299,7 +299,7 @@ def test_attention_by_products_is_that_of_the_kernel(n_queries, scale, mask, wit
 
 
 @pytest.mark.parametrize(
-    ("by_products", "changed"),
+    ("uses_attend", "changed"),
     [
         (True, {}),
         (False, {"dropout": 0.1}),
@@ -309,7 +309,7 @@ def test_attention_by_products_is_that_of_the_kernel(n_queries, scale, mask, wit
         (False, {"dtype": torch.bfloat16}),
     ],
 )
-def test_attention_goes_by_products_for_one_query_per_row_in_float32(by_products, changed):
+def test_attend_takes_one_query_per_row_in_float32(uses_attend, changed):
     """A query for each head, no dropout, nothing that `attend` does not know."""
     asked = []
 
@@ -323,10 +323,10 @@ def test_attention_goes_by_products_for_one_query_per_row_in_float32(by_products
     key, value = torch.randn(2, 3, sizes["groups"], 5, 8, dtype=sizes["dtype"])
     made, _ = AttentionByInput(stock)(nn.Identity(), query, key, value, None, scaling=0.5, **given)
     assert made.shape == (3, sizes["queries"], 4, 8)
-    if by_products:
+    if uses_attend:
         expected = F.scaled_dot_product_attention(query, key, value, scale=0.5).transpose(1, 2)
         torch.testing.assert_close(made, expected, rtol=1e-5, atol=1e-6)
-    assert len(asked) == (not by_products)
+    assert len(asked) == (not uses_attend)
     assert all(kwargs["scaling"] == 0.5 for kwargs in asked)
 
 
@@ -460,10 +460,10 @@ def normal(n: int, scale: float) -> list[float]:
 
 ROWS = {
     "one token": [0.3],
-    "one block": normal(BLOCK, 2.0),
-    "one token more than a block": normal(BLOCK + 1, 2.0),
-    "peaked": normal(3 * BLOCK - 5, 6.0),
-    "broad": normal(3 * BLOCK - 5, 0.5),
+    "one block": normal(BLOCK_SIZE, 2.0),
+    "one token more than a block": normal(BLOCK_SIZE + 1, 2.0),
+    "peaked": normal(3 * BLOCK_SIZE - 5, 6.0),
+    "broad": normal(3 * BLOCK_SIZE - 5, 0.5),
     "flat": [0.25] * 301,
     "one-hot": [-1e4] * 170 + [0.0] + [-1e4] * 130,
     "pairs": [float(token // 2) / 8 for token in range(260)],
@@ -481,11 +481,11 @@ def test_the_nucleus_is_that_of_the_definition(monkeypatch, kind):
     tokens = torch.isfinite(logits[0]).nonzero()  # what has no mass is never proposed
     repeated = logits.expand(len(tokens), -1)
     for top_p in TOP_PS:
-        weighed = nucleus_module._weighted(repeated.clone(), Nucleus(top_p))
+        weighed = nucleus_module._blocks_of(repeated.clone(), Nucleus(top_p))
         weights = weighed.weights.flatten(1).gather(1, tokens)
         with monkeypatch.context() as patched:
-            patched.setattr(nucleus_module, "_from_all", lambda *_, weights=weights: (tokens, weights))
-            _, accepted = nucleus_module._proposed(weighed, torch.arange(len(tokens)))
+            patched.setattr(nucleus_module, "_draw_from_all", lambda *_, weights=weights: (tokens, weights))
+            _, accepted = nucleus_module._draw_and_check(weighed, torch.arange(len(tokens)))
         with_mass = set(tokens[:, 0][weights[:, 0] > 0].tolist())
         assert set(tokens[:, 0][accepted].tolist()) & with_mass == definition(ROWS[kind], top_p)
 
@@ -494,19 +494,19 @@ def test_no_weight_is_larger_than_what_is_known_of_its_block():
     """To within the rounding that is allowed for: exponentials at the end of a tensor may differ in their last bit."""
     torch.manual_seed(0)
     for n_rows, vocabulary in product(range(1, 6), range(1, 2000, 37)):
-        rows = nucleus_module._weighted(5 * torch.randn(n_rows, vocabulary), Nucleus(0.95))
-        assert (rows.weights.amax(dim=-1) <= rows.tops * (1 + nucleus_module.ROUNDING)).all()
+        rows = nucleus_module._blocks_of(5 * torch.randn(n_rows, vocabulary), Nucleus(0.95))
+        assert (rows.weights.amax(dim=-1) <= rows.tops * (1 + nucleus_module.WEIGHT_ERROR)).all()
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-@pytest.mark.parametrize("vocabulary", [3 * BLOCK, 3 * BLOCK - 5])
+@pytest.mark.parametrize("vocabulary", [3 * BLOCK_SIZE, 3 * BLOCK_SIZE - 5])
 @pytest.mark.parametrize("at_once", [1, 2, 100])
 def test_weights_are_those_of_softmax_however_many_rows_are_weighed_at_once(monkeypatch, at_once, vocabulary, dtype):
-    monkeypatch.setattr(nucleus_module, "PART", at_once * vocabulary)
+    monkeypatch.setattr(nucleus_module, "CPU_LOGITS_AT_ONCE", at_once * vocabulary)
     torch.manual_seed(0)
     logits = (3 * torch.randn(7, vocabulary)).to(dtype)
     expected = (logits.double() / 0.7).softmax(dim=-1)
-    weighed = nucleus_module._weighted(logits.clone(), Nucleus(0.9, temperature=0.7))
+    weighed = nucleus_module._blocks_of(logits.clone(), Nucleus(0.9, temperature=0.7))
     probabilities = weighed.weights.flatten(1).double() / weighed.upto[:, -1:]
     torch.testing.assert_close(probabilities[:, :vocabulary], expected, rtol=1e-5, atol=1e-9)
     assert (probabilities[:, vocabulary:] == 0).all()
@@ -537,7 +537,7 @@ def test_the_ends_of_the_interval_are_tokens_with_mass(monkeypatch, kind, place)
 
 def test_rows_are_drawn_from_their_own_distributions():
     """Many more rows than are handled at a time, each with two tokens of its own."""
-    n_rows = 3 * nucleus_module.PART // 1000 + 1
+    n_rows = 3 * nucleus_module.CPU_LOGITS_AT_ONCE // 1000 + 1
     logits = torch.full((n_rows, 1000), -30.0)
     first = torch.arange(n_rows)[:, None] % 500
     logits.scatter_(1, torch.cat([first, first + 500], dim=1), 5.0)

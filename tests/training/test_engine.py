@@ -529,7 +529,7 @@ def test_a_non_finite_loss_with_a_stored_teacher(dropout_models, tmp_path, monke
 def test_weights_that_an_update_makes_infinite(model, tmp_path, split):
     """The only one of the run: no loss comes after it, but an evaluation."""
     data = write(tmp_path / "d.json", train=2, **{split: 2})
-    said = f"^the model computes no finite numbers at epoch ., step ., evaluation on '{split}'; last good checkpoint: "
+    said = f"^the model computes NaN or infinity at epoch ., step ., evaluation on '{split}'; last good checkpoint: "
     with pytest.raises(UserError, match=said):
         ft_main.main(ft_flags(model, data, tmp_path / "out", learning_rate=1e38, epochs=1))
     assert read(tmp_path / "out" / "run.json")["status"] == "unfinished"
@@ -539,7 +539,7 @@ def test_a_student_without_numbers_that_should_write_its_labels(dropout_models, 
     data = write(tmp_path / "d.json", train=4)
     experiment = write_experiment(tmp_path / "e.yaml", {"logits_weight": 1.0, "generate_labels_weight": 1.0})
     flags = {"learning_rate": 1e38, "batch_size": 2, "save_checkpoint_every_n_steps": 100, **experiment}
-    said = r"^the model computes no finite numbers at epoch 0, step 1, rows \[\d, \d\] of 'train'; last good "
+    said = r"^the model computes NaN or infinity at epoch 0, step 1, rows \[\d, \d\] of 'train'; last good "
     with pytest.raises(UserError, match=said):
         kd_main.main(kd_flags(dropout_models["gpt2"], data, tmp_path / "out", **flags))
 

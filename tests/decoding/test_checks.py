@@ -9,8 +9,8 @@ from transformers import GPT2LMHeadModel
 
 from src.config.errors import UserError
 from src.config.flags.fine_tune import FineTuneArguments
+from src.decoding.checks import check_decoding
 from src.decoding.settings import decoding_of
-from src.decoding.trial import try_out
 from src.models.checks import check_lengths, check_model_files
 from src.models.loading import load_config, load_model
 
@@ -46,7 +46,7 @@ def test_a_model_that_reads_what_follows(tiny):
     ) as e:
         load_model(tiny("bert", is_decoder=False))
     assert "\n" not in str(e.value)
-    try_out(load_model(tiny("bert")), "bert", flags())
+    check_decoding(load_model(tiny("bert")), "bert", flags())
 
 
 @pytest.mark.parametrize("model_type", ["rwkv", "trocr", "xlstm"])
@@ -57,7 +57,7 @@ def test_a_model_that_takes_padding_for_text(tiny, model_type):
 
 @pytest.mark.parametrize("model_type", ["mamba", "bloom", "opt", "switch_transformers", "bart", "mixtral"])
 def test_a_model_that_tells_padding_from_text(tiny, model_type):
-    try_out(load_model(tiny(model_type)), model_type, flags(num_beams=2))
+    check_decoding(load_model(tiny(model_type)), model_type, flags(num_beams=2))
 
 
 def test_a_model_of_several_streams(tiny):
@@ -78,21 +78,21 @@ def test_other_formats_are_not_compared(tiny):
 def test_no_positions_for_input_and_target(tiny, model_type):
     name = tiny(model_type)
     model = load_model(name)
-    try_out(model, name, flags(POSITIONS - 8, 8))
+    check_decoding(model, name, flags(POSITIONS - 8, 8))
     with pytest.raises(
         UserError, match=f"max_labels_length: {POSITIONS + 1} tokens, but .* has positions for {POSITIONS}"
     ):
-        try_out(model, name, flags(POSITIONS - 8, 9))
+        check_decoding(model, name, flags(POSITIONS - 8, 9))
 
 
 @pytest.mark.parametrize("model_type", ["led", "bigbird_pegasus", "blenderbot-small"])
 def test_no_positions_on_one_side(tiny, model_type):
     name = tiny(model_type)
     model = load_model(name)
-    try_out(model, name, flags(POSITIONS, POSITIONS))
+    check_decoding(model, name, flags(POSITIONS, POSITIONS))
     for flag, lengths in (("--max_input_length", (65, 8)), ("--max_labels_length", (8, 65))):
         with pytest.raises(UserError, match=f"^{flag}: 65 tokens, but .* has positions for {POSITIONS}"):
-            try_out(model, name, flags(*lengths))
+            check_decoding(model, name, flags(*lengths))
 
 
 @pytest.mark.parametrize(
@@ -101,8 +101,8 @@ def test_no_positions_on_one_side(tiny, model_type):
 def test_other_models_are_only_warned_of(tiny, model_type, warned, capsys):
     name = tiny(model_type)
     check_lengths(name, flags(100, 80))
-    try_out(load_model(name), name, flags(100, 80))
-    assert (f"180 tokens, but {name} was made for {POSITIONS}" in capsys.readouterr().out) == warned
+    check_decoding(load_model(name), name, flags(100, 80))
+    assert (f"180 tokens, but {name} was trained on at most {POSITIONS}" in capsys.readouterr().out) == warned
 
 
 # -------------------------------------------------------------------------------------------------------- its writing
@@ -119,24 +119,24 @@ def test_a_model_that_cannot_be_searched_by_beams(tiny, monkeypatch):
         return generate(self, *args, num_beams=num_beams, **kwargs)
 
     monkeypatch.setattr(type(model), "generate", one_beam)
-    try_out(model, name, flags())
-    with pytest.raises(UserError, match="'bloom' cannot write by 4 beams: its cache cannot be reordered"):
-        try_out(model, name, flags(num_beams=4))
+    check_decoding(model, name, flags())
+    with pytest.raises(UserError, match="'bloom' cannot generate with 4 beams: its cache cannot be reordered"):
+        check_decoding(model, name, flags(num_beams=4))
     sampling = decoding_of("sampling", num_beams=4, targets_per_input=2, max_new_tokens=8)
-    try_out(model, name, flags(num_beams=4), sampling)
+    check_decoding(model, name, flags(num_beams=4), sampling)
 
 
 def test_a_model_that_cannot_be_trained(tiny):
     """Reformer wants one length when it learns."""
     with pytest.raises(UserError, match="'reformer' cannot be trained here: .*axial_pos_shape"):
-        try_out(load_model(tiny("reformer")), "reformer", flags())
+        check_decoding(load_model(tiny("reformer")), "reformer", flags())
 
 
 def test_a_trial_leaves_no_trace(tiny, recwarn):
     model = load_model(tiny("bloom"))
     torch.manual_seed(1)
     state, ids = torch.get_rng_state(), model.generation_config.to_dict()
-    try_out(model, "bloom", flags(num_beams=2))
+    check_decoding(model, "bloom", flags(num_beams=2))
     assert torch.equal(torch.get_rng_state(), state)
     assert model.generation_config.to_dict() == ids
     assert not model.training

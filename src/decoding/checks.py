@@ -1,4 +1,4 @@
-"""Try a model before a run: the maximum lengths, a training pass, and a few generated tokens."""
+"""Check before a run that a model computes and generates at the lengths and settings of the flags."""
 
 import warnings
 from dataclasses import replace
@@ -17,46 +17,43 @@ from src.models.positions import beyond_positions
 from src.models.trial import plain_tokens, two_rows
 from src.tokens.batch import Batch
 
-N_NEW = 3  # tokens that are written to see whether a model can
+N_NEW = 3  # tokens that a check generates
 
 
-def try_out(model: PreTrainedModel, name: str, flags: SharedArguments, decoding: Decoding | None = None) -> None:
-    """Raise UserError if a loaded model cannot be trained, or cannot generate, as the flags ask.
+def check_decoding(model: PreTrainedModel, name: str, flags: SharedArguments, decoding: Decoding | None = None) -> None:
+    """Raise UserError if a loaded model cannot be trained, or cannot generate, with the flags' lengths and settings.
 
-    decoding: None for that of an evaluation.
+    decoding: None for an evaluation's. Only a model type without an entry in `models/families.py` is run.
     """
-    _try_lengths(model, name, flags)
+    _check_lengths(model, name, flags)
     if not knows_layers(model.config):
         evaluating = decoding_of("beam_search", num_beams=flags.num_beams, targets_per_input=1, max_new_tokens=N_NEW)
-        _try_writing(model, name, decoding or evaluating)
+        _check_generation(model, name, decoding or evaluating)
 
 
 @torch.no_grad()
-def _try_lengths(model: PreTrainedModel, name: str, flags: SharedArguments) -> None:
-    """Refuse lengths beyond a table of learned positions; warn about those a rotary model was not trained for."""
+def _check_lengths(model: PreTrainedModel, name: str, flags: SharedArguments) -> None:
+    """Refuse lengths beyond a table of learned positions; warn of lengths beyond a rotary model's training."""
     beyond = beyond_positions(model.config, flags)
     if not beyond:
         return
     what, length, limit = beyond[0]
-    n_labels = flags.max_labels_length + (not model.config.is_encoder_decoder)  # of which the last is not read
+    n_labels = flags.max_labels_length + (not model.config.is_encoder_decoder)  # decoder-only: the last one is not read
     [token] = plain_tokens(model, 1)
     read, labels = (torch.full((1, n), token) for n in (flags.max_input_length, n_labels))
     with in_one_line(what, f"{length} tokens, but {name} has positions for {limit}"):
         teacher_forced(model, Batch(read, torch.ones_like(read), labels, (0,)))
-    say(f"warning: {what}: {length} tokens, but {name} was made for {limit} and may do badly beyond")
+    say(f"warning: {what}: {length} tokens, but {name} was trained on at most {limit}; quality may drop beyond")
 
 
-def _try_writing(model: PreTrainedModel, name: str, decoding: Decoding) -> None:
-    """A pass as in training, and a few tokens by the loop that evaluates or generates."""
+def _check_generation(model: PreTrainedModel, name: str, decoding: Decoding) -> None:
+    """Run one training pass, and generate a few tokens."""
     batch, is_training = two_rows(model, plain_tokens(model, 4)), model.training
     kind = f"model type '{model.config.model_type}'"
+    means = f"with {decoding.num_beams} beams" if decoding.num_beams > 1 else "token by token"
     with torch.no_grad(), torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"), quiet():
         with in_one_line(name, f"{kind} cannot be trained here"):
             teacher_forced(model.train(), batch)
-        with in_one_line(name, f"{kind} cannot write {_means(decoding)}"):
+        with in_one_line(name, f"{kind} cannot generate {means}"):
             write_tokens(model.eval(), batch, replace(decoding, max_new_tokens=N_NEW))
     model.train(is_training)
-
-
-def _means(decoding: Decoding) -> str:
-    return f"by {decoding.num_beams} beams" if decoding.num_beams > 1 else "token by token"
