@@ -1,4 +1,4 @@
-"""Writing with CTranslate2: a model is converted once, found again by its fingerprint, and checked before it is used.
+"""Generate with CTranslate2: convert a model, cache the conversion, and check it before use.
 
 Shapes: B inputs, S source tokens, K targets per input, L new tokens.
 """
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 
 PACKAGE = "ctranslate2"
 COMPUTE_TYPES = {"no": "float32", "bf16": "bfloat16", "fp16": "float16"}  # by --mixed_precision
-PROBE_TOKENS, TOLERANCE = 8, {"float32": 1e-3, "bfloat16": 0.3, "float16": 0.1}  # nats, of a token's log-probability
+PROBE_TOKENS = 8
+TOLERANCE = {"float32": 1e-3, "bfloat16": 0.3, "float16": 0.1}  # of a token's log-probability, in nats
 
 
 def is_installed() -> bool:
@@ -41,10 +42,10 @@ def is_installed() -> bool:
 
 
 class CTranslate2Engine:
-    """A converted model that writes as `write_tokens` does.
+    """A converted model that generates what `write_tokens` does.
 
-    Raises UserError, when it is made, for a model that cannot be converted or would write something else than the model
-    does. Sampling is reproducible: every batch is drawn by a generator that torch's seed chooses.
+    The constructor raises UserError for a model that cannot be converted, or whose conversion computes other
+    probabilities. Sampling is reproducible: torch's seed chooses a generator for every batch.
     """
 
     def __init__(self, model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, mixed_precision: str) -> None:
@@ -70,11 +71,11 @@ class CTranslate2Engine:
         return kind(str(self._folder), device=name, compute_type=self._compute_type, intra_threads=threads, **place)
 
     def write(self, batch: Batch, decoding: Decoding) -> Tensor:
-        """(B * K, L) new tokens, the K targets of one input adjacent, padded with the pad token after EOS."""
+        """Generate (B * K, L) new tokens, the K targets of one input adjacent; the pad token after EOS."""
         read = zip(batch.input_ids.cpu(), batch.attention_mask.cpu().bool(), strict=True)
         sources = [_named(self._source_names, row[mask].tolist()) for row, mask in read]
         arguments = self._arguments(decoding)
-        if decoding.nucleus is not None:  # a generator of random numbers lives as long as its thread
+        if decoding.nucleus is not None:  # a seed applies only to threads started after it
             self._package.set_random_seed(int(torch.randint(2**31, ())))
             self._translator = self._loaded()
         if self._is_encoder_decoder:
@@ -116,12 +117,12 @@ class CTranslate2Engine:
         return arguments | {shortest: 0, longest: decoding.max_new_tokens}
 
     def _forced(self, row: list[int], length: int) -> list[int]:
-        """A row that was cut ends with the forced EOS, as `generate` has it."""
+        """A row that was cut off ends with the forced EOS, as in `generate`."""
         forced = self._model.generation_config.forced_eos_token_id
         return [*row[: length - 1], forced] if forced is not None and len(row) == length else row
 
     def _check_agreement(self) -> None:
-        """Log-probabilities of a made-up target must be the model's own: a wrong conversion would go unnoticed."""
+        """Raise UserError if the log-probabilities of a made-up target are not the model's own."""
         known = torch.tensor(sorted(set(self._tokenizer.get_vocab().values()) - set(self._tokenizer.all_special_ids)))
         drawn = known[torch.linspace(0, len(known) - 1, 2 * PROBE_TOKENS).long()]
         source, target = drawn[:PROBE_TOKENS], drawn[PROBE_TOKENS:]
@@ -135,7 +136,7 @@ class CTranslate2Engine:
 
     @torch.no_grad()
     def _log_probabilities(self, source: Tensor, target: Tensor) -> Tensor:
-        """(L,) of the target's tokens; a decoder-only model's of source and target but the first."""
+        """(L,) of the target's tokens; for a decoder-only model, of source and target without the first token."""
         model, device = self._model, self._model.device
         if self._is_encoder_decoder:
             start = torch.tensor([model.config.decoder_start_token_id])
@@ -158,7 +159,7 @@ class CTranslate2Engine:
 
 
 def check_settings(model: PreTrainedModel) -> None:
-    """Raise UserError for a generation config that asks for what CTranslate2 does not do."""
+    """Raise UserError if the generation config sets a field that CTranslate2 does not support."""
     ids = model.generation_config
     fields = unknown_fields(ids) + [
         name for name in ("forced_bos_token_id", "bad_words_ids") if getattr(ids, name) not in (None, [])
@@ -173,9 +174,9 @@ def is_converted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> 
 
 
 def converted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
-    """The folder of the converted model in the user's cache; converted if it is not there yet.
+    """The folder of the converted model in the user's cache; converts the model if it is not there yet.
 
-    Raises UserError for a model that CTranslate2 does not know.
+    Raises UserError for a model that CTranslate2 does not support.
     """
     import ctranslate2
 
@@ -185,8 +186,8 @@ def converted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pat
     say(f"converting the model for CTranslate2: {folder}")
     model, tokenizer = copy.copy(model), copy.deepcopy(tokenizer)
     model.config = copy.deepcopy(model.config)
-    model.config.normalize_before = getattr(model.config, "normalize_before", False)  # of BART, no longer written
-    tokenizer.bos_token = tokenizer.bos_token or tokenizer.eos_token  # it must have one, and does not use it
+    model.config.normalize_before = getattr(model.config, "normalize_before", False)  # of BART; not in its config
+    tokenizer.bos_token = tokenizer.bos_token or tokenizer.eos_token  # the converter requires one and does not use it
     with tempfile.TemporaryDirectory() as temporary, atomic_folder(folder) as building:
         source = write_model_folder(Path(temporary) / "model", model, tokenizer, "")
         try:
@@ -199,7 +200,7 @@ def converted(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Pat
 
 
 def _vocabularies(folder: Path) -> tuple[list[str], list[str]]:
-    """The tokens' names in a converted model, source and target: with those that only pad the vocabulary."""
+    """The token names of a converted model, source and target, including those that only pad the vocabulary."""
     shared = [name for name in ("shared_vocabulary.json", "vocabulary.json") if (folder / name).is_file()]
     names = shared * 2 or ["source_vocabulary.json", "target_vocabulary.json"]
     source, target = (read_json(folder / name) for name in names[:2])
@@ -211,18 +212,12 @@ def _named(vocabulary: list[str], tokens: list[int]) -> list[str]:
 
 
 def _folder(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> Path:
-    return _cache() / _fingerprint(model, tokenizer, version(PACKAGE))
-
-
-def _cache() -> Path:
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "kd4gen" / PACKAGE
-
-
-def _fingerprint(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, version: str) -> str:
-    """Of all that a conversion depends on: weights, config, vocabulary, version."""
-    digest = hashlib.sha256(f"{version} {model.config.to_json_string()}".encode())
+    """A folder in the user's cache, named by a hash of all that a conversion depends on: version, config, vocabulary
+    and weights."""
+    digest = hashlib.sha256(f"{version(PACKAGE)} {model.config.to_json_string()}".encode())
     digest.update(json.dumps(tokenizer.get_vocab(), sort_keys=True).encode())
     for name, tensor in model.state_dict().items():
         digest.update(name.encode())
         digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy())
-    return digest.hexdigest()[:32]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "kd4gen" / PACKAGE / digest.hexdigest()[:32]
