@@ -13,8 +13,8 @@ from src.config.signals import signals_kill
 from src.data.formats import read_datasets
 from src.data.references import references_of
 from src.data.schema import check_datasets, check_trainable, training_splits
-from src.models.checks import check_model_files
-from src.models.families import knows_layers, layer_counts
+from src.models.checks_before_loading import check_model_files
+from src.models.families import has_family, layer_counts
 from src.models.folders import write_model_folder
 from src.models.loading import load_config, load_model, load_tokenizer
 from src.models.names import KeptLayers, parse_model_name, resolve_layers
@@ -140,7 +140,7 @@ def training_texts(dataset_path: str) -> Iterator[str]:
 def model_card(config: CreateStudentArguments, model: "PreTrainedModel", origin: str) -> str:
     """The README.md of the model folder: the model's origin, its size, and the command that made it."""
     whole = model.config.get_text_config()
-    layers = layer_counts(model.config) if knows_layers(model.config) else {}
+    layers = layer_counts(model.config) if has_family(model.config) else {}
     rows = {
         "model type": model.config.model_type,
         **{f"{side} layers": n_layers for side, n_layers in layers.items() if n_layers},

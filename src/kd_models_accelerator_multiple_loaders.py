@@ -11,7 +11,7 @@ from src.data.schema import Datasets
 from src.decoding.checks import check_decoding
 from src.distillation.capture import check_comparable, keep_all_layers
 from src.distillation.teachers import LiveTeacher
-from src.models.checks import check_lengths, check_model_files, check_same_tokenizer
+from src.models.checks_before_loading import check_lengths, check_model_files, check_same_tokenizer
 from src.models.compiled import check_can_compile, compile_layers
 from src.models.generation_config import apply_settings, fit_to_tokenizer
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer

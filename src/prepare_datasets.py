@@ -36,8 +36,8 @@ from src.data.splits import (
     without_splits,
 )
 from src.data.writers import open_dataset, write_datasets
-from src.models.languages import choose_languages
 from src.models.loading import is_encoder_decoder, load_config, load_tokenizer
+from src.models.multilingual import set_languages
 from src.storage.atomic import recover
 from src.tokens.preprocessing import Preprocessor
 
@@ -136,7 +136,7 @@ def prepare_logits(config: PrepareArguments, path: Path) -> str:
     """
     source = str(config.logits_dataset_path)
     tokenizer = load_tokenizer(config.student_name)
-    choose_languages(tokenizer, config.student_name, config.source_language, config.target_language)
+    set_languages(tokenizer, config.student_name, config.source_language, config.target_language)
     is_two_sided = is_encoder_decoder(load_config(config.student_name))
     preprocessor = Preprocessor(
         tokenizer,

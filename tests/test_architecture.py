@@ -44,7 +44,7 @@ MAY_NAME = {  # file: what may be named there, and why
         f"src/config/flags/{name}.py": {"t5"} for name in ("shared", "fine_tune", "distill", "prepare")
     },  # t5-small, a default
     "src/models/new_models.py": {"t5", "bart", "gpt2", "opt", "llama"},  # how each is built from scratch
-    "src/tokens/preprocessing.py": {"bart"},  # the value of --task_prompt that means none
+    "src/tokens/task_prompt.py": {"bart"},  # the value of --task_prompt that means none
 }
 BARE_BOOLEANS = ("getattr", "get", "flag", "requires_grad_")  # calls that take one without saying what it is
 

@@ -10,11 +10,11 @@ from src.config.console import say
 from src.config.flags.shared import SharedArguments
 from src.decoding.generate import write_tokens
 from src.decoding.settings import Decoding, decoding_of
-from src.models.families import knows_layers
+from src.models.families import has_family
 from src.models.forward import teacher_forced
+from src.models.forward_check import plain_tokens, two_rows
 from src.models.library_errors import in_one_line, quiet
 from src.models.positions import beyond_positions
-from src.models.trial import plain_tokens, two_rows
 from src.tokens.batch import Batch
 
 N_NEW = 3  # tokens that a check generates
@@ -26,7 +26,7 @@ def check_decoding(model: PreTrainedModel, name: str, flags: SharedArguments, de
     decoding: None for an evaluation's. Only a model type without an entry in `models/families.py` is run.
     """
     _check_lengths(model, name, flags)
-    if not knows_layers(model.config):
+    if not has_family(model.config):
         evaluating = decoding_of("beam_search", num_beams=flags.num_beams, targets_per_input=1, max_new_tokens=N_NEW)
         _check_generation(model, name, decoding or evaluating)
 

@@ -24,11 +24,11 @@ from src.decoding.checks import check_decoding
 from src.decoding.generate import write_tokens
 from src.decoding.settings import Decoding
 from src.devices.processes import make_accelerator
-from src.models.checks import check_lengths, check_model_files
+from src.models.checks_before_loading import check_lengths, check_model_files
 from src.models.generation_config import apply_settings, fit_to_tokenizer
-from src.models.languages import choose_languages
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
-from src.models.prompts import warn_of_another_prompt
+from src.models.multilingual import set_languages
+from src.models.trained_prompt import warn_if_prompt_differs
 from src.runs.description import FINISHED, UNFINISHED, data_fingerprint
 from src.runs.folder import PARTIAL, RunFolder, open_run
 from src.storage.json_files import append_json_line, read_json_lines
@@ -37,7 +37,7 @@ from src.tokens.collate import collate
 from src.tokens.order import chunks, longest_first
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedDatasets
-from src.tokens.unknown import check_characters_known
+from src.tokens.unknown_characters import check_characters_known
 
 WriteBatch = Callable[[Batch, int], list]
 
@@ -53,10 +53,10 @@ class Writer:
 
     @classmethod
     def of(cls, config: WritingArguments, decoding: Decoding, datasets: Datasets) -> "Writer":
-        warn_of_another_prompt(config.task_prompt, config.model_name, "model_name")
+        warn_if_prompt_differs(config.task_prompt, config.model_name, "model_name")
         accelerator = make_accelerator(config)
         tokenizer = load_tokenizer(config.model_name, some_texts(datasets))
-        choose_languages(tokenizer, config.model_name, config.source_language, config.target_language)
+        set_languages(tokenizer, config.model_name, config.source_language, config.target_language)
         kind = is_encoder_decoder(load_config(config.model_name))
         preprocessor = Preprocessor.of(config, tokenizer, is_encoder_decoder=kind)
         inputs = {split: {TEXT: columns[TEXT]} for split, columns in datasets.items()}

@@ -9,7 +9,7 @@ from transformers import GenerationConfig, GenerationMixin, PreTrainedModel
 
 from src.decoding.grouped_attention import attends_fully
 from src.decoding.token_rules import PROCESSED, start_token
-from src.models.families import knows_layers
+from src.models.families import has_family
 from src.models.generation_config import NEUTRAL
 
 HONORED = {
@@ -42,7 +42,7 @@ def why_unsupported(model: PreTrainedModel) -> str | None:
     fields = unknown_fields(model.generation_config, known=PROCESSED)
     if fields:
         return f"its generation config sets {' '.join(fields)}"
-    if not knows_layers(model.config):
+    if not has_family(model.config):
         return f"the model type {model.config.model_type!r} is not known"
     if not attends_fully(model):
         return "its cache does not hold the keys and values of all tokens"

@@ -17,7 +17,7 @@ from transformers.generation import (
     RepetitionPenaltyLogitsProcessor,
 )
 
-from src.models.generation_config import settings_of
+from src.models.generation_config import changed_settings
 from src.tokens.batch import Batch
 
 PROCESSED = {"repetition_penalty", "no_repeat_ngram_size", "min_length", "min_new_tokens"}  # by `generate`'s classes
@@ -38,7 +38,7 @@ class StockProcessors:
 
     @classmethod
     def of(cls, model: PreTrainedModel, batch: Batch) -> "StockProcessors | None":
-        settings, eos = settings_of(model.generation_config), model.generation_config.eos_token_id
+        settings, eos = changed_settings(model.generation_config), model.generation_config.eos_token_id
         if not settings.keys() & PROCESSED:
             return None
         penalty = settings.get("repetition_penalty")

@@ -1,7 +1,4 @@
-"""All that is known of a model family, in one place: where its layers and projections lie, how to configure one.
-
-Shapes: B batch, L sequence, H heads, W = H × head size.
-"""
+"""Model families: the paths of their layers and attention projections, and the config keys that count layers."""
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -15,19 +12,17 @@ LLAMA_LIKE = (
     "llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "smollm3", "olmo",
     "olmo2", "granite", "starcoder2", "stablelm", "cohere", "cohere2", "glm", "helium",
 )  # fmt: skip
-
-
 PER_LAYER_KEYS = ("layer_types", "no_rope_layers", "mlp_layer_types")  # config lists with one entry per decoder layer
 
 
 @dataclass(frozen=True)
 class Family:
-    """Models that share a layout. Paths are dotted, from the model with the output projection on top.
+    """Models with the same module paths. Paths are dotted and start at the model with the output projection.
 
-    `encoder_layers` / `decoder_layers` name the `ModuleList`s, `n_encoder_layers` / `n_decoder_layers` the config keys
-    that count them (None for the encoder of a decoder-only family). `attention` has, by kind (enc_sa, dec_sa, dec_ca:
-    self-attention of the encoder and the decoder, cross-attention), the path of the attention inside a layer, and
-    `projections` those of queries, keys and values inside the attention: three, or one that gives them together.
+    encoder_layers, decoder_layers: paths of the `ModuleList`s; n_encoder_layers, n_decoder_layers: the config keys that
+    count them. The encoder's are None for a decoder-only family. attention: by kind (enc_sa and dec_sa: self-attention
+    of encoder and decoder; dec_ca: cross-attention), the path inside a layer. projections: paths inside an attention,
+    either queries, keys and values, or one module that computes all three.
     """
 
     name: str
@@ -36,13 +31,13 @@ class Family:
     n_decoder_layers: str
     attention: dict[str, str]
     projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
-    fused_by_head: bool = False  # a joint projection holds q, k, v of one head, then of the next
-    scales_queries: bool = False  # queries count × head size ** -0.5, as the published BART has them; T5's, × 1
+    fused_by_head: bool = False  # one module computes q, k, v of the first head, then of the second, …
+    scales_queries: bool = False  # by head size ** -0.5 before they are compared, as the published BART; T5 does not
     encoder_layers: str | None = None
     n_encoder_layers: str | None = None
-    has_rotary_positions: bool = False  # an even number of dimensions per head
-    has_position_table: bool = False  # of config.max_position_embeddings entries, beyond which the model fails
-    n_cache_layers: str | None = None  # config key, see `set_layer_counts`
+    has_rotary_positions: bool = False  # they need an even number of dimensions per head
+    has_position_table: bool = False  # the model fails beyond max_position_embeddings
+    n_cache_layers: str | None = None  # a config key, see `set_layer_counts`
 
     @property
     def is_encoder_decoder(self) -> bool:
@@ -50,7 +45,7 @@ class Family:
 
 
 def family_of(config: "PreTrainedConfig") -> Family:
-    """The family of a model's config; UserError for a layout that nobody has described here yet."""
+    """The family of a model's config. Raises UserError if FAMILIES does not have its model type."""
     for family in FAMILIES:
         if config.model_type in family.model_types:
             return family
@@ -62,17 +57,17 @@ def family_of(config: "PreTrainedConfig") -> Family:
 
 
 def layer_counts(config: "PreTrainedConfig") -> dict[str, int]:
-    """{"encoder": n, "decoder": n}; a decoder-only model has 0 encoder layers. UserError as in `family_of`."""
+    """{"encoder": n, "decoder": n}; a decoder-only model has 0 encoder layers. Raises UserError as `family_of`."""
     family = family_of(config)
     n_encoder = getattr(config, family.n_encoder_layers) if family.n_encoder_layers else 0
     return {"encoder": n_encoder, "decoder": getattr(config, family.n_decoder_layers)}
 
 
 def set_layer_counts(config: "PreTrainedConfig", counts: dict[str, int]) -> None:
-    """Write `counts`, as `layer_counts` gives them, into a config.
+    """Write layer counts, as `layer_counts` returns them, into a config.
 
-    `generate` sizes the decoder's cache by T5's number of *encoder* layers and fails if they are fewer, unless the
-    config holds `decoder_layers` (transformers 5.23, `PreTrainedConfig.get_text_config`).
+    Unless T5's config has `decoder_layers`, `generate` takes the number of *encoder* layers for the size of the
+    decoder's cache, and fails if they are fewer (transformers 5.23, `PreTrainedConfig.get_text_config`).
     """
     family = family_of(config)
     if family.n_encoder_layers:
@@ -82,8 +77,8 @@ def set_layer_counts(config: "PreTrainedConfig", counts: dict[str, int]) -> None
         setattr(config, family.n_cache_layers, counts["decoder"])
 
 
-def knows_layers(config: "PreTrainedConfig") -> bool:
-    """Whether `family_of` knows where this model's layers lie."""
+def has_family(config: "PreTrainedConfig") -> bool:
+    """Whether FAMILIES has the model type of a config."""
     return any(config.model_type in family.model_types for family in FAMILIES)
 
 

@@ -3,34 +3,19 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import torch
-
+from src.models.library_errors import quiet
 from src.storage.atomic import atomic_folder
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
-from src.models.library_errors import quiet
-
-
-def source_name(name: str, places: dict[str, tuple[int, ...]], source: dict[str, torch.Tensor]) -> str:
-    """The name, in the whole model, of a pruned model's tensor."""
-    for path, kept in places.items():
-        if name.startswith(path + "."):
-            number, _, rest = name.removeprefix(path + ".").partition(".")
-            old = f"{path}.{kept[int(number)]}.{rest}"
-            return old if old in source else f"{path}.0.{rest}"
-    return name
-
-
-# ------------------------------------------------------------------------------------------------------- model folders
 
 
 def write_model_folder(
     folder: str | Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", card: str
 ) -> Path:
-    """Write a portable model folder: safetensors, config, generation config, tokenizer, README.md.
+    """Write a portable model folder atomically: safetensors, config, generation config, tokenizer, README.md (`card`).
 
-    Whole or not at all; replaces a folder that is there.
+    Replaces an existing folder.
     """
     folder = Path(folder)
     with atomic_folder(folder) as building:

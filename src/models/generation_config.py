@@ -4,8 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments
-from src.models.languages import target_token
 from src.models.library_errors import in_one_line, quiet, read_json_object
+from src.models.multilingual import target_language_token
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -36,7 +36,7 @@ def fit_to_tokenizer(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBa
     The language of targets is the first token written, or, where labels have it behind their EOS (mBART), the one that
     the decoder starts with.
     """
-    ids, language = model.generation_config, target_token(tokenizer)
+    ids, language = model.generation_config, target_language_token(tokenizer)
     if language is not None and tokenizer(text_target="")["input_ids"][0] == language:
         ids.forced_bos_token_id = language
     elif language is not None:
@@ -59,7 +59,7 @@ def safe_generation_config(config: "PreTrainedConfig", source: str | None = None
         read_json_object(source, source, "generation_config.json")
         with quiet(), in_one_line(source, "generation_config.json cannot be read"):
             stored = GenerationConfig.from_pretrained(source)
-    settings = settings_of(stored)
+    settings = changed_settings(stored)
     wrong = wrong_setting(settings)
     if wrong is not None:
         raise UserError(f"{source or config.model_type}: generation_config.json: {wrong}")
@@ -111,7 +111,7 @@ NEUTRAL = {
 }  # fmt: skip
 
 
-def settings_of(ids: "GenerationConfig") -> dict[str, Any]:
+def changed_settings(ids: "GenerationConfig") -> dict[str, Any]:
     """The settings that change what is written, by name."""
     values = {name: getattr(ids, name, None) for name in SETTINGS}
     return {name: value for name, value in values.items() if value not in (None, []) and value != NEUTRAL.get(name)}
@@ -138,7 +138,7 @@ def check_settings(ids: "GenerationConfig", name: str, config: SharedArguments, 
         return
     counted = ("min_length", "min_new_tokens") if is_encoder_decoder else ("min_new_tokens",)  # of others: inputs too
     for setting in counted:
-        least = settings_of(ids).get(setting, 0)
+        least = changed_settings(ids).get(setting, 0)
         if least > config.max_labels_length:
             raise UserError(
                 f"{name}: its generation config has {setting} {least}, more than --max_labels_length "
@@ -148,7 +148,7 @@ def check_settings(ids: "GenerationConfig", name: str, config: SharedArguments, 
 
 def apply_settings(model: "PreTrainedModel", name: str, config: SharedArguments) -> None:
     """Say which settings of its own a model writes with, or leave them out if the flag says so."""
-    settings = settings_of(model.generation_config)
+    settings = changed_settings(model.generation_config)
     if not settings:
         return
     listed = ", ".join(f"{setting} {value}" for setting, value in settings.items())

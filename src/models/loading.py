@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from src.config.errors import UserError
+from src.models.forward_check import check_forward_pass
 from src.models.lean import made_lean
 from src.models.library_errors import TokenizersErrors, in_one_line, quiet, read_json_object
-from src.models.pruning import prune, pruned_config, saved_as_usual
-from src.models.tokenizer_file import as_its_file_says
-from src.models.trial import check_states
+from src.models.pruning import prune, pruned_config, use_file_names
+from src.models.tokenizer_file import match_tokenizer_file
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -67,7 +67,7 @@ def load_tokenizer(name: str, texts: Sequence[str] = ()) -> "PreTrainedTokenizer
         raise UserError(f"{base}: tokenizer cannot be read: tokenizer_config.json: model_max_length must be a number")
     with quiet(), in_one_line(base, "tokenizer cannot be read"), TokenizersErrors():
         read: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        tokenizer = as_its_file_says(read, base, source, texts)
+        tokenizer = match_tokenizer_file(read, base, source, texts)
     unknown = tokenizer.unk_token
     if unknown is not None and unknown not in tokenizer.get_vocab():  # the library would look for it without end
         raise UserError(f"{base}: tokenizer cannot be used: its unk_token {unknown[:40]!r} is none of its tokens")
@@ -112,7 +112,7 @@ def load_model(
         model.config.decoder_start_token_id = start
     model = made_lean(model).eval()
     with in_one_line(base, "a test forward pass failed"):
-        check_states(model, base)
+        check_forward_pass(model, base)
     return model
 
 
@@ -128,7 +128,7 @@ def _fill(
     """A model of `config` with these weights, named as in memory or as in files."""
     model, report = _from_pretrained(place, config, dtype, weights=weights)
     check_keys(place, report)
-    return saved_as_usual(model)
+    return use_file_names(model)
 
 
 def load_saved(folder: Path, config: "PreTrainedConfig | None" = None) -> "PreTrainedModel":

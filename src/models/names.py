@@ -1,4 +1,4 @@
-"""Model names: a folder or hub name, with the layers that pruning keeps."""
+"""Parse model names: a folder or hub name, and the layers that a `_prune` suffix keeps."""
 
 import re
 from collections.abc import Sequence
@@ -10,9 +10,10 @@ KeptLayers = tuple[int, ...]
 
 
 def parse_model_name(name: str) -> tuple[str, KeptLayers | None, KeptLayers | None]:
-    """`NAME_prune0_1:0_5` → (NAME, encoder layers to keep, decoder layers to keep); None keeps all (SPEC §3).
+    """`NAME_prune0_1:0_5` → (NAME, encoder layers to keep, decoder layers to keep); None keeps all.
 
-    A bare `NAME_prune` keeps decoder layers 0 and −1. A folder that exists under the full name wins.
+    `NAME_prune` keeps decoder layers 0 and −1. If a folder has the full name, the name is that folder. Raises UserError
+    for a suffix that is not a list of layers.
     """
     match = re.fullmatch(r"(.+)_prune([-\d_:,.]*)", name.rstrip("/"))
     if match is None or Path(name).is_dir():
@@ -38,15 +39,15 @@ def _parse_layers(name: str, text: str) -> KeptLayers | None:
 
 
 def resolve_layers(layers: Sequence[int] | None, n_total: int, what: str) -> tuple[int, ...]:
-    """Layer numbers in [0, n_total) in the order given; negative ones count from the end, None means all.
+    """Layer numbers from 0 to n_total − 1 in the order given; negative ones count from the end, None means all.
 
-    `0 -1` of a single layer is that layer. Raises UserError for numbers out of range or written twice.
+    `0 -1` of a model with one layer is that layer. Raises UserError for numbers out of range or given twice.
     """
     if layers is None:
         return tuple(range(n_total))
     for number in layers:
         if not -n_total <= number < n_total:
-            raise UserError(f"{what} layer {number}: the model has {n_total}, 0 to {n_total - 1}")
+            raise UserError(f"{what} layer {number}: the model has {n_total} layers, 0 to {n_total - 1}")
     resolved = tuple(dict.fromkeys(number % n_total for number in layers))
     if not resolved or len(set(layers)) < len(layers) or (len(resolved) < len(layers) and n_total > 1):
         raise UserError(f"{what} layers {' '.join(map(str, layers))}: name each layer once, and at least one")

@@ -1,4 +1,4 @@
-"""Students made by keeping some layers of a teacher."""
+"""Prune a model: copy some of its layers into a smaller one."""
 
 import copy
 from collections.abc import Sequence
@@ -8,20 +8,18 @@ import torch
 
 from src.config.errors import UserError
 from src.models.families import PER_LAYER_KEYS, family_of, layer_counts, set_layer_counts
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel
-from src.models.folders import source_name
 from src.models.library_errors import quiet
 from src.models.names import resolve_layers
 
-# ------------------------------------------------------------------------------------------------------ fewer layers
+if TYPE_CHECKING:
+    from transformers import PreTrainedConfig, PreTrainedModel
 
 
 def spaced_layers(n_total: int, n_keep: int) -> tuple[int, ...]:
-    """`n_keep` of `n_total` layers as far apart as possible, first and last included (the first alone if one is kept).
+    """`n_keep` of `n_total` layers, maximally spaced: first and last included; only the first if one is kept.
 
-    Maximally spaced layers are the usual start of a shallow student (Shleifer & Rush 2020, arXiv 2010.13002).
+    The usual start of a shallow student (Shleifer & Rush 2020, arXiv 2010.13002). Raises UserError if `n_keep` is not
+    between 1 and `n_total`.
     """
     if not 1 <= n_keep <= n_total:
         raise UserError(f"cannot keep {n_keep} layers of {n_total}")
@@ -33,7 +31,10 @@ def spaced_layers(n_total: int, n_keep: int) -> tuple[int, ...]:
 def pruned_config(
     config: "PreTrainedConfig", encoder_layers: Sequence[int] | None, decoder_layers: Sequence[int] | None
 ) -> "PreTrainedConfig":
-    """A copy of `config` with the layer counts, and the lists with an entry per layer, of the layers kept."""
+    """A copy of a config for the layers kept (None: all): its counts, and its lists with one entry per layer.
+
+    Raises UserError as `prune`.
+    """
     n_layers = layer_counts(config)
     kept = _kept_layers(config, encoder_layers, decoder_layers)
     pruned = copy.deepcopy(config)
@@ -48,11 +49,11 @@ def pruned_config(
 def prune(
     model: "PreTrainedModel", encoder_layers: Sequence[int] | None, decoder_layers: Sequence[int] | None
 ) -> "PreTrainedModel":
-    """A model of the layers named (None: all), with copies of `model`'s weights and `model`'s mode.
+    """A new model with copies of the layers kept (None: all) and of all other weights, in the mode of `model`.
 
-    It is built from its own pruned config, so its saved folder reloads by itself, and caches count its layers from 0.
-    What only a first layer has (T5's relative positions) stays with the first layer.
-    Raises UserError for a layer that does not exist, or a family whose layout is not known.
+    It has its own pruned config: its saved folder can be loaded alone, and caches count its layers from 0. Weights that
+    only the first layer has (T5's relative positions) go to the new first layer.
+    Raises UserError for a layer that does not exist, and for a model type without a family.
     """
     family = family_of(model.config)
     kept = _kept_layers(model.config, encoder_layers, decoder_layers)
@@ -62,18 +63,28 @@ def prune(
     with torch.device("meta"):
         names = type(model)(config).state_dict().keys()
     source = model.state_dict()
-    weights = {name: source[source_name(name, places, source)].clone() for name in names}
+    weights = {name: source[_source_name(name, places, source)].clone() for name in names}
     with quiet():
-        pruned = saved_as_usual(type(model).from_pretrained(None, config=config, state_dict=weights, dtype=model.dtype))
+        pruned = use_file_names(type(model).from_pretrained(None, config=config, state_dict=weights, dtype=model.dtype))
     pruned.generation_config = copy.deepcopy(model.generation_config)
     pruned.config._name_or_path = model.config._name_or_path
     return pruned.to(model.device).train(model.training)  # type: ignore[arg-type]
 
 
-def saved_as_usual(model: "PreTrainedModel") -> "PreTrainedModel":
-    """A model whose weights were given under the names that they have in memory, to be saved under those of files.
+def _source_name(name: str, places: dict[str, tuple[int, ...]], source: dict[str, torch.Tensor]) -> str:
+    """The name in the unpruned model of a pruned model's tensor. `places`: path of a stack of layers → layers kept."""
+    for path, kept in places.items():
+        if name.startswith(path + "."):
+            number, _, rest = name.removeprefix(path + ".").partition(".")
+            old = f"{path}.{kept[int(number)]}.{rest}"
+            return old if old in source else f"{path}.0.{rest}"
+    return name
 
-    The library saves a model under the names that it was read by; other tools know only those of files.
+
+def use_file_names(model: "PreTrainedModel") -> "PreTrainedModel":
+    """Make `save_pretrained` write the weight names that model files have, which other tools know.
+
+    Without this, transformers saves weights under the names with which they were given: here, those of modules.
     """
     if not getattr(model, "_weight_conversions", True):
         model._weight_conversions = None  # type: ignore[assignment]

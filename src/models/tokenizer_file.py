@@ -1,6 +1,7 @@
 """Make sure that a tokenizer produces the tokens of its tokenizer.json.
 
-transformers 5 makes many anew by their class and so replaces normalizer, pre-tokenizer or the model's options.
+transformers 5 rebuilds many tokenizers by their class, and may replace the normalizer, the pre-tokenizer or the options
+of the model.
 """
 
 from collections.abc import Sequence
@@ -8,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from src.config.errors import UserError
 from src.config.parsing import shown
-from src.models.languages import languages_of
 from src.models.library_errors import quiet
+from src.models.multilingual import language_tokens
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -25,12 +26,12 @@ PROBE = (
 )
 
 
-def as_its_file_says(
+def match_tokenizer_file(
     tokenizer: "PreTrainedTokenizerBase", name: str, source: str, texts: Sequence[str]
 ) -> "PreTrainedTokenizerBase":
-    """The tokenizer; if its tokens of PROBE or `texts` differ from its tokenizer.json's, one made from that file alone.
+    """The tokenizer, or one rebuilt from its tokenizer.json if their tokens of PROBE or `texts` differ.
 
-    Raises UserError if that one differs from the file too.
+    Raises UserError if the rebuilt one differs too.
     """
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
@@ -43,7 +44,7 @@ def as_its_file_says(
     text = _read_differently(tokenizer, own, texts)
     if text is None:
         return tokenizer
-    if languages_of(tokenizer):  # which their class alone can set
+    if language_tokens(tokenizer):  # only their class can set languages
         tokenizer._tokenizer = own
     else:
         named: dict[str, Any] = {role: str(token) for role, token in tokenizer.special_tokens_map.items()}
@@ -51,7 +52,7 @@ def as_its_file_says(
         with quiet():
             tokenizer = PreTrainedTokenizerFast.from_pretrained(source, **named, trust_remote_code=False)
     if _read_differently(tokenizer, own, texts) is not None:
-        raise UserError(f"{name}: transformers makes other tokens than its tokenizer.json of {shown(text)}")
+        raise UserError(f"{name}: transformers and its tokenizer.json make different tokens of {shown(text)}")
     return tokenizer
 
 

@@ -1,19 +1,16 @@
 """A batch of examples as tensors.
 
-Shapes: B batch, S source tokens, T target tokens, K stored tokens of a teacher."""
+Shapes: B batch, S source tokens, T target tokens, N labels that are not padding, K stored tokens of a teacher.
+"""
 
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from src.config.constants import IGNORE_INDEX
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -29,10 +26,10 @@ class TopK:
 
 @dataclass(frozen=True)
 class Batch:
-    """What travels through a step.
+    """A padded batch.
 
-    input_ids, attention_mask: (B, S); labels: (B, T) with -100 as padding, None where nothing is known; rows: (B,) row
-    numbers in the split, so that an error can name examples; teacher: what is stored of one, (B, T, K).
+    input_ids, attention_mask: (B, S). labels: (B, T) with -100 as padding; None for rows without targets. rows: row
+    numbers in the split, with which an error names examples. teacher: a teacher's stored tokens (B, T, K).
     """
 
     input_ids: Tensor
@@ -43,21 +40,21 @@ class Batch:
 
     @property
     def known_labels(self) -> Tensor:
-        """(B, T) the labels of rows with targets, which alone are learned from."""
-        assert self.labels is not None, "only rows with targets are learned from"
+        """(B, T) the labels of a batch that has them."""
+        assert self.labels is not None, "a batch without targets has no labels"
         return self.labels
 
     @cached_property
     def valid(self) -> Tensor:
-        """(N,) the places, among B · T, of the labels that are not padding, row by row.
+        """(N,) the indices in B · T of the labels that are not padding, row by row.
 
-        Looked for once, where the batch is made: on an accelerator every such search would wait for it.
+        Found once, on the CPU: on an accelerator each search would wait for the device.
         """
         return (self.known_labels.flatten() != IGNORE_INDEX).nonzero()[:, 0]
 
     @cached_property
     def lengths(self) -> "BatchLengths":
-        """Known where the batch is made, as `valid`."""
+        """The lengths of the rows, found on the CPU like `valid`."""
         known = self.known_labels != IGNORE_INDEX
         last = (known * torch.arange(1, known.shape[1] + 1, device=known.device)).amax(dim=1)
         inputs, labels, n_known = torch.stack([self.attention_mask.sum(dim=1), last, known.sum(dim=1)]).cpu().numpy()
@@ -66,7 +63,7 @@ class Batch:
         return BatchLengths(inputs, labels, n_known, is_left_padded=bool(is_left_padded))
 
     def part(self, rows: np.ndarray) -> "Batch":
-        """Some rows, without the padding that they have in common, and without what is stored of a teacher."""
+        """Some rows, without the padding that all of them have and without the teacher's stored tokens."""
         labels, lengths = self.known_labels, self.lengths
         chosen = torch.from_numpy(rows).to(labels.device)
         n_inputs, n_labels = int(lengths.inputs[rows].max()), int(lengths.labels[rows].max())
@@ -93,7 +90,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class BatchLengths:
-    """(B,) each: tokens of the inputs, labels up to the last that is not padding, and labels that are not padding."""
+    """(B,) each: tokens of the input, labels up to the last that is not padding, labels that are not padding."""
 
     inputs: np.ndarray
     labels: np.ndarray
@@ -102,6 +99,6 @@ class BatchLengths:
 
 
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
-    """A tensor on the device; a GPU takes it from pinned memory while other work goes on."""
+    """A tensor on the device; copied to a GPU from pinned memory while other work goes on."""
     source = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
     return source.to(device, non_blocking=True)

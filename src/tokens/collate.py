@@ -15,7 +15,7 @@ from src.tokens.tokenized import TokenizedSplit
 
 
 def collate(preprocessor: Preprocessor, split: TokenizedSplit, rows: Sequence[int] | np.ndarray) -> Batch:
-    """The rows' tokens, padded to the longest of the batch. Masks come from lengths: pad may equal EOS."""
+    """The batch of these rows, padded to the longest. Masks come from lengths, as the pad token may equal EOS."""
     inputs = [split.inputs[split.input_of_row[row]] for row in rows]
     pad = preprocessor.tokenizer.pad_token_id
     input_ids, mask = pad_sequences(inputs, pad, on_the_left=not preprocessor.is_encoder_decoder)
@@ -33,15 +33,17 @@ def collate(preprocessor: Preprocessor, split: TokenizedSplit, rows: Sequence[in
 
 
 def _as_cut(stored: StoredRow, n_labels: int) -> StoredRow:
-    """What is stored of a target's first labels. At the last one the teacher says what comes next, as a live one does,
-    though the label that was put there is EOS."""
+    """The stored tokens of a truncated target's labels.
+
+    At its last label, EOS, they are the teacher's for the token that was cut there, as a live teacher's would be.
+    """
     counts, ids, logs = stored
     n_kept = int(counts[:n_labels].sum())
     return counts[:n_labels], ids[:n_kept], logs[:n_kept]
 
 
 def pad_sequences(sequences: Sequence[np.ndarray], value: int, *, on_the_left: bool) -> tuple[Tensor, Tensor]:
-    """Sequences of unequal length as one (B, L) tensor of int64 filled up with `value`, and its (B, L) 0/1 mask."""
+    """Sequences as a (B, L) int64 tensor padded with `value`, and the (B, L) mask: 1 for a token, 0 for padding."""
     longest = max(len(sequence) for sequence in sequences)
     padded = np.full((len(sequences), longest), value, dtype=np.int64)
     mask = np.zeros((len(sequences), longest), dtype=np.int64)

@@ -2,17 +2,13 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
 class Ragged:
-    """Token sequences of unequal length: one flat array and N + 1 offsets (4 bytes a token at any number of rows)."""
+    """N token sequences: all tokens in one flat int32 array, and N + 1 offsets."""
 
     flat: np.ndarray
     offsets: np.ndarray
@@ -31,7 +27,7 @@ class Ragged:
         return cls(flat, np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64))
 
     def without_last(self, chosen: np.ndarray) -> "Ragged":
-        """The same without the last token of the sequences that `chosen` (N,) marks; none of them may be empty."""
+        """A copy without the last token of the sequences that `chosen` (N,) marks; none of them may be empty."""
         is_kept = np.ones(len(self.flat), dtype=bool)
         is_kept[self.offsets[1:][chosen] - 1] = False
         return Ragged(self.flat[is_kept], np.concatenate([[0], np.cumsum(self.lengths - chosen)]).astype(np.int64))
@@ -49,9 +45,9 @@ class Ragged:
 
 @dataclass(frozen=True)
 class Encoded:
-    """Texts as tokens, cut to their limit.
+    """Tokens of N texts after truncation.
 
-    whole: (N,) tokens that each had before. n_empty: targets that are blank, or of which special tokens alone are left.
+    whole: (N,) lengths before truncation. n_empty: targets that are blank or have only special tokens left.
     """
 
     tokens: Ragged

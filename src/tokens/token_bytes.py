@@ -1,4 +1,4 @@
-"""What each token of a tokenizer adds to a text, as bytes: `▁cat` and `Ġcat` are ` cat`, `<0xE6>` and `æ` one byte."""
+"""The bytes that each token adds to a text: `▁cat` and `Ġcat` are ` cat`, `<0xE6>` and `æ` one byte."""
 
 import re
 from collections.abc import Sequence
@@ -14,9 +14,9 @@ ANCHOR = "x"  # a word put before a text or a token that is to be encoded or dec
 
 
 class TokenBytes:
-    """Bytes by token id, as inside a text, looked up when first asked for; a special token's are its own name's.
+    """The bytes of tokens inside a text, by id; those of a special token are its name.
 
-    special: ids of the tokens that stand for no text (EOS, padding, …).
+    special: ids of the special tokens (EOS, padding, …).
     """
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
@@ -29,6 +29,7 @@ class TokenBytes:
         }
 
     def of(self, tokens: Sequence[int]) -> list[bytes]:
+        """The bytes of each token."""
         new = sorted(set(tokens).difference(self._bytes))
         if new:
             names = self._tokenizer.convert_ids_to_tokens(new)
@@ -36,14 +37,14 @@ class TokenBytes:
         return [self._bytes[token] for token in tokens]
 
     def _decoded(self, tokens: list[int]) -> list[str]:
-        """What each token adds to the anchor's text."""
+        """The text that each token adds to the anchor's."""
         rows = [self._anchor, *([*self._anchor, token] for token in tokens)]
         anchor, *texts = self._tokenizer.batch_decode(rows, clean_up_tokenization_spaces=False)
         return [text.removeprefix(anchor) for text in texts]
 
 
 def n_whole(pieces: Sequence[bytes]) -> int:
-    """How many of the first pieces are text (UTF-8) together: all, or those before the first broken character."""
+    """The number of first pieces that together are valid UTF-8: all, or those before the first broken character."""
     try:
         b"".join(pieces).decode()
     except UnicodeDecodeError as error:
@@ -56,7 +57,7 @@ def n_whole(pieces: Sequence[bytes]) -> int:
 
 
 def _as_bytes(name: str, decoded: str) -> bytes:
-    """A token that is no text of its own decodes to the replacement character; its name tells its bytes."""
+    """The bytes of a token: its text, or, if it is only a part of a character, the bytes in its name."""
     if REPLACEMENT not in decoded:
         return decoded.encode()
     byte = BYTE_TOKEN.fullmatch(name)
@@ -69,7 +70,7 @@ def _as_bytes(name: str, decoded: str) -> bytes:
 
 @cache
 def byte_of_character() -> dict[str, int]:
-    """The 256 characters of byte-level BPE: printable Latin-1 is itself, the rest follows from U+0100 on (GPT-2)."""
+    """The 256 characters of byte-level BPE (GPT-2): printable Latin-1 unchanged, the other bytes from U+0100 on."""
     printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
     others = [byte for byte in range(256) if byte not in printable]
     return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}

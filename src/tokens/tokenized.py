@@ -5,7 +5,6 @@ from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import ceil
 from threading import Event
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -16,20 +15,24 @@ from src.config.parsing import shown
 from src.data.references import first_references
 from src.data.schema import Columns, Datasets, is_training_split
 from src.data.soft_targets import LOGITS, TOKENS, StoredRows
-from src.tokens.truncation import Cuts, Lengths, of_inputs, of_nothing, of_special_tokens, of_targets
-
-if TYPE_CHECKING:
-    pass
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.ragged import Ragged
+from src.tokens.truncation import (
+    Cuts,
+    Lengths,
+    empty_targets_warning,
+    inputs_warning,
+    special_tokens_warning,
+    targets_warning,
+)
 
 
 @dataclass(frozen=True)
 class TokenizedSplit:
     """A split as tokens. Rows with equal text share one input: row i reads `inputs[input_of_row[i]]`.
 
-    cuts: what the limits of length have cut off. teacher: what is stored of a teacher at the positions of the labels,
-    before they were cut.
+    cuts: what the maximum lengths have cut off. teacher: a teacher's stored tokens at the positions of the labels
+    before truncation.
     """
 
     name: str
@@ -53,11 +56,10 @@ class TokenizedSplit:
 
 
 class TokenizedDatasets:
-    """The splits of a dataset file as tokens: each split is tokenized once, at its first use or ahead of it.
+    """The splits of a data set as tokens: each split is tokenized once, at its first use or ahead of it.
 
-    The splits `train_0 … train_{K-1}` hold the same inputs K times; equal texts are tokenized once over all splits.
-    Of several references the first is the label.
-    A target whose `finish_reason` is "length" was cut off by a model's limit: its labels have no EOS.
+    Equal texts are tokenized once for all splits: `train_0 … train_{K-1}` repeat the same inputs. If a row has several
+    references, the first is the label. A target whose `finish_reason` is "length" was cut off: its labels have no EOS.
     """
 
     def __init__(self, datasets: Datasets, preprocessor: Preprocessor) -> None:
@@ -67,13 +69,13 @@ class TokenizedDatasets:
         self._input_of_text: dict[str, int] = {}
         self._inputs = Ragged.of([])
         self._whole_inputs = np.zeros(0, dtype=np.int32)
-        self._unsaid = [of_inputs, of_targets, of_nothing, of_special_tokens]
+        self._warnings = [inputs_warning, targets_warning, empty_targets_warning, special_tokens_warning]
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
         self._coming: Future[TokenizedSplit] | None = None
         self._closed = Event()
 
     def close(self) -> None:
-        """Stop what is tokenized ahead: the process would wait for its end."""
+        """Stop tokenizing ahead; otherwise the process would wait for it."""
         self._closed.set()
         self._thread.shutdown(wait=False, cancel_futures=True)
 
@@ -88,7 +90,7 @@ class TokenizedDatasets:
         return len(self.datasets[name][TEXT])
 
     def split(self, name: str) -> TokenizedSplit:
-        """The split's tokens; waits for a split that is being tokenized ahead, whichever it is."""
+        """The split's tokens; waits for any split that is being tokenized ahead."""
         if self._coming is not None:
             coming, self._coming = self._coming, None
             self._add(coming.result())
@@ -97,7 +99,7 @@ class TokenizedDatasets:
         return self._splits[name]
 
     def glimpse(self, name: str, at_most: int) -> TokenizedSplit:
-        """The split's tokens, or of one with more than `at_most` rows those of some, evenly spread over it."""
+        """The split's tokens; if it has more than `at_most` rows, those of evenly spaced rows."""
         if name in self._splits or self.rows(name) <= at_most:
             return self.split(name)
         every = ceil(self.rows(name) / at_most)
@@ -111,23 +113,23 @@ class TokenizedDatasets:
         self._warn(split)
 
     def _warn(self, split: TokenizedSplit) -> None:
-        """Say what the limits cut off a split: once of a kind, for the first split where it is much."""
-        for look in tuple(self._unsaid):
-            line = look(split.cuts)
-            if line is not None and (look is not of_nothing or is_training_split(split.name)):
-                self._unsaid.remove(look)
+        """Print each kind of warning once, for the first split that has it."""
+        for warning in tuple(self._warnings):
+            line = warning(split.cuts)
+            if line is not None and (warning is not empty_targets_warning or is_training_split(split.name)):
+                self._warnings.remove(warning)
                 say(f"warning: {split.name}: {line}")
 
     def tokenize_ahead(self, name: str) -> None:
-        """Tokenize a split beside other work, so that an epoch need not wait for it."""
+        """Start to tokenize a split in a thread, so that an epoch need not wait for it."""
         if name in self._splits or self._coming is not None:
             return
-        # With a tokenizer of its own: they don't bear two threads.
+        # `replace` copies the tokenizer: two threads cannot use the same one.
         preprocessor = replace(self.preprocessor, check=self._check_open)
         self._coming = self._thread.submit(self._tokenize, name, self.datasets[name], preprocessor)
 
     def check_stored(self, names: Iterable[str], source: str) -> None:
-        """Raise UserError, naming the file `source`, where stored log-probabilities are not for this tokenizer."""
+        """Raise UserError, naming the file `source`, if stored log-probabilities were made for another tokenizer."""
         for name in names:
             if TOKENS in self.datasets[name] and LOGITS in self.datasets[name]:
                 try:
@@ -164,14 +166,14 @@ class TokenizedDatasets:
         return TokenizedSplit(name, self._inputs, input_of_row, labels, cuts, teacher)
 
     def _stored(self, name: str, columns: Columns, labels: Ragged) -> StoredRows | None:
-        """What the split stores of a teacher, if it does. Raises UserError if it was made for another tokenizer."""
+        """The split's stored tokens of a teacher, or None. Raises UserError if they were made for another tokenizer."""
         if TOKENS not in columns or LOGITS not in columns:
             return None
         place = f"split '{name}'"
         if not self.preprocessor.is_encoder_decoder and self.preprocessor.separator != " ":
             raise UserError(
-                f"{place}: its stored tokens are those of targets behind a space, but --task_prompt "
-                f"{shown(self.preprocessor.task_prompt)} ends in another way"
+                f"{place}: its stored tokens are of targets after a space, but --task_prompt "
+                f"{shown(self.preprocessor.task_prompt)} does not end with a word or a space; give another prompt"
             )
         stored = StoredRows.of(columns[TOKENS], columns[LOGITS], place)
         stored.check(len(self.preprocessor.tokenizer), place)

@@ -1,4 +1,4 @@
-"""Lengths of texts in tokens before truncation, and warnings about inputs and targets that lose much.
+"""Warnings about truncated inputs and targets, empty targets, and names of special tokens in texts.
 
 Shapes: N texts.
 """
@@ -7,15 +7,15 @@ from dataclasses import dataclass
 
 import numpy as np
 
-WHOLE = 0.99  # of the texts, which the limit that is proposed would leave whole
-WARN_ABOVE = 0.1  # of the texts, which may be cut without a word
+WHOLE = 0.99  # share of the texts that the proposed limit keeps whole
+WARN_ABOVE = 0.1  # share of the texts that may be cut without a warning
 
 
 @dataclass(frozen=True)
 class Lengths:
-    """Of n texts: tokens before they are cut, special ones and the prompt included.
+    """Lengths of `n` texts in tokens before truncation, special tokens and the prompt included.
 
-    limit: tokens that one may have, n_cut: how many had more. enough: the limit that would leave 99 % of them whole.
+    n_cut: texts longer than `limit`. enough: the limit that would keep 99 % of the texts whole.
     """
 
     limit: int
@@ -27,7 +27,7 @@ class Lengths:
 
     @classmethod
     def of(cls, lengths: np.ndarray, limit: int) -> "Lengths":
-        """Of lengths (N,) in tokens."""
+        """The summary of lengths (N,)."""
         if not len(lengths):
             return cls(limit)
         enough = np.quantile(lengths, WHOLE, method="inverted_cdf")
@@ -36,15 +36,16 @@ class Lengths:
 
     @property
     def share(self) -> float:
-        """Of the texts, which are cut."""
+        """The share of the texts that are cut."""
         return self.n_cut / max(1, self.n)
 
 
 @dataclass(frozen=True)
 class Cuts:
-    """What tokens leave of a split: of its inputs, and of its targets, of which n_empty have no text left at all.
+    """What truncation takes from a split's inputs and targets.
 
-    truncation_side: where inputs are cut. special_token: one that texts name and that is read as text.
+    n_empty: targets without text after truncation. truncation_side: where inputs are cut. special_token: one whose name
+    is in the texts and is read as text.
     """
 
     inputs: Lengths
@@ -54,27 +55,27 @@ class Cuts:
     special_token: str | None = None
 
 
-def of_inputs(cuts: Cuts) -> str | None:
-    """Many inputs whose end is never read."""
+def inputs_warning(cuts: Cuts) -> str | None:
+    """The warning that more than 10 % of the inputs are cut, or None."""
     inputs = cuts.inputs
     if inputs.share <= WARN_ABOVE:
         return None
     end = "end" if cuts.truncation_side == "right" else "beginning"
     cut = f"inputs are cut to --max_input_length {inputs.limit} at their {end} (--truncation_side)"
-    return f"{_count(inputs)} {cut}; {_what_would_do(inputs)}"
+    return f"{_count(inputs)} {cut}; {_enough(inputs)}"
 
 
-def of_targets(cuts: Cuts) -> str | None:
-    """Many targets that end in the middle of what they say, with an EOS."""
+def targets_warning(cuts: Cuts) -> str | None:
+    """The warning that more than 10 % of the targets are cut, or None."""
     targets = cuts.targets
     if targets is None or targets.share <= WARN_ABOVE:
         return None
     most = "most targets are truncated: " if targets.share > 0.5 else ""
-    return f"{most}{_count(targets)} targets are cut to --max_labels_length {targets.limit}; {_what_would_do(targets)}"
+    return f"{most}{_count(targets)} targets are cut to --max_labels_length {targets.limit}; {_enough(targets)}"
 
 
-def of_nothing(cuts: Cuts) -> str | None:
-    """Empty targets, which only teach the model to stop."""
+def empty_targets_warning(cuts: Cuts) -> str | None:
+    """The warning that targets are empty, which only teach the model to stop, or None."""
     if cuts.targets is None or not cuts.n_empty:
         return None
     return (
@@ -83,18 +84,18 @@ def of_nothing(cuts: Cuts) -> str | None:
     )
 
 
-def of_special_tokens(cuts: Cuts) -> str | None:
-    """Special tokens in texts, which are read as text; users of a chat template want them read as tokens."""
+def special_tokens_warning(cuts: Cuts) -> str | None:
+    """The warning that texts have names of special tokens, or None. With a chat template, names should be tokens."""
     if cuts.special_token is None:
         return None
     return (
-        f"texts name special tokens ({cuts.special_token}), which are read as text; --special_tokens_in_text True "
-        "reads them as those tokens"
+        f"texts contain names of special tokens ({cuts.special_token}), which are read as text; "
+        "--special_tokens_in_text True reads them as tokens"
     )
 
 
 def percent(share: float) -> str:
-    """A share for people: 0 %, 0.2 %, 12 %; what is not nothing is not called 0 %."""
+    """A share in percent: 0 %, 0.2 %, 12 %; a small share is at least 0.1 %."""
     if not share:
         return "0 %"
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{max(0.1, 100 * share):.1f} %"
@@ -104,5 +105,5 @@ def _count(lengths: Lengths) -> str:
     return f"{lengths.n_cut:,} of {lengths.n:,} ({percent(lengths.share)})"
 
 
-def _what_would_do(lengths: Lengths) -> str:
+def _enough(lengths: Lengths) -> str:
     return f"{lengths.enough} would keep {percent(WHOLE)} of them whole"

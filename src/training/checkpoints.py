@@ -18,7 +18,7 @@ from src.config.errors import UserError
 from src.models.forward import unwrapped
 from src.models.library_errors import in_one_line, quiet
 from src.models.loading import load_saved
-from src.models.prompts import KEY, PROMPT_FILE
+from src.models.trained_prompt import PROMPT_FILE, PROMPT_KEY
 from src.models.weights import read_tensors
 from src.storage.atomic import atomic_folder, writing_to
 from src.storage.json_files import read_json, write_json
@@ -112,7 +112,7 @@ def save_portable(
     """As `save_model`, atomically and with the prompt that the model was trained with."""
     with atomic_folder(folder) as temporary:
         save_model(temporary, model, tokenizer, card)
-        write_json(temporary / PROMPT_FILE, {KEY: task_prompt})
+        write_json(temporary / PROMPT_FILE, {PROMPT_KEY: task_prompt})
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:

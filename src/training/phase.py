@@ -13,9 +13,9 @@ from src.config.parsing import shown
 from src.data.schema import Datasets
 from src.distillation.capture import LayerIndices
 from src.distillation.teachers import Teacher
-from src.models.languages import known_languages
 from src.models.loading import tokenizer_settings
-from src.models.prompts import known_prompt, warn_of_another_prompt
+from src.models.multilingual import saved_languages
+from src.models.trained_prompt import trained_prompt, warn_if_prompt_differs
 
 FORWARD = LossEntry(name="forward", forward_weight=1.0)  # plain fine-tuning: NLL of the labels
 
@@ -60,19 +60,19 @@ def with_prompt(config: Distillation, teacher_name: str | None = None) -> Distil
 
     Prints a prompt that comes from the teacher's folder, and warns if the flag contradicts it.
     """
-    known = None if teacher_name is None else known_prompt(teacher_name)
+    known = None if teacher_name is None else trained_prompt(teacher_name)
     if config.task_prompt is None:
         if known is not None:
             say(f"--task_prompt {shown(known)}: as --teacher_name {teacher_name} was trained")
         return replace(config, task_prompt=DISTILL_PROMPT if known is None else known)
     if teacher_name is not None:
-        warn_of_another_prompt(config.task_prompt, teacher_name, "teacher_name")
+        warn_if_prompt_differs(config.task_prompt, teacher_name, "teacher_name")
     return config
 
 
 def with_languages_of(config: Distillation, teacher_name: str) -> Distillation:
     """The arguments with the languages saved in the teacher's folder, if the flags give none."""
-    source, target = known_languages(tokenizer_settings(teacher_name))
+    source, target = saved_languages(tokenizer_settings(teacher_name))
     return replace(
         config, source_language=config.source_language or source, target_language=config.target_language or target
     )

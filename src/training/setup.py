@@ -31,16 +31,16 @@ from src.devices.processes import make_accelerator
 from src.distillation.capture import keep_all_layers
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics, score_definitions
-from src.models.checks import check_lengths, check_model_files
+from src.models.checks_before_loading import check_lengths, check_model_files
 from src.models.compiled import check_can_compile, compile_layers
 from src.models.generation_config import apply_settings, fit_to_tokenizer
-from src.models.languages import choose_languages
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
+from src.models.multilingual import set_languages
 from src.runs.description import UNFINISHED, data_fingerprint
 from src.runs.folder import RunFolder, open_run
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedDatasets
-from src.tokens.unknown import check_characters_known
+from src.tokens.unknown_characters import check_characters_known
 from src.training import checkpoints, rhythm
 from src.training.engine import Trainer
 from src.training.phase import Phase
@@ -99,7 +99,7 @@ def prepare_training(config: TrainingArguments, datasets: Datasets, task: Task, 
     accelerator = make_accelerator(config)
 
     tokenizer = load_tokenizer(task.model_name, some_texts(datasets))
-    choose_languages(tokenizer, task.model_name, config.source_language, config.target_language)
+    set_languages(tokenizer, task.model_name, config.source_language, config.target_language)
     kind = is_encoder_decoder(load_config(task.model_name))
     preprocessor = Preprocessor.of(config, tokenizer, is_encoder_decoder=kind)
     check_characters_known(preprocessor, datasets, config.dataset_path)

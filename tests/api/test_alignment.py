@@ -15,7 +15,7 @@ from src.api.responses import Completion
 from src.api.spelling import encode_with_leading_space, locate_pieces
 from src.api.student_vocabulary import StudentTokens, canonical_tokens
 from src.config.errors import UserError
-from src.tokens.preprocessing import Located
+from src.tokens.continuation import LocatedTokens
 
 PIECES = [f"▁{word}" for word in WORDS] + ["ing", "▁walk", "▁The", "▁don", "..."]
 STUDENTS = {
@@ -352,4 +352,4 @@ def test_what_is_counted():
 
 def test_tokens_of_a_slow_tokenizer_are_not_located():
     with pytest.raises(UserError, match="slow one"):
-        Located([1, 2]).spans()
+        LocatedTokens([1, 2]).spans()

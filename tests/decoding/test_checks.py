@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from model_types import write_tiny_model
+from src.models.checks import check_lengths, check_model_files
 from transformers import GPT2LMHeadModel
 
 from src.config.errors import UserError
 from src.config.flags.fine_tune import FineTuneArguments
 from src.decoding.checks import check_decoding
 from src.decoding.settings import decoding_of
-from src.models.checks import check_lengths, check_model_files
 from src.models.loading import load_config, load_model
 
 POSITIONS = 64  # of a tiny model, where it has a table or says how far it was trained
@@ -42,7 +42,7 @@ def flags(max_input_length: int = 16, max_labels_length: int = 8, num_beams: int
 def test_a_model_that_reads_what_follows(tiny):
     """BERT is one unless its config makes it a decoder."""
     with pytest.raises(
-        UserError, match="'bert' reads the tokens that follow, too.* is_decoder or causal, true makes it read"
+        UserError, match="'bert' also reads the tokens that follow.* is_decoder or causal, set it to true"
     ) as e:
         load_model(tiny("bert", is_decoder=False))
     assert "\n" not in str(e.value)
@@ -51,7 +51,7 @@ def test_a_model_that_reads_what_follows(tiny):
 
 @pytest.mark.parametrize("model_type", ["rwkv", "trocr", "xlstm"])
 def test_a_model_that_takes_padding_for_text(tiny, model_type):
-    with pytest.raises(UserError, match=f"'{model_type}' computes something else of a text in a batch"):
+    with pytest.raises(UserError, match=f"'{model_type}' gives other logits for a text in a batch"):
         load_model(tiny(model_type))
 
 

@@ -16,7 +16,7 @@ from src.config.errors import UserError
 from src.decoding.generate import write_tokens
 from src.decoding.sampling_support import why_unsupported
 from src.decoding.settings import decoding_of
-from src.models.generation_config import settings_of
+from src.models.generation_config import changed_settings
 from src.models.loading import load_model
 from tests.decoding.test_generate import INPUTS, babbler, batch_of, cut
 
@@ -72,7 +72,7 @@ def test_samples_obey_too():
 def test_settings_are_told_from_what_flags_decide():
     ids = GenerationConfig(num_beams=4, max_length=99, do_sample=True, top_k=5, min_length=0, length_penalty=1.0, **{
         "no_repeat_ngram_size": 3, "early_stopping": True})  # fmt: skip
-    assert settings_of(ids) == {"no_repeat_ngram_size": 3, "early_stopping": True}
+    assert changed_settings(ids) == {"no_repeat_ngram_size": 3, "early_stopping": True}
 
 
 @pytest.fixture
@@ -92,7 +92,7 @@ def test_a_run_keeps_and_says_them(model, tmp_path, tiny_dataset_path, capsys):
     kept = read(tmp_path / "out" / "model" / "generation_config.json")
     assert OWN.items() <= kept.items()
     assert kept["num_beams"] == 3 and "max_length" not in kept
-    assert settings_of(load_model(str(tmp_path / "out" / "model")).generation_config) == OWN
+    assert changed_settings(load_model(str(tmp_path / "out" / "model")).generation_config) == OWN
     gen_main.main(gen_flags(str(model), tiny_dataset_path, tmp_path / "gen", max_labels_length=12))
     targets = read(tmp_path / "gen" / "generated_datasets.json")["test"]["generated"]
     assert f"{model} writes with settings" in capsys.readouterr().out

@@ -13,7 +13,7 @@ from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
 from src.config.errors import UserError
 from src.config.flags.fine_tune import FineTuneArguments
-from src.models.checks import check_lengths, check_model_files, check_same_tokenizer
+from src.models.checks_before_loading import check_lengths, check_model_files, check_same_tokenizer
 from src.models.folders import write_model_folder
 from src.models.forward import teacher_forcing_inputs
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer

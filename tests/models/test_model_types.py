@@ -25,10 +25,10 @@ REFUSED = {  # before training, and what is said
         "audioflamingo3", "emu3", "glmasr", "granite_speech", "granite_speech_plus", "mllama", "musicflamingo",
         "musicgen", "musicgen_melody", "nemo_speechlm", "qwen2_audio", "qwen3_asr", "vibevoice_asr", "voxtral",
         "voxtral_realtime", "whisper"), "transformers has no class of it that generates text"),
-    **dict.fromkeys(("cpmant", "xlm", "xlnet"), "reads the tokens that follow"),
+    **dict.fromkeys(("cpmant", "xlm", "xlnet"), "also reads the tokens that follow"),
     **dict.fromkeys((
         "blt", "camembert", "data2vec-text", "recurrent_gemma", "roberta", "roberta-prelayernorm", "rwkv", "trocr",
-        "xlm-roberta", "xlm-roberta-xl", "xlstm", "xmod"), "computes something else of a text in a batch"),
+        "xlm-roberta", "xlm-roberta-xl", "xlstm", "xmod"), "gives other logits for a text in a batch"),
     **dict.fromkeys(("fsmt", "prophetnet"), "its output projection does not read one state for each token"),
     "reformer": "cannot be trained here: If training, make sure that config.axial_pos_shape factors",
 }  # fmt: skip

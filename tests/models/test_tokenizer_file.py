@@ -11,10 +11,10 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, MBartT
 import ft_main
 import gen_main
 from src.config.errors import UserError
-from src.models.checks import check_same_tokenizer
-from src.models.languages import choose_languages
+from src.models.checks_before_loading import check_same_tokenizer
 from src.models.loading import load_tokenizer
-from tests.models.test_languages import LETTERS
+from src.models.multilingual import set_languages
+from tests.models.test_multilingual import LETTERS
 
 SENTENCES = [f"The cat saw {year} birds." for year in range(1990, 2040)]
 THREE_DIGITS = r"\p{N}{1,3}"
@@ -97,7 +97,7 @@ def test_a_multilingual_tokenizer_keeps_its_normalizer_and_its_languages(tmp_pat
     (tmp_path / "config.json").write_text('{"model_type": "mbart"}')
     assert "ﬁ" in AutoTokenizer.from_pretrained(tmp_path).tokenize("ﬁne")
     tokenizer = load_tokenizer(str(tmp_path))
-    choose_languages(tokenizer, "it", "en_XX", "de_DE")
+    set_languages(tokenizer, "it", "en_XX", "de_DE")
     tokens = [
         tokenizer.convert_ids_to_tokens(tokenizer(**read)["input_ids"])
         for read in ({"text": "ﬁne"}, {"text_target": "ﬁne"})
@@ -111,5 +111,5 @@ def test_teacher_and_student_must_split_alike():
     )
     check_same_tokenizer(ours, theirs)
     theirs.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    with pytest.raises(UserError, match="with the same vocabulary they split .* in different ways"):
+    with pytest.raises(UserError, match="they have the same vocabulary but split .* in different ways"):
         check_same_tokenizer(ours, theirs)

@@ -11,10 +11,10 @@ from transformers import NllbTokenizer
 
 import ft_main
 from src.config.errors import UserError
-from src.models.languages import choose_languages
+from src.models.multilingual import set_languages
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedDatasets
-from tests.models.test_languages import LETTERS
+from tests.models.test_multilingual import LETTERS
 from tests.tokens.test_batches import ids, inputs_of, labels_of, with_special_tokens
 
 NAMED = "a </s> b <pad> c<unk>"
@@ -69,7 +69,7 @@ def test_the_prompt_s_control_tokens_stay_while_the_text_s_are_text(tiny_tokeniz
 
 def test_a_language_named_in_a_text_is_a_word(tmp_path):
     tokenizer = NllbTokenizer(vocab={piece: index for index, (piece, _) in enumerate(LETTERS)}, merges=[])
-    choose_languages(tokenizer, "it", "eng_Latn", "deu_Latn")
+    set_languages(tokenizer, "it", "eng_Latn", "deu_Latn")
     made = Preprocessor(tokenizer, True, 64, 64)
     [text] = inputs_of(made, "a fra_Latn b")
     english, french = tokenizer.convert_tokens_to_ids(["eng_Latn", "fra_Latn"])
@@ -84,7 +84,7 @@ def test_one_that_is_found_is_warned_of_once(tiny_models, tmp_path, tiny_dataset
     path.write_text(json.dumps(data))
     ft_main.main(ft_flags(tiny_models["t5"]["student"], path, tmp_path / "a", epochs=1))
     said = capsys.readouterr().out
-    assert said.count("warning: train: texts name special tokens (</s>), which are read as text; ") == 1
+    assert said.count("warning: train: texts contain names of special tokens (</s>), which are read as text; ") == 1
     assert "--special_tokens_in_text True" in said
     flags = ft_flags(tiny_models["t5"]["student"], path, tmp_path / "b", epochs=1, special_tokens_in_text=True)
     ft_main.main(flags)

@@ -1,4 +1,4 @@
-"""Find texts that a tokenizer cannot represent: unknown characters, and texts that decode differently."""
+"""Find texts that a tokenizer cannot represent: unknown characters, and targets that decode to another text."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -12,17 +12,17 @@ from src.data.references import first_references
 from src.data.schema import Datasets, training_splits
 from src.tokens.preprocessing import Preprocessor
 
-ROWS = 1_000  # of a split that are looked at, evenly spread over it
-FEW = 0.01  # of them that may be changed without a word
-NEARLY_ALL = 0.9  # of the targets with unknown characters: nothing can be learned
-UNCUT = 2**30
+ROWS = 1_000  # of a split that are checked, evenly spaced
+WARN_ABOVE = 0.01  # share of them that may be affected without a warning
+REFUSE_ABOVE = 0.9  # share of targets with unknown characters with which nothing can be learned
+UNCUT = 2**30  # a maximum length that cuts nothing
 
 
 def check_characters_known(preprocessor: Preprocessor, datasets: Datasets, source: str) -> None:
-    """Warn about inputs and targets of a split that the tokenizer cannot represent.
+    """Warn about inputs and targets that the tokenizer cannot represent.
 
-    Looks at the first training split, or the first one if there is none. Raises UserError if nearly all targets have
-    unknown characters.
+    Checks the first training split, or the first split if there is none. Raises UserError if nearly all targets have
+    unknown characters. `source`: the data set, for the error.
     """
     split = next(iter(training_splits(datasets) or datasets))
     uncut = replace(preprocessor, max_input_length=UNCUT, max_labels_length=UNCUT)
@@ -32,11 +32,11 @@ def check_characters_known(preprocessor: Preprocessor, datasets: Datasets, sourc
         return
     targets = _sample(first_references(datasets[split][TARGET]))
     unknown = _with_unknown(uncut, targets)
-    if sum(unknown) >= NEARLY_ALL * len(targets):
+    if sum(unknown) >= REFUSE_ABOVE * len(targets):
         example = targets[unknown.index(1)]
         raise UserError(
             f"{source}: split '{split}': nearly all targets have characters that the model's tokenizer does not know, "
-            f"as {shown(example)}; it could write none of them"
+            f"as {shown(example)}; choose a model whose tokenizer knows them"
         )
     _say_unknown(split, "targets", targets, unknown)
     labels = uncut.encode_labels(targets).tokens
@@ -60,7 +60,7 @@ def _with_unknown(preprocessor: Preprocessor, texts: Sequence[str]) -> list[int]
 
 
 def _say_unknown(split: str, kind: str, texts: Sequence[str], unknown: Sequence[int]) -> None:
-    if sum(unknown) > FEW * len(texts):
+    if sum(unknown) > WARN_ABOVE * len(texts):
         example = shown(texts[unknown.index(1)])
         n_unknown = f"{sum(unknown):,} of {len(texts):,} {kind}"
         say(f"warning: {split}: {n_unknown} have characters that the tokenizer does not know, as {example}")
@@ -73,7 +73,7 @@ def _say_changed(split: str, targets: Sequence[str], written: Sequence[str], unk
         for target, text, is_unknown in zip(targets, written, unknown, strict=True)
         if not is_unknown and target.strip() != text.strip()
     ]
-    if len(pairs) <= FEW * len(targets):
+    if len(pairs) <= WARN_ABOVE * len(targets):
         return
     letters = [("".join(text.split()).casefold() for text in pair) for pair in pairs]
     what = " (white space or case alone)" if all(a == b for a, b in letters) else ""

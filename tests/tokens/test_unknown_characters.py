@@ -12,7 +12,7 @@ import ft_main
 import gen_main
 from src.config.errors import UserError
 from src.tokens.preprocessing import Preprocessor
-from src.tokens.unknown import check_characters_known
+from src.tokens.unknown_characters import check_characters_known
 
 CHINESE = ["猫喜欢房子", "狗看见鸟", "旧房子", "新红色"] * 10
 PLAIN = list(dict.fromkeys(tiny_sentences(400, seed=1)))[:40]

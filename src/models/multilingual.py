@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 SOURCE, TARGET = "src_lang", "tgt_lang"  # as tokenizer_config.json names them
 
 
-def languages_of(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
-    """Language codes of a multilingual tokenizer with their token ids; empty for other tokenizers."""
+def language_tokens(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
+    """Language code → token id of a multilingual tokenizer; empty for other tokenizers."""
     if not hasattr(tokenizer, "set_tgt_lang_special_tokens"):
         return {}
     codes = getattr(tokenizer, "lang_code_to_id", None)
@@ -22,25 +22,25 @@ def languages_of(tokenizer: "PreTrainedTokenizerBase") -> dict[str, int]:
     return {code: token for code, token in codes.items() if token != tokenizer.unk_token_id}
 
 
-def known_languages(kept: Mapping[str, Any]) -> tuple[str, str]:
-    """Source and target language in a tokenizer_config.json; empty if none were chosen: only the source has a default
-    then."""
-    source, target = kept.get(SOURCE), kept.get(TARGET)
+def saved_languages(tokenizer_config: Mapping[str, Any]) -> tuple[str, str]:
+    """Source and target language in a tokenizer_config.json; ("", "") without a target: the source has a default."""
+    source, target = tokenizer_config.get(SOURCE), tokenizer_config.get(TARGET)
     return (source, target) if isinstance(source, str) and isinstance(target, str) else ("", "")
 
 
-def choose_languages(tokenizer: "PreTrainedTokenizerBase", name: str, source: str, target: str) -> None:
-    """Set a multilingual tokenizer to the languages of the flags, else to those that it was saved with.
+def set_languages(tokenizer: "PreTrainedTokenizerBase", name: str, source: str, target: str) -> None:
+    """Set the languages of a multilingual tokenizer: those of the flags, or else those that were saved with it.
 
-    Raises UserError if neither names them, for languages that it does not know, and for any given to a tokenizer that
-    knows none.
+    Raises UserError if a language is missing or unknown, and if one is given for a tokenizer without languages.
     """
-    languages = languages_of(tokenizer)
+    languages = language_tokens(tokenizer)
     if not languages:
         if source or target:
-            raise UserError(f"--source_language, --target_language: the tokenizer of {name} has no tokens of languages")
+            raise UserError(
+                f"--source_language, --target_language: the tokenizer of {name} has no languages; remove the flags"
+            )
         return
-    known = known_languages(tokenizer.init_kwargs)
+    known = saved_languages(tokenizer.init_kwargs)
     chosen = {"source_language": source or known[0], "target_language": target or known[1]}
     for flag, language in chosen.items():
         if not language:
@@ -52,13 +52,13 @@ def choose_languages(tokenizer: "PreTrainedTokenizerBase", name: str, source: st
     say(f"languages: {chosen['source_language']} → {chosen['target_language']}")
 
 
-def target_token(tokenizer: "PreTrainedTokenizerBase") -> int | None:
-    """The token of the language that a multilingual tokenizer's targets are in; None for other tokenizers."""
-    languages = languages_of(tokenizer)
-    code = _code(known_languages(tokenizer.init_kwargs)[1], languages)
+def target_language_token(tokenizer: "PreTrainedTokenizerBase") -> int | None:
+    """The token id of a multilingual tokenizer's target language; None for other tokenizers."""
+    languages = language_tokens(tokenizer)
+    code = _code(saved_languages(tokenizer.init_kwargs)[1], languages)
     return None if code is None else languages[code]
 
 
 def _code(language: str, languages: dict[str, int]) -> str | None:
-    """The language code in the tokenizer's table, or None. PLBart's `python` is `__python__` there."""
+    """The code of a language in the tokenizer, or None. PLBart writes `python` as `__python__`."""
     return next((code for code in (language, f"__{language}__") if code in languages), None)

@@ -23,8 +23,8 @@ import gen_main
 import kd_main
 from src.config.errors import UserError
 from src.models.generation_config import fit_to_tokenizer
-from src.models.languages import languages_of
 from src.models.loading import load_model, load_tokenizer
+from src.models.multilingual import language_tokens
 from src.tokens.preprocessing import Preprocessor
 
 PAIRS = [("the cat sees", "der hund sieht"), ("a dog", "ein hund"), ("the cat", "die katze"), ("a cat sees", "sieht")]
@@ -122,7 +122,7 @@ def check_folder(folder: Path, source: str, target: str) -> None:
     tokenizer = load_tokenizer(str(folder))
     model = load_model(str(folder))
     fit_to_tokenizer(model, tokenizer)
-    codes = languages_of(tokenizer)
+    codes = language_tokens(tokenizer)
     preprocessor = Preprocessor(tokenizer, True, 32, 32)
     inputs, labels = (
         row.tokens[0].tolist() for row in (preprocessor.encode_inputs(["a cat"]), preprocessor.encode_labels(["hund"]))
@@ -154,5 +154,5 @@ def test_without_languages_a_multilingual_model_is_refused_with_the_list(kind, f
 
 
 def test_another_model_takes_no_language(tiny_models, data, tmp_path):
-    with pytest.raises(UserError, match=r"--target_language: the tokenizer of .* has no tokens of languages"):
+    with pytest.raises(UserError, match=r"--target_language: the tokenizer of .* has no languages"):
         ft_main.main(ft_flags(tiny_models["t5"]["student"], data, tmp_path / "out", target_language="de"))

@@ -1,4 +1,4 @@
-"""Checks of a model that need no weights: files, lengths, a shared tokenizer."""
+"""Check models before their weights are read: files, maximum lengths, a shared tokenizer."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,23 +6,22 @@ from typing import TYPE_CHECKING
 from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments
 from src.config.parsing import shown
-from src.models.generation_config import check_settings
+from src.models.generation_config import check_settings, safe_generation_config
+from src.models.loading import load_config, load_tokenizer, model_class
+from src.models.names import parse_model_name
 from src.models.positions import beyond_positions, has_position_table
+from src.models.sources import find_model, find_weights
 from src.models.tokenizer_file import PROBE
+from src.models.weights import shard_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
-from src.models.generation_config import safe_generation_config
-from src.models.loading import load_config, load_tokenizer, model_class
-from src.models.names import parse_model_name
-from src.models.sources import find_model, find_weights
-from src.models.weights import shard_files
 
 SPECIAL_TOKENS = ("pad_token_id", "eos_token_id", "bos_token_id", "unk_token_id")
 
 
 def check_model_files(name: str, *, state_dict_path: str | Path | None = None) -> None:
-    """Raise UserError for whatever can be known to be wrong with a model before its weights are read."""
+    """Raise UserError if a model's config, tokenizer or generation config is wrong, or a file of weights is missing."""
     config, tokenizer = load_config(name), load_tokenizer(name)
     base = parse_model_name(name)[0]
     model_class(config)
@@ -43,11 +42,10 @@ def check_model_files(name: str, *, state_dict_path: str | Path | None = None) -
 
 
 def check_lengths(name: str, flags: SharedArguments) -> None:
-    """Raise UserError if inputs or labels may have more tokens than the model has positions, or too few for what the
-    model has to write at least."""
+    """Raise UserError if the maximum lengths exceed the model's positions, or are below the model's minimum length."""
     config = load_config(name)
-    ids = safe_generation_config(config, find_model(parse_model_name(name)[0]))
-    check_settings(ids, name, flags, is_encoder_decoder=config.is_encoder_decoder)
+    generation_config = safe_generation_config(config, find_model(parse_model_name(name)[0]))
+    check_settings(generation_config, name, flags, is_encoder_decoder=config.is_encoder_decoder)
     for what, length, limit in beyond_positions(config, flags) if has_position_table(config) else ():
         raise UserError(f"{what}: {length} tokens, but {name} has positions for {limit}")
 
@@ -55,9 +53,9 @@ def check_lengths(name: str, flags: SharedArguments) -> None:
 def check_same_tokenizer(
     teacher: "PreTrainedTokenizerBase", student: "PreTrainedTokenizerBase", *, what: str = "--student_name"
 ) -> None:
-    """Raise UserError, naming the first token that differs, unless both make the same ids of the same strings.
+    """Raise UserError if two tokenizers differ in vocabulary, special tokens or tokens of the same text.
 
-    The sizes of the two models' embeddings may still differ (padded vocabularies).
+    The sizes of the models' embeddings may differ (padded vocabularies). `what`: the flag that the error names.
     """
     ours, theirs = student.get_vocab(), teacher.get_vocab()
     different = ours.items() ^ theirs.items()
@@ -76,6 +74,6 @@ def check_same_tokenizer(
     for text in PROBE:
         if teacher(text, verbose=False)["input_ids"] != student(text, verbose=False)["input_ids"]:
             raise UserError(
-                f"{what}: teacher and student must share a tokenizer; with the same vocabulary they split "
-                f"{shown(text)} in different ways"
+                f"{what}: teacher and student must share a tokenizer; they have the same vocabulary but "
+                f"split {shown(text)} in different ways"
             )

@@ -1,4 +1,4 @@
-"""Read the names of special tokens (`</s>`, `<pad>`, `<unk>`) in texts as ordinary text."""
+"""Find the names of special tokens (`</s>`, `<pad>`, `<unk>`) in texts, and tokenize them as ordinary text."""
 
 import copy
 import json
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-UNREACHABLE = "\ue000"  # of the private use area: before a token's name it is in no text
+UNREACHABLE = "\ue000"  # a private use character: no text has it before a token's name
 
 
-class LiteralReader:
-    """Finds special tokens' names in texts, and makes, at its first use, a tokenizer that reads them as text."""
+class SpecialTokenNames:
+    """The names of a tokenizer's special tokens."""
 
     def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
         self._original = tokenizer
@@ -23,22 +23,22 @@ class LiteralReader:
         names = sorted(map(re.escape, special), key=len, reverse=True)
         self._names = re.compile("|".join(names) or r"(?!)")
 
-    def first_named(self, texts: Sequence[str]) -> str | None:
-        """A special token that one of the texts names."""
+    def first_in(self, texts: Sequence[str]) -> str | None:
+        """The first name in the texts, or None."""
         found = self._names.search("\n".join(texts))
         return None if found is None else found.group()
 
-    def begins(self, text: str) -> bool:
-        """Whether a text begins with a special token's name."""
+    def at_start(self, text: str) -> bool:
+        """Whether a text begins with a name."""
         return self._names.match(text) is not None
 
-    def ends(self, text: str) -> bool:
-        """Whether a text ends with a special token's name."""
+    def at_end(self, text: str) -> bool:
+        """Whether a text ends with a name."""
         return any(found.end() == len(text) for found in self._names.finditer(text))
 
     @cached_property
-    def tokenizer(self) -> "PreTrainedTokenizerBase":
-        """A copy of the tokenizer that finds no special tokens in texts, but still adds those around a text."""
+    def literal_tokenizer(self) -> "PreTrainedTokenizerBase":
+        """A copy of the tokenizer that reads names in texts as text; it still adds special tokens around a text."""
         from tokenizers import Tokenizer
 
         made = copy.deepcopy(self._original)
