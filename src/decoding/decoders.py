@@ -71,14 +71,14 @@ class Decoder:
         projection = output_projection(self._model)
         if projection is None or not agree(self._seen, projection, logits):
             return LazyLogits(logits)
-        cast = self._seen.scores(projection).cast().projection
+        cast = self._seen.logits(projection).cast().projection
         assert cast is not None
         self._projection = cast.packed()
-        return self._seen.scores(self._projection)
+        return self._seen.logits(self._projection)
 
     def _logits(self, **inputs: Any) -> LazyLogits:
         logits = self._run(**inputs)
-        return LazyLogits(logits) if self._projection is None else self._seen.scores(self._projection)
+        return LazyLogits(logits) if self._projection is None else self._seen.logits(self._projection)
 
     def _run(self, **inputs: Any) -> Tensor:
         return self._model(**inputs, attention_mask=self._mask, use_cache=True, return_dict=True).logits[:, -1]

@@ -16,7 +16,7 @@ from src.config.console import say
 from src.config.errors import UserError
 from src.config.experiments.schema import Experiment, LossEntry
 from src.models.families import layer_counts
-from src.models.forward import read_positions, target_scores, teacher_forced, unwrapped
+from src.models.forward import lazy_target_logits, read_positions, teacher_forced, unwrapped
 from src.models.lazy_logits import LazyLogits
 from src.models.projections import HeadShape, attention_projections, head_shape
 from src.tokens.batch import Batch
@@ -115,12 +115,12 @@ def _check_heads(student: HeadShape, teacher: HeadShape, attention: str) -> None
 def capture_states(model: nn.Module, batch: Batch, entry: LossEntry, layers: LayerIndices) -> States:
     """Run one forward pass on a batch with labels and keep what the loss entry compares; `model` may be wrapped."""
     if not entry.compares_layers:
-        return States(target_scores(model, batch))
+        return States(lazy_target_logits(model, batch))
     wants_hidden, wants_heads = entry.hidden_weight > 0, entry.attention_relation_weight > 0
     with _captured_heads(unwrapped(model), layers if wants_heads else {}) as heads:
         output = teacher_forced(model, batch, with_hidden_states=wants_hidden)
     hidden = {stack: states[layers[f"{stack}_hidden"]] for stack, states in output.hidden.items()}
-    return States(output.scores, hidden, heads, read_positions(model, batch))
+    return States(output.logits, hidden, heads, read_positions(model, batch))
 
 
 @contextmanager

@@ -141,7 +141,7 @@ class Evaluator:
         """Negative log-likelihoods in nats (N,) of the target tokens of these rows, in several parts."""
         batch = collate(self.preprocessor, split, rows).to(self.device)
         labels = target_labels(batch)
-        logits = teacher_forced(model, batch).scores.cast()
+        logits = teacher_forced(model, batch).logits.cast()
         for part in logits.chunks():
             yield F.cross_entropy(logits.some(part), labels[part], reduction="none")
 

@@ -1,4 +1,4 @@
-"""KeptLayers compiled by torch.compile, for training; what writes text runs them as they are."""
+"""Compile a model's layers with torch.compile for training; generation runs them eagerly."""
 
 import os
 import shutil
@@ -17,23 +17,23 @@ if TYPE_CHECKING:
     from transformers import PreTrainedConfig
 
 BACKEND = "inductor"
-RECOMPILE_LIMIT = 256  # by code, which all layers of a model share: with and without gradient, mask, dropout, …
+RECOMPILE_LIMIT = 256  # of one function, which all layers share: with and without gradients, mask, dropout, …
 
 _compiled: WeakSet[PreTrainedModel] = WeakSet()
 
 
 def check_can_compile(config: "PreTrainedConfig") -> None:
-    """Raise UserError for a model whose layers are not known, and without a C++ compiler, which every device needs."""
+    """Raise UserError for a model type without a family, and without a C++ compiler, which every device needs."""
     family_of(config)
     if shutil.which(os.environ.get("CXX") or "c++") is None and shutil.which("g++") is None:
         raise UserError("--compile True: needs a C++ compiler, and there is no g++ on this machine")
 
 
 def compile_layers(model: PreTrainedModel) -> PreTrainedModel:
-    """The model, each of its layers compiled at its first call, for any batch size and length.
+    """Compile each layer at its first call, for any batch size and length; returns the same model.
 
-    Only layers: the loss has its own chunks, and lengths that differ from batch to batch would compile whole models
-    again and again. Raises UserError for a model whose layers are not known.
+    Only layers: the loss has its own chunks, and a whole model would be compiled again for new lengths. Raises
+    UserError for a model type without a family.
     """
     family = family_of(model.config)
     torch.compiler.config.recompile_limit = RECOMPILE_LIMIT
@@ -47,7 +47,7 @@ def compile_layers(model: PreTrainedModel) -> PreTrainedModel:
 
 @contextmanager
 def run_eagerly(model: PreTrainedModel) -> Iterator[None]:
-    """Within: nothing is compiled, as writing would be for every length of its cache."""
+    """Within: compiled layers run eagerly; otherwise generation would compile them for each length of the cache."""
     if model not in _compiled:
         yield
         return

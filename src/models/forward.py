@@ -1,4 +1,4 @@
-"""One teacher-forced pass: scores of the valid target positions and of nothing else.
+"""Teacher-forced forward passes: logits at the valid target positions only.
 
 Shapes: B batch, S source, T target, L length of the sequence that reaches the output projection, N valid target
 positions of the batch (row by row, left to right), V vocabulary, D width.
@@ -20,10 +20,10 @@ from src.models.lazy_logits import LazyLogits, OutputProjection, Seen, agree, ou
 from src.tokens.batch import Batch
 from src.tokens.order import least_padding
 
-# What a pass costs besides its tokens: as much as this many tokens, for reading weights and adding to their gradients
-# (without and with gradients), and the products of this many tokens and weights, for launching kernels.
+# The cost of a pass besides its tokens. PASS: in tokens, for reading weights and adding to their gradients (without and
+# with gradients). LAUNCH: in tokens × weights, for launching kernels.
 CPU_PASS, CPU_LAUNCH = (20, 40), 250_000_000  # benchmarks/updates.py
-ACCELERATOR_PASS, ACCELERATOR_LAUNCH = (250, 500), 80_000_000_000  # an estimate
+ACCELERATOR_PASS, ACCELERATOR_LAUNCH = (250, 500), 80_000_000_000  # estimated, not measured
 
 _is_understood: WeakKeyDictionary[PreTrainedModel, bool] = WeakKeyDictionary()
 _n_weights: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
@@ -31,27 +31,27 @@ _n_weights: WeakKeyDictionary[PreTrainedModel, int] = WeakKeyDictionary()
 
 def target_logits(model: nn.Module, batch: Batch) -> Tensor:
     """(N, V) logits at the positions that predict a label, in the order of `target_labels(batch)`."""
-    return teacher_forced(model, batch).scores.logits
+    return teacher_forced(model, batch).logits.logits
 
 
 @dataclass(frozen=True)
 class Output:
-    """Of one forward pass: scores (N, V) at the positions that predict a label; hidden states (B, L, D) by stack.
+    """The output of one forward pass.
 
-    The hidden states of a stack ("enc", "dec") are those before its first layer, then after each, the last one with the
-    stack's final norm; empty if not asked for. A decoder-only model has one stack, "dec".
+    logits: (N, V) at the positions that predict a label. hidden: by stack ("enc", "dec"; a decoder-only model has only
+    "dec"), the hidden states (B, L, D) before the first layer and after each layer, the last one with the stack's final
+    norm; empty if not asked for.
     """
 
-    scores: LazyLogits
+    logits: LazyLogits
     hidden: dict[str, tuple[Tensor, ...]]
 
 
 def teacher_forced(model: nn.Module, batch: Batch, *, with_hidden_states: bool = False) -> Output:
     """One forward pass on a batch with labels.
 
-    A hook takes the N valid rows from the output projection, so that neither a (B, T, V) tensor nor, where the
-    projection is understood, a (N, V) one exists. `model` may be wrapped (data parallel); the hook sits on the stock
-    model inside.
+    A hook takes the N valid rows before the output projection, so no (B, T, V) tensor is made, and no (N, V) tensor if
+    `output_projection` describes the model's projection. `model` may be wrapped (data parallel).
     """
     core = unwrapped(model)
     inputs, places = teacher_forcing_inputs(core, batch)
@@ -60,32 +60,32 @@ def teacher_forced(model: nn.Module, batch: Batch, *, with_hidden_states: bool =
         output = model(**inputs, use_cache=False, output_hidden_states=with_hidden_states)
     projection = output_projection(core)
     if not seen:  # a model that names no projection
-        scores = LazyLogits(output.logits.flatten(0, 1)[places])
+        logits = LazyLogits(output.logits.flatten(0, 1)[places])
     elif is_understood and projection is not None:
-        scores = seen[0].scores(projection)
+        logits = seen[0].logits(projection)
     else:
-        scores = LazyLogits(output.logits)
+        logits = LazyLogits(output.logits)
     if not with_hidden_states:
-        return Output(scores, {})
+        return Output(logits, {})
     if core.config.is_encoder_decoder:
-        return Output(scores, {"enc": output.encoder_hidden_states, "dec": output.decoder_hidden_states})
-    return Output(scores, {"dec": output.hidden_states})
+        return Output(logits, {"enc": output.encoder_hidden_states, "dec": output.decoder_hidden_states})
+    return Output(logits, {"dec": output.hidden_states})
 
 
-def target_scores(model: nn.Module, batch: Batch) -> LazyLogits:
-    """(N, V) as `teacher_forced` gives them, computed in several passes over rows of similar length.
+def lazy_target_logits(model: nn.Module, batch: Batch) -> LazyLogits:
+    """The logits (N, V) of `teacher_forced`, computed in several passes over rows of similar length.
 
-    A batch of random rows is padding by half, and passes over similar rows hold little of it. There are as many passes
-    as save more time than they cost.
+    Half of a batch of random rows is padding; rows of similar length have little. There are as many passes as save
+    more time than they cost.
     """
     core, on_cpu = unwrapped(model), batch.input_ids.device.type == "cpu"
     parts = least_padding(batch.lengths.inputs, batch.lengths.labels, _cost_of_pass(core, on_cpu=on_cpu))
     if len(parts) == 1:
-        return teacher_forced(model, batch).scores
+        return teacher_forced(model, batch).logits
     _understands_projection(core, batch)
     with _one_lookup(core, batch) if on_cpu and torch.is_grad_enabled() else nullcontext():
-        scores = [teacher_forced(model, batch.part(rows)).scores for rows in parts]
-    together = replace(scores[0], rows=torch.cat([part.rows for part in scores]))
+        logits = [teacher_forced(model, batch.part(rows)).logits for rows in parts]
+    together = replace(logits[0], rows=torch.cat([part.rows for part in logits]))
     order = np.concatenate(parts)
     if (np.diff(order) == 1).all():
         return together
@@ -97,7 +97,7 @@ def target_scores(model: nn.Module, batch: Batch) -> LazyLogits:
 
 
 def _cost_of_pass(core: PreTrainedModel, *, on_cpu: bool) -> int:
-    """What one more pass costs, in tokens."""
+    """The cost of one more pass, in tokens."""
     if core not in _n_weights:
         _n_weights[core] = max(1, core.num_parameters(exclude_embeddings=True))
     per_pass, launch = (CPU_PASS, CPU_LAUNCH) if on_cpu else (ACCELERATOR_PASS, ACCELERATOR_LAUNCH)
@@ -108,7 +108,7 @@ def _cost_of_pass(core: PreTrainedModel, *, on_cpu: bool) -> int:
 def _one_lookup(core: PreTrainedModel, batch: Batch) -> Iterator[None]:
     """Within: all passes share one lookup of the batch's tokens in the input embeddings.
 
-    The gradient of each lookup is as large as the embeddings, however few tokens it is of.
+    The gradient of a lookup is as large as the embeddings, however few tokens are looked up.
     """
     inputs, _ = teacher_forcing_inputs(core, batch)
     read = [inputs[name].flatten() for name in ("input_ids", "decoder_input_ids") if name in inputs]
@@ -122,7 +122,7 @@ def _one_lookup(core: PreTrainedModel, batch: Batch) -> Iterator[None]:
 
 
 class _SmallTable:
-    """A forward hook of an embedding module: `tokens` (ascending) are looked up once, later ones among them there."""
+    """A forward hook of an embedding module that looks up `tokens` (ascending) once, and later inputs in the result."""
 
     def __init__(self, tokens: Tensor, size: int) -> None:
         self._tokens = tokens
@@ -140,15 +140,15 @@ class _SmallTable:
 
 
 def read_positions(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
-    """By stack ("enc", "dec"), the positions (B, L) that hold a token and not padding.
+    """Masks (B, L) by stack ("enc", "dec"), true for tokens and false for padding.
 
-    Encoder-decoder: inputs in the encoder, labels in the decoder. Decoder-only: one stack, the whole sequence that is
-    read (the last label is not).
+    Encoder-decoder: inputs in the encoder, labels in the decoder. Decoder-only: one stack, the sequence that is read,
+    which ends before the last label.
     """
     valid = batch.known_labels != IGNORE_INDEX
     if unwrapped(model).config.is_encoder_decoder:
         return {"enc": batch.attention_mask.bool(), "dec": valid}
-    followed = valid[:, 1:]  # a label is read if another one follows, in whatever batch its target is
+    followed = valid[:, 1:]  # a label is read if another one follows it
     return {"dec": torch.cat([batch.attention_mask.bool(), followed], dim=1)}
 
 
@@ -158,7 +158,7 @@ def target_labels(batch: Batch) -> Tensor:
 
 
 def teacher_forcing_inputs(core: PreTrainedModel, batch: Batch) -> tuple[dict[str, Tensor], Tensor]:
-    """The forward arguments for `batch`, and the places (N,), among B · L, whose output predicts a valid label."""
+    """The arguments of a forward pass, and the indices (N,) in B · L of the outputs that predict a valid label."""
     if core.config.is_encoder_decoder:
         inputs = {
             "input_ids": batch.input_ids,
@@ -180,9 +180,9 @@ def teacher_forcing_inputs(core: PreTrainedModel, batch: Batch) -> tuple[dict[st
 
 
 def _shifted_labels(core: PreTrainedModel, labels: Tensor) -> Tensor:
-    """(B, T) what the decoder reads: the token that `generate` starts with, then labels (B, T) without the last one.
+    """(B, T) the decoder's input: the token that `generate` starts with, then the labels (B, T) without the last.
 
-    Not by the models' own methods: mBART's and PLBart's would start with a target's last token, which is its EOS here.
+    The models' own methods differ: mBART's and PLBart's start with a target's last token, which is EOS here.
     """
     start = labels.new_full((len(labels), 1), core.config.decoder_start_token_id)
     shifted = torch.cat([start, labels[:, :-1]], dim=1)
@@ -190,15 +190,17 @@ def _shifted_labels(core: PreTrainedModel, labels: Tensor) -> Tensor:
 
 
 def unwrapped(model: nn.Module) -> PreTrainedModel:
+    """The model itself, without a data parallel wrapper."""
     core: Any = model.module if isinstance(model, nn.parallel.DistributedDataParallel) else model
     return core
 
 
 @contextmanager
 def _before_projection(core: PreTrainedModel, places: Tensor, *, n_passed: int) -> Iterator[list[Seen]]:
-    """Within: the output projection gets the first `n_passed` valid rows; all are kept.
+    """Within: the output projection gets only the first `n_passed` valid rows; the list holds all of them.
 
-    Nothing is seen of a model that names no projection.
+    The list stays empty for a model without `get_output_embeddings`. Raises ValueError for a projection whose input is
+    not (B, L, D).
     """
     seen: list[Seen] = []
 
@@ -219,9 +221,9 @@ def _before_projection(core: PreTrainedModel, places: Tensor, *, n_passed: int) 
 
 
 def _understands_projection(core: PreTrainedModel, batch: Batch) -> bool:
-    """Whether `output_projection` says all that happens between a model's last rows and its logits.
+    """Whether the model's logits are those of `output_projection`.
 
-    Found out once per model, on one row of a batch; random numbers of the caller are not touched.
+    Tested once per model, on one row of a batch; the caller's random state is kept.
     """
     if core not in _is_understood:
         projection = output_projection(core)

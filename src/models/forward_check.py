@@ -36,7 +36,7 @@ def check_forward_pass(model: PreTrainedModel, place: str) -> None:
 
 def _misreads(model: PreTrainedModel, tokens: list[int]) -> str | None:
     """What is wrong with the logits after the first two of four tokens, or None. Not compared in half precision."""
-    alone, in_batch = _alone(model, tokens), teacher_forced(model, two_rows(model, tokens)).scores.logits[2]
+    alone, in_batch = _alone(model, tokens), teacher_forced(model, two_rows(model, tokens)).logits.logits[2]
     if model.dtype != torch.float32:
         return None
     if not _agree(alone, _alone(model, [*tokens[:2], *tokens[:2]]), SAME_INPUT):

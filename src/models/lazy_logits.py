@@ -1,6 +1,6 @@
-"""Logits that need not exist all at once: the rows that the output projection reads, and the projection.
+"""Lazy logits: hidden rows and an output projection, from which logits are computed in chunks of rows.
 
-Shapes: N rows, C of them at once, D width, V vocabulary.
+Shapes: N rows, C rows of a chunk, D width, V vocabulary.
 """
 
 from collections.abc import Iterator
@@ -12,17 +12,20 @@ from transformers import PreTrainedModel
 
 from src.models.packed_linear import packed, product
 
-TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.01}  # of the largest logit; 1e-4 in float32
-CPU_CHUNK, ACCELERATOR_CHUNK = 2**23, 2**27  # logits at once: 33 MB, near the caches of a CPU; 537 MB
-PACKED_CHUNK = 8_000_000  # logits at once where each product makes its own memory: less than 32 MiB, which glibc keeps
-LEAST_ROWS = 256  # at once: products with fewer are slow, by half with 55, what a vocabulary of 150,000 leaves of 33 MB
+TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.01}  # relative to the largest logit; 1e-4 in float32
+CPU_CHUNK, ACCELERATOR_CHUNK = 2**23, 2**27  # logits of a chunk: 33 MB, near the caches of a CPU; 537 MB
+PACKED_CHUNK = (
+    8_000_000  # logits of a chunk with a layout, which allocates each product: below 32 MiB, which glibc reuses
+)
+LEAST_ROWS = 256  # of a chunk: with 55 rows (33 MB of a vocabulary of 150,000) a product is half as fast
 
 
 @dataclass(frozen=True)
 class OutputProjection:
-    """What makes logits (·, V) of hidden rows (·, D): weight (V, D), bias (V,), a soft cap c · tanh(logits / c).
+    """The output projection of hidden rows (·, D) to logits (·, V).
 
-    layout: the weight once more, laid out for products without gradients (`packed`).
+    weight: (V, D). bias: (V,). soft_cap: c of c · tanh(logits / c). layout: the weight packed for products without
+    gradients (`packed_linear`).
     """
 
     weight: Tensor
@@ -31,12 +34,14 @@ class OutputProjection:
     layout: Tensor | None = None
 
     def packed(self) -> "OutputProjection":
-        """The same with a layout, where there is one: for many products with a weight that stays as it is."""
+        """A copy with a layout, if possible: for many products with a weight that does not change."""
         return replace(self, layout=packed(self.weight))
 
     def before_cap(self, rows: Tensor, out: Tensor | None = None) -> Tensor:
-        """(·, V) the matrix product in the rows' own format, bias added in float32 at least; in `out` if given, which
-        a layout can't fill."""
+        """(·, V) logits before the soft cap: the product in the rows' dtype, the bias added in float32 or float64.
+
+        They are written to `out` if it is given and there is no layout.
+        """
         if self.layout is not None:
             logits = product(rows, self.layout)
         elif out is None:
@@ -53,9 +58,9 @@ class OutputProjection:
 
 @dataclass(frozen=True)
 class LazyLogits:
-    """Logits (N, V): rows (N, D) and their projection, or the logits themselves where there is none.
+    """Logits (N, V), as hidden rows (N, D) and their projection, or as the logits themselves without a projection.
 
-    dtype: the format that the model multiplies in.
+    dtype: of the product in the model.
     """
 
     rows: Tensor
@@ -71,14 +76,14 @@ class LazyLogits:
 
     @property
     def logits(self) -> Tensor:
-        """All logits (N, V), with their gradient."""
+        """All logits (N, V); gradients flow through them."""
         ready = self.cast()
         if ready.projection is None:
             return ready.rows
         return ready.projection.capped(ready.projection.before_cap(ready.rows))
 
     def cast(self) -> "LazyLogits":
-        """The same scores with rows and weight in the format of the product, done once for many chunks."""
+        """A copy with rows and weight in the dtype of the product, converted once for all chunks."""
         if self.projection is None:
             return self
         dtype = self.dtype or self.projection.weight.dtype
@@ -93,11 +98,11 @@ class LazyLogits:
         return LazyLogits(self.rows.detach(), projection, self.dtype)
 
     def rows_of(self, chosen: Tensor) -> "LazyLogits":
-        """LazyLogits of these rows (·,), in this order, and as often as they are there."""
+        """The logits of the rows with these indices (·,), in this order; an index may repeat."""
         return replace(self, rows=self.rows[chosen])
 
     def first_tokens(self, n: int) -> "LazyLogits":
-        """LazyLogits of the first n tokens of the vocabulary alone."""
+        """The logits of the first `n` tokens of the vocabulary only."""
         if self.projection is None:
             return replace(self, rows=self.rows[:, :n])
         bias = None if self.projection.bias is None else self.projection.bias[:n]
@@ -105,57 +110,57 @@ class LazyLogits:
         return replace(self, projection=projection)
 
     def some(self, rows: slice, out: Tensor | None = None) -> Tensor:
-        """(C, V) logits of some rows in float32 at least, in memory of their own or in `out`; cast() first."""
+        """(C, V) new logits of a chunk in float32 or float64, in `out` if given. Call `cast` first."""
         logits = self.some_before_cap(rows, out)
         return logits if self.projection is None else self.projection.capped(logits)
 
     def some_before_cap(self, rows: slice, out: Tensor | None = None) -> Tensor:
-        """As `some`, without the soft cap that the projection may have."""
+        """As `some`, without the projection's soft cap."""
         if self.projection is not None:
             return self.projection.before_cap(self.rows[rows], out)
         return at_least_float32(self.rows[rows]).clone() if out is None else out.copy_(self.rows[rows])
 
     @property
     def rows_at_once(self) -> int:
-        """C, the most rows whose logits are fast and small."""
+        """C: as many rows as keep a chunk both fast and small."""
         if self.projection is not None and self.projection.layout is not None:
             return max(1, PACKED_CHUNK // self.vocab_size)
         logits = CPU_CHUNK if self.rows.device.type == "cpu" else ACCELERATOR_CHUNK
         return max(LEAST_ROWS, logits // max(1, self.vocab_size))
 
     def chunks(self) -> Iterator[slice]:
-        """All rows, C at once."""
+        """Slices of C rows that cover all rows."""
         size = self.rows_at_once
         return (slice(start, min(start + size, len(self))) for start in range(0, len(self), size))
 
 
 @dataclass(frozen=True)
 class Seen:
-    """What reached a model's output projection: rows (N, D), and autocast's format if it multiplies in that."""
+    """The input of a model's output projection: rows (N, D), and autocast's dtype if autocast is on."""
 
     rows: Tensor | None = None
     dtype: torch.dtype | None = None
 
     @classmethod
     def of(cls, rows: Tensor) -> "Seen":
-        """To be called where the projection is."""
+        """To be called in a hook of the projection, where autocast's state is the model's."""
         device = rows.device.type
         return cls(rows, torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
 
-    def scores(self, projection: OutputProjection) -> LazyLogits:
+    def logits(self, projection: OutputProjection) -> LazyLogits:
         assert self.rows is not None
         return LazyLogits(self.rows, projection, self.dtype)
 
 
 def agree(seen: Seen, projection: OutputProjection, logits: Tensor) -> bool:
-    """Whether a projection makes of what was seen the logits (N, V) that the model made of it."""
+    """Whether a projection computes the model's logits (N, V) from the input of the model's own projection."""
     largest = max(1.0, float(logits.abs().max()))
-    ours = seen.scores(projection).cast().some(slice(None))
+    ours = seen.logits(projection).cast().some(slice(None))
     return bool((ours - logits).abs().max() <= TOLERANCE.get(seen.dtype or logits.dtype, 1e-4) * largest)
 
 
 def output_projection(model: PreTrainedModel) -> OutputProjection | None:
-    """A model's output projection, as far as it can be told by its parts; `teacher_forced` checks that it is all."""
+    """The output projection described by a model's parts, or None; `teacher_forced` tests that it is complete."""
     head = model.get_output_embeddings()
     if not isinstance(head, nn.Linear):
         return None

@@ -11,25 +11,19 @@ if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerBase
 
-
 PAD, EOS, UNK = "<pad>", "</s>", "<unk>"
-
-
-BYTES_FROM = 1024  # from this vocabulary size on all 256 bytes have a token, so that no text is ever unknown
-
-
-SCORE_DIGITS = 6  # of a Unigram token's log-probability; sums over hash maps vary behind them
-
-
+BYTES_FROM = 1024  # from this vocabulary size on, all 256 bytes have a token, so no text has unknown characters
+SCORE_DIGITS = 6  # of a Unigram token's log-probability; later digits vary, as the trainer sums over hash maps
 REQUIRED_CHARACTER_STEP = 1e-4  # between the scores of characters that are kept only to cover the text
 
 
 def train_tokenizer(texts: Iterable[str], vocab_size: int, *, family: str) -> "PreTrainedTokenizerBase":
-    """A tokenizer for a new model of `family`, trained on `texts`; `decode(encode(text)) == text` for them.
+    """Train a tokenizer for a new model of `family`; `decode(encode(text)) == text` for the training texts.
 
-    Encoder-decoder: Unigram over words that keep their leading space, EOS closes every sequence. Decoder-only:
-    byte-level BPE, nothing is added. From a vocabulary of 1,024 on every byte has a token; below, text with characters
-    that `texts` lack holds `<unk>`. Equal texts give an equal tokenizer.
+    Encoder-decoder: Unigram over words with their leading space, and EOS at the end of every sequence. Decoder-only:
+    byte-level BPE without EOS. With a vocabulary of 1,024 or more, every byte has a token; with less, characters that
+    are not in `texts` become `<unk>`. Equal texts give equal tokenizers. Raises UserError if there is no text, or if
+    the vocabulary is too small for its characters.
     """
     from transformers import PreTrainedTokenizerFast
 
@@ -47,7 +41,7 @@ def _train_unigram(texts: Sequence[str], vocab_size: int) -> "Tokenizer":
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 
     byte_tokens = [f"<0x{byte:02X}>" for byte in range(256)] if vocab_size >= BYTES_FROM else []
-    # One more than the characters (the space is one of them, written ▁): the trainer wants it.
+    # The trainer needs one more than the characters; the space, written ▁, is one of them.
     _check_vocab_size(vocab_size, len(set("▁").union(*texts) - {" "}) + len(byte_tokens) + 4)
     trained = Tokenizer(models.Unigram())
     trained.pre_tokenizer = pre_tokenizers.Metaspace()
@@ -71,10 +65,10 @@ def _train_unigram(texts: Sequence[str], vocab_size: int) -> "Tokenizer":
 
 
 def _canonical_scores(scores: dict[str, float]) -> dict[str, float]:
-    """Log-probabilities without what varies from run to run of the trainer, which walks through hash maps.
+    """Log-probabilities that do not vary between runs of the trainer, which iterates over hash maps.
 
-    Characters that it would have dropped get the lowest score plus 0, 1, 2 … × 0.0001 in the order of such a map
-    (tokenizers, unigram/trainer.rs, `finalize`): they all get the lowest.
+    The trainer gives characters that it would have dropped the lowest score plus 0, 1, 2 … × 0.0001, in the order of
+    such a map (tokenizers, unigram/trainer.rs, `finalize`). Here all of them get the lowest score.
     """
     characters = {token for token in scores if len(token) == 1}
     worst = min(scores.values())

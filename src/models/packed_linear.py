@@ -1,7 +1,7 @@
-"""Products with a weight that was laid out for them once, on a CPU.
+"""Linear layers on a CPU with a weight that is packed once, in the layout of oneDNN.
 
-A product of few rows with a large weight spends more time on laying the weight out than on multiplying, and a step of
-writing has few rows.
+A product of few rows with a large weight spends more time on packing the weight than on multiplying, and a step of
+generation has few rows.
 Shapes: R rows, D width, V vocabulary.
 """
 
@@ -13,13 +13,13 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-LARGEST = 2**29  # bytes of a weight that is worth a copy
+LARGEST = 2**29  # bytes of a weight that is packed
 
 
 def packed(weight: Tensor) -> Tensor | None:
-    """A copy of a weight (V, D) in the layout of oneDNN, for `product`; None where that is not to be had or too large.
+    """A packed copy of a weight (V, D), for `product`; None if it cannot be packed or is too large.
 
-    Known to be faster in float32 on x86 processors; other processors have other libraries.
+    Only for float32 on x86 processors, where it was measured to be faster.
     """
     is_there = torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
     is_ours = weight.device.type == "cpu" and weight.dtype == torch.float32 and weight.layout == torch.strided
@@ -31,14 +31,14 @@ def packed(weight: Tensor) -> Tensor | None:
 
 
 def product(rows: Tensor, layout: Tensor, bias: Tensor | None = None) -> Tensor:
-    """(…, V) what `linear` makes of rows (…, D), without a gradient; `layout` is of `packed`."""
+    """(…, V) the linear layer's output for rows (…, D), without gradients. `layout`: a weight of `packed`."""
     return torch.ops.mkldnn._linear_pointwise(rows, layout, bias, "none", [], "")
 
 
 @contextmanager
 def packed_head(model: PreTrainedModel) -> Iterator[None]:
-    """Within: the model's output projection multiplies with its packed weight, where `packed` has one. Without
-    gradients; the weight must stay as it is."""
+    """Within: the model's output projection uses a packed weight, if possible. Without gradients; the weight must not
+    change."""
     head = model.get_output_embeddings()
     layout = packed(head.weight) if type(head) is nn.Linear else None
     if layout is None:

@@ -8,15 +8,18 @@ import torch
 from safetensors.torch import load_file
 
 from src.config.errors import UserError
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel
 from src.models.library_errors import in_one_line, read_json_object
 from src.models.sources import find_weights
 
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel
+
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
-    """The tensors of a bare state dict, a .safetensors file or a folder of them, on CPU; nothing is executed."""
+    """The tensors (name → tensor, on CPU) of a bare state dict, a .safetensors file or a folder of them.
+
+    Nothing in the files is executed. Raises UserError for files that are missing, unreadable or not a state dict.
+    """
     file = find_weights(Path(path))
     with in_one_line(str(file), "weights cannot be read"):
         if file.name.endswith(".index.json"):
@@ -28,7 +31,7 @@ def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
         raise UserError(f"{file}: holds a {kind}, not a state dict (name → tensor)")
     for key, tensor in weights.items():
         if not isinstance(key, str):
-            raise UserError(f"{file}: {key!r} is no name of a tensor; give the bare state dict")
+            raise UserError(f"{file}: {key!r} is not the name of a tensor; give the bare state dict")
         if not isinstance(tensor, torch.Tensor):
             raise UserError(f"{file}: '{key}' is a {type(tensor).__name__}, not a tensor; give the bare state dict")
     return weights
@@ -47,7 +50,7 @@ def read_tensors(file: Path) -> Any:
 
 
 def shard_files(index: Path) -> list[Path]:
-    """The files of weights that an index lists, which lie beside it."""
+    """The files of weights in an index, in its folder. Raises UserError for an index that names other places."""
     content = read_json_object(str(index.parent), str(index.parent), index.name)
     names = content.get("weight_map")
     files = set(names.values()) if isinstance(names, dict) and all(map(_is_shard, names.values())) else None
@@ -61,13 +64,17 @@ def _is_shard(name: object) -> bool:
 
 
 def check_finite(model: "PreTrainedModel", place: str) -> None:
+    """Raise UserError, which begins with `place`, if a weight is NaN or infinite."""
     for name, weights in model.named_parameters():
         if not weights.isfinite().all():
             raise UserError(f"{place}: '{name}' contains NaN or infinity; the file is corrupt or training diverged")
 
 
 def check_keys(place: str, report: dict) -> None:
-    """Raise UserError naming the first key that is missing, left over or of another shape."""
+    """Raise UserError that names the first tensor that is missing, not in the model, or of another shape.
+
+    report: the loading information of `from_pretrained`.
+    """
     misfits = [
         *(f"'{key}' is missing" for key in sorted(report["missing_keys"])),
         *(f"'{key}' is not in the model" for key in sorted(report["unexpected_keys"])),

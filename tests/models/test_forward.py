@@ -14,7 +14,7 @@ from src.config.constants import IGNORE_INDEX
 from src.distillation.token_losses import token_nll
 from src.distillation.vocabulary_loss import TokenLoss, weighted_sum
 from src.models import forward, lazy_logits
-from src.models.forward import target_labels, target_logits, target_scores, teacher_forced, unwrapped
+from src.models.forward import lazy_target_logits, target_labels, target_logits, teacher_forced, unwrapped
 from src.models.loading import load_model
 from src.models.new_models import ModelSizes, build_from_scratch
 from src.tokens.batch import Batch
@@ -220,7 +220,7 @@ def test_nothing_of_all_positions_times_vocabulary_is_made(family, monkeypatch):
     model.get_output_embeddings().register_forward_hook(lambda module, args, output: received.append(output.shape))
     nll = TokenLoss(lambda student, _, labels: token_nll(student, labels), torch.ones(49), fused="nll")
     with LargestOfVocabulary(101) as made:
-        weighted_sum(teacher_forced(model, batch).scores, None, target_labels(batch), [nll])[0].backward()
+        weighted_sum(teacher_forced(model, batch).logits, None, target_labels(batch), [nll])[0].backward()
     assert received == [(0, 101)]
     assert made.rows == 10
 
@@ -246,13 +246,13 @@ def test_passes_by_length_change_nothing(family, monkeypatch):
         (logits * weight).sum().backward()
         return logits.detach(), {name: each.grad.clone() for name, each in model.named_parameters()}
 
-    expected, whole = gradients(lambda *given: teacher_forced(*given).scores)
+    expected, whole = gradients(lambda *given: teacher_forced(*given).logits)
     n_passes = []
     monkeypatch.setattr(forward, "teacher_forced", lambda *given: n_passes.append(1) or teacher_forced(*given))
     for cost, n in ((10**6, 1), (6, 2), (0, 3)):
         monkeypatch.setattr(forward, "_cost_of_pass", lambda *_, on_cpu, cost=cost: cost)
         n_passes.clear()
-        logits, cut = gradients(target_scores)
+        logits, cut = gradients(lazy_target_logits)
         assert len(n_passes) >= n
         torch.testing.assert_close(logits, expected, **CLOSE)
         for name, gradient in cut.items():
@@ -282,7 +282,7 @@ def test_passes_share_one_gradient_of_the_embeddings(monkeypatch):
     for cost in (10**6, 0):
         monkeypatch.setattr(forward, "_cost_of_pass", lambda *_, on_cpu, cost=cost: cost)
         with TableGradients(997) as made:
-            target_scores(model, batch).rows.sum().backward()
+            lazy_target_logits(model, batch).rows.sum().backward()
         counts.append(made.n)
     assert counts == [2, 2]
 
@@ -301,7 +301,7 @@ def test_projection_is_understood(family):
     first = target_logits(model.train(), batch)
     torch.manual_seed(3)
     assert torch.equal(target_logits(model, batch), first), "looking into a model draws no random numbers"
-    assert teacher_forced(model, batch).scores.projection is not None
+    assert teacher_forced(model, batch).logits.projection is not None
     torch.testing.assert_close(target_logits(model.eval(), batch), dense(model, batch), **CLOSE)
 
 
@@ -320,8 +320,8 @@ def test_a_model_that_does_more_gives_its_own_logits(monkeypatch):
     batch = batch_for(model)
     for _ in range(2):
         output = teacher_forced(model, batch)
-        assert output.scores.projection is None
-        torch.testing.assert_close(output.scores.logits, dense(model, batch), **CLOSE)
+        assert output.logits.projection is None
+        torch.testing.assert_close(output.logits.logits, dense(model, batch), **CLOSE)
 
 
 # ---------------------------------------------------------------------------------------------------------------- hooks
