@@ -55,7 +55,6 @@ class Variation:
     patch: str = ""
 
 
-STOCK_DROPOUT = "import torch, src.models.lean as lean; lean.FewDrawsDropout = lambda p: torch.nn.Dropout(p)"
 NO_EOS_AT_A_CUT = (
     "from src.tokens.preprocessing import Preprocessor as P; "
     "P._cut_labels = lambda self, ids: ids[: self.max_labels_length]"
@@ -70,7 +69,6 @@ VARIATIONS: Mapping[str, Variation] = {
     "pseudo-targets: ours, top-p 0.95": Variation(sample=""),
     "pseudo-targets: ours, top-k 50": Variation(sample="--top_k 50"),
     "pseudo-targets: ours, top-p 1": Variation(sample="--top_p 1"),
-    "torch's dropout": Variation(patch=STOCK_DROPOUT),
     "labels cut to 24 tokens, EOS kept": Variation("--max_labels_length 24"),
     "labels cut to 24 tokens, no EOS": Variation("--max_labels_length 24", patch=NO_EOS_AT_A_CUT),
     "chosen by NLL": Variation("--metric_for_best_model nll --greater_is_better False"),

@@ -21,7 +21,7 @@ from src.distillation.capture import capture_states
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher
 from src.models.compiled import compile_layers
-from src.models.lean import made_lean
+from src.models.loading import fuse_gelu
 from src.tokens.batch import Batch
 
 Inputs = dict[str, Tensor]
@@ -75,7 +75,7 @@ def updater(
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-    student, teacher = (model and made_lean(model) for model in students_and_teachers(work))
+    student, teacher = (model and fuse_gelu(model) for model in students_and_teachers(work))
     if compiled:
         student, teacher = compile_layers(student), teacher and compile_layers(teacher)
     entry = entry_of(work)

@@ -15,8 +15,8 @@ from benchmarks.speed.models import EOS, FIRST_WORD, PAD, Pairs, batch_of, train
 from benchmarks.speed.rows import Writing
 from src.decoding.generate import write_tokens
 from src.decoding.settings import TOP_P, decoding_of
-from src.models.lean import made_lean
 from src.models.library_errors import quiet
+from src.models.loading import fuse_gelu
 
 Write = Callable[[], int]
 
@@ -29,7 +29,7 @@ def own_tokens(written: Tensor) -> int:
 
 def ours(work: Writing, device: torch.device, scratch: Path, pairs: Pairs = (), *, bf16: bool = False) -> Write:
     """Generation as in gen_main.py; `bf16`: with --mixed_precision bf16."""
-    model, batch = made_lean(trained_like(work)).to(device), batch_of(work, pairs).to(device)
+    model, batch = fuse_gelu(trained_like(work)).to(device), batch_of(work, pairs).to(device)
     decoding = decoding_of(
         work.generation_type,
         num_beams=work.num_beams,

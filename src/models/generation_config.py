@@ -1,40 +1,45 @@
-"""Generation settings: those of a model, checked and made to fit its tokenizer."""
+"""A model's own generation settings: read, checked, fitted to its tokenizer, and applied or left out."""
 
 from typing import TYPE_CHECKING, Any
 
+from src.config.console import say
 from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments
 from src.models.library_errors import in_one_line, quiet, read_json_object
 from src.models.multilingual import target_language_token
+from src.models.sources import file_exists
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
-from src.config.console import say
 
-if TYPE_CHECKING:
-    from transformers import GenerationConfig, PreTrainedModel
-from src.models.sources import file_exists
-
-KEPT_GENERATION_KEYS = (  # what belongs to a model's vocabulary
-    "pad_token_id",
-    "eos_token_id",
-    "bos_token_id",
-    "decoder_start_token_id",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "bad_words_ids",
-    "suppress_tokens",
-)
+TOKEN_KEYS = (  # settings that hold token ids
+    "pad_token_id", "eos_token_id", "bos_token_id", "decoder_start_token_id", "forced_bos_token_id",
+    "forced_eos_token_id", "bad_words_ids", "suppress_tokens",
+)  # fmt: skip
+SETTINGS = (
+    "min_length", "min_new_tokens", "length_penalty", "early_stopping", "repetition_penalty",
+    "encoder_repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "begin_suppress_tokens",
+    "exponential_decay_length_penalty", "sequence_bias", "renormalize_logits", "remove_invalid_values", "typical_p",
+    "min_p", "epsilon_cutoff", "eta_cutoff",
+)  # fmt: skip
+BEAM_SETTINGS, DEFAULT_BEAMS = {"length_penalty", "early_stopping"}, 4
+NEUTRAL = {  # values that change nothing
+    "min_length": 0, "min_new_tokens": 0, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0,
+    "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "typical_p": 1.0, "epsilon_cutoff": 0.0,
+    "eta_cutoff": 0.0, "diversity_penalty": 0.0, "num_beam_groups": 1, "guidance_scale": 1.0,
+    "renormalize_logits": False, "remove_invalid_values": False, "is_assistant": False, "token_healing": False,
+    "use_mtp": False, "low_memory": False, "cache_implementation": "dynamic", "length_penalty": 1.0,
+    "early_stopping": False, "min_p": 0.0,
+}  # fmt: skip
 
 
 def fit_to_tokenizer(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Make the model's generation config fit the tokens that its texts are made of.
+    """Fit a model's generation config to its tokenizer.
 
-    The tokenizer's EOS, with which labels end, ends generation too, besides what the config names (base and instruct
-    models may name different ones). Tokens that the tokenizer does not have, rows that pad the embeddings to a round
-    number, are never written: they stand for no text, and a teacher that shares the tokenizer need not have them.
-    The language of targets is the first token written, or, where labels have it behind their EOS (mBART), the one that
-    the decoder starts with.
+    The tokenizer's EOS, with which labels end, also ends generation, like the EOS of the config (base and instruct
+    models may have different ones). Ids that are not the tokenizer's, which only pad the embeddings, are never
+    generated: they are no text, and a teacher may lack them. The target language is the first token generated or, if
+    labels have it after EOS (mBART), the decoder's start token.
     """
     ids, language = model.generation_config, target_language_token(tokenizer)
     if language is not None and tokenizer(text_target="")["input_ids"][0] == language:
@@ -50,8 +55,11 @@ def fit_to_tokenizer(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBa
 
 
 def safe_generation_config(config: "PreTrainedConfig", source: str | None = None) -> "GenerationConfig":
-    """A generation config with the model's token ids and its settings, without what the suite's flags decide: longest
-    lengths, beams, sampling."""
+    """A model's generation config without maximum lengths, beams and sampling, which flags decide.
+
+    source: the model's folder or hub name; None for a new model. Raises UserError if generation_config.json cannot be
+    read, or has a setting or token id that is out of range.
+    """
     from transformers import GenerationConfig
 
     stored = GenerationConfig.from_model_config(config)
@@ -63,12 +71,12 @@ def safe_generation_config(config: "PreTrainedConfig", source: str | None = None
     wrong = wrong_setting(settings)
     if wrong is not None:
         raise UserError(f"{source or config.model_type}: generation_config.json: {wrong}")
-    if settings.keys() & BEAM_SETTINGS:  # which transformers does not save without beams
+    if settings.keys() & BEAM_SETTINGS:  # transformers does not save these without beams
         settings["num_beams"] = stored.num_beams if (stored.num_beams or 1) > 1 else DEFAULT_BEAMS
-    ids = {key: getattr(stored, key, None) for key in KEPT_GENERATION_KEYS}
+    ids = {key: getattr(stored, key, None) for key in TOKEN_KEYS}
     ids = {key: getattr(config, key, None) if value in (None, []) else value for key, value in ids.items()}
     ids = {key: None if value == [] else value for key, value in ids.items()}
-    if ids["pad_token_id"] in (None, -1):  # older models have no padding, and say so by −1
+    if ids["pad_token_id"] in (None, -1):  # −1 in older models: no padding
         eos = ids["eos_token_id"]
         ids["pad_token_id"] = eos[0] if isinstance(eos, list) else eos
     if not config.is_encoder_decoder:
@@ -79,46 +87,25 @@ def safe_generation_config(config: "PreTrainedConfig", source: str | None = None
     for key, value in ids.items():
         if value is not None and not _are_token_ids(value, n_tokens):
             where = f"{source}: generation_config.json" if source else config.model_type
-            raise UserError(f"{where}: {key}: {str(value)[:80]!r} is no token; ids are 0 to {n_tokens - 1}")
+            raise UserError(f"{where}: {key}: {str(value)[:80]!r} is not a token id; ids are 0 to {n_tokens - 1}")
     return GenerationConfig(**ids, **settings)
 
 
 def _are_token_ids(value: object, n_tokens: int) -> bool:
-    """Whether a value is a token's id, or lists of ids."""
+    """Whether a value is a token id, or a (nested) list of token ids."""
     if isinstance(value, list):
         return all(_are_token_ids(each, n_tokens) for each in value)
     return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < n_tokens
 
 
-SETTINGS = (
-    "min_length", "min_new_tokens", "length_penalty", "early_stopping", "repetition_penalty",
-    "encoder_repetition_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "begin_suppress_tokens",
-    "exponential_decay_length_penalty", "sequence_bias", "renormalize_logits", "remove_invalid_values", "typical_p",
-    "min_p", "epsilon_cutoff", "eta_cutoff",
-)  # fmt: skip
-
-
-BEAM_SETTINGS, DEFAULT_BEAMS = {"length_penalty", "early_stopping"}, 4
-
-
-NEUTRAL = {
-    "min_length": 0, "min_new_tokens": 0, "repetition_penalty": 1.0, "encoder_repetition_penalty": 1.0,
-    "no_repeat_ngram_size": 0, "encoder_no_repeat_ngram_size": 0, "typical_p": 1.0, "epsilon_cutoff": 0.0,
-    "eta_cutoff": 0.0, "diversity_penalty": 0.0, "num_beam_groups": 1, "guidance_scale": 1.0,
-    "renormalize_logits": False, "remove_invalid_values": False, "is_assistant": False, "token_healing": False,
-    "use_mtp": False, "low_memory": False, "cache_implementation": "dynamic", "length_penalty": 1.0,
-    "early_stopping": False, "min_p": 0.0,
-}  # fmt: skip
-
-
 def changed_settings(ids: "GenerationConfig") -> dict[str, Any]:
-    """The settings that change what is written, by name."""
+    """The settings (name → value) that change what the model generates."""
     values = {name: getattr(ids, name, None) for name in SETTINGS}
     return {name: value for name, value in values.items() if value not in (None, []) and value != NEUTRAL.get(name)}
 
 
 def wrong_setting(settings: dict[str, Any]) -> str | None:
-    """What is wrong with a setting that should be a number, if one is."""
+    """The error in the first setting that should be a number and is not, or is negative; None if all are right."""
     for name, value in settings.items():
         neutral = NEUTRAL.get(name)
         if neutral is None or isinstance(neutral, bool):
@@ -133,7 +120,7 @@ def wrong_setting(settings: dict[str, Any]) -> str | None:
 
 
 def check_settings(ids: "GenerationConfig", name: str, config: SharedArguments, *, is_encoder_decoder: bool) -> None:
-    """Raise UserError if the model must write more tokens than --max_labels_length allows."""
+    """Raise UserError if the model's minimum length is more than --max_labels_length."""
     if not config.model_generation_settings:
         return
     counted = ("min_length", "min_new_tokens") if is_encoder_decoder else ("min_new_tokens",)  # of others: inputs too
@@ -142,19 +129,19 @@ def check_settings(ids: "GenerationConfig", name: str, config: SharedArguments, 
         if least > config.max_labels_length:
             raise UserError(
                 f"{name}: its generation config has {setting} {least}, more than --max_labels_length "
-                f"{config.max_labels_length}; raise it, or say --model_generation_settings False"
+                f"{config.max_labels_length}; raise it, or pass --model_generation_settings False"
             )
 
 
 def apply_settings(model: "PreTrainedModel", name: str, config: SharedArguments) -> None:
-    """Say which settings of its own a model writes with, or leave them out if the flag says so."""
+    """Print the model's own settings, or remove them with --model_generation_settings False."""
     settings = changed_settings(model.generation_config)
     if not settings:
         return
     listed = ", ".join(f"{setting} {value}" for setting, value in settings.items())
     if config.model_generation_settings:
-        say(f"{name} writes with settings of its own: {listed} (--model_generation_settings False leaves them out)")
+        say(f"{name} generates with its own settings: {listed} (--model_generation_settings False leaves them out)")
         return
-    say(f"--model_generation_settings False: {name} writes without {listed}")
+    say(f"--model_generation_settings False: {name} generates without {listed}")
     for setting in settings:
         setattr(model.generation_config, setting, None)

@@ -1,4 +1,4 @@
-"""Models and tokenizers by name: a local folder or a hub name, `_prune` suffixes, bare weights; one-line errors."""
+"""Load configs, tokenizers and models by name: a folder or hub name, with or without a `_prune` suffix."""
 
 import copy
 import re
@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from torch import nn
 
 from src.config.errors import UserError
 from src.models.forward_check import check_forward_pass
-from src.models.lean import made_lean
 from src.models.library_errors import TokenizersErrors, in_one_line, quiet, read_json_object
 from src.models.pruning import prune, pruned_config, use_file_names
 from src.models.tokenizer_file import match_tokenizer_file
@@ -30,7 +30,7 @@ def is_encoder_decoder(config: "PreTrainedConfig") -> bool:
 
 
 def load_config(name: str) -> "PreTrainedConfig":
-    """The config of a model name, with the layer counts that its `_prune` suffix leaves."""
+    """The config of a model name, for the layers that a `_prune` suffix keeps. Raises UserError if it is wrong."""
     from transformers import AutoConfig
 
     base, encoder_layers, decoder_layers = parse_model_name(name)
@@ -51,9 +51,10 @@ def load_config(name: str) -> "PreTrainedConfig":
 
 
 def load_tokenizer(name: str, texts: Sequence[str] = ()) -> "PreTrainedTokenizerBase":
-    """The tokenizer of a model name, which reads texts as its tokenizer.json says; `texts` are some to try it on.
+    """The tokenizer of a model name. It produces the tokens of its tokenizer.json, which is tested on `texts` too.
 
-    A missing pad token becomes EOS; text is decoded as written, spaces included.
+    A missing pad token becomes EOS, and decoding does not clean up spaces. Raises UserError if there is no tokenizer,
+    it cannot be read, or it has no EOS.
     """
     from transformers import AutoTokenizer
 
@@ -69,8 +70,8 @@ def load_tokenizer(name: str, texts: Sequence[str] = ()) -> "PreTrainedTokenizer
         read: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer = match_tokenizer_file(read, base, source, texts)
     unknown = tokenizer.unk_token
-    if unknown is not None and unknown not in tokenizer.get_vocab():  # the library would look for it without end
-        raise UserError(f"{base}: tokenizer cannot be used: its unk_token {unknown[:40]!r} is none of its tokens")
+    if unknown is not None and unknown not in tokenizer.get_vocab():  # transformers would look for it forever
+        raise UserError(f"{base}: tokenizer cannot be used: its unk_token {unknown[:40]!r} is not one of its tokens")
     if tokenizer.eos_token_id is None:
         raise UserError(f"{base}: its tokenizer has no EOS token, which marks the end of a target")
     if tokenizer.pad_token_id is None:
@@ -80,7 +81,7 @@ def load_tokenizer(name: str, texts: Sequence[str] = ()) -> "PreTrainedTokenizer
 
 
 def tokenizer_settings(name: str) -> dict[str, Any]:
-    """What the tokenizer_config.json of a model name holds; nothing if there is none."""
+    """The content of a model's tokenizer_config.json; empty if there is none."""
     base = parse_model_name(name)[0]
     return read_json_object(base, find_model(base), "tokenizer_config.json")
 
@@ -88,12 +89,12 @@ def tokenizer_settings(name: str) -> dict[str, Any]:
 def load_model(
     name: str, *, state_dict_path: str | Path | None = None, dtype: torch.dtype | None = None
 ) -> "PreTrainedModel":
-    """A model in eval mode, float32 unless `dtype` says otherwise, encoder-decoder or decoder-only as its config says.
+    """The model of a name in eval mode, in float32 unless `dtype` is given. Its config says whether it has an encoder.
 
-    `state_dict_path`: weights instead of the name's own, of exactly this (pruned) architecture: a bare state dict
-    (.pt), a .safetensors file, or a folder with one (`save_pretrained`, accelerate's `save_state`).
-    Raises UserError for a name, file or folder that is missing, unreadable or of another architecture, and for weights
-    that are no finite numbers.
+    state_dict_path: weights to use instead of the model's own, for exactly this (pruned) architecture: a bare state
+    dict (.pt), a .safetensors file, or a folder with one (from `save_pretrained` or accelerate's `save_state`).
+    Raises UserError for files that are missing, unreadable or of another architecture, for weights that are NaN or
+    infinite, and for a model that fails a test forward pass.
     """
     base, encoder_layers, decoder_layers = parse_model_name(name)
     dtype = dtype or torch.float32
@@ -108,34 +109,45 @@ def load_model(
     model.config._name_or_path = base
     model.generation_config = safe_generation_config(model.config, find_model(base))
     start = model.generation_config.decoder_start_token_id
-    if model.config.is_encoder_decoder and isinstance(start, int):  # one start for teacher forcing and generation
+    if model.config.is_encoder_decoder and isinstance(start, int):  # the same for teacher forcing and generation
         model.config.decoder_start_token_id = start
-    model = made_lean(model).eval()
+    model = fuse_gelu(model).eval()
     with in_one_line(base, "a test forward pass failed"):
         check_forward_pass(model, base)
     return model
 
 
+def fuse_gelu(model: "PreTrainedModel") -> "PreTrainedModel":
+    """Replace the activation `gelu_new` by the same function in one kernel instead of eight; returns the same model."""
+    from transformers.activations import NewGELUActivation
+
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is NewGELUActivation:
+                setattr(module, name, nn.GELU(approximate="tanh").train(child.training))
+    return model
+
+
 def _load_whole(base: str, dtype: torch.dtype) -> "PreTrainedModel":
     model, report = _from_pretrained(base, load_config(base), dtype, source=find_model(base))
-    check_keys(base, {**report, "unexpected_keys": ()})  # a hub model may carry heads that are not needed here
+    check_keys(base, {**report, "unexpected_keys": ()})  # a hub model may have other heads too
     return model
 
 
 def _fill(
     config: "PreTrainedConfig", weights: dict[str, torch.Tensor], dtype: torch.dtype, place: str
 ) -> "PreTrainedModel":
-    """A model of `config` with these weights, named as in memory or as in files."""
+    """A model of `config` with these weights, which have the names of modules or of files."""
     model, report = _from_pretrained(place, config, dtype, weights=weights)
     check_keys(place, report)
     return use_file_names(model)
 
 
 def load_saved(folder: Path, config: "PreTrainedConfig | None" = None) -> "PreTrainedModel":
-    """The model of a folder that `save_pretrained` wrote, in float32; `config`: what it must be of, None: its own.
+    """The model of a `save_pretrained` folder in float32. `config`: the config it must match; None: its own.
 
-    Files may name weights otherwise than the model in memory: of mixtures of experts each expert's, of others an older
-    version's. Raises UserError for weights that are not exactly the model's.
+    Weight names in files may differ from those of modules: one per expert of a mixture, or an older version's. Raises
+    UserError for weights that do not match the config exactly.
     """
     config = copy.deepcopy(config) if config else load_config(str(folder))
     model, report = _from_pretrained(str(folder), config, torch.float32, source=str(folder))
@@ -151,8 +163,10 @@ def _from_pretrained(
     source: str | None = None,
     weights: dict[str, torch.Tensor] | None = None,
 ) -> "tuple[PreTrainedModel, dict]":
-    """A model of a folder, a hub name or weights, and what did not fit; the library knows which names are tied, renamed
-    or not needed."""
+    """A model from a folder, a hub name or weights, and the loading information (missing, unexpected, mismatched keys).
+
+    transformers knows which names are tied, renamed or not needed.
+    """
     with quiet(), in_one_line(place, "weights cannot be read"):
         loaded: Any = model_class(config).from_pretrained(
             source,
@@ -166,10 +180,10 @@ def _from_pretrained(
 
 
 def model_class(config: "PreTrainedConfig") -> type["PreTrainedModel"]:
-    """The class with the output projection on top for this config."""
+    """The model class with an output projection for this config. Raises UserError if transformers has none."""
     mapping = _model_mapping(config)
     if type(config) not in mapping:
-        raise UserError(f"model type '{config.model_type}': transformers has no class of it that generates text")
+        raise UserError(f"model type '{config.model_type}': transformers has no class for it that generates text")
     return mapping[type(config)]
 
 
@@ -180,14 +194,14 @@ def _model_mapping(config: "PreTrainedConfig") -> Mapping:
 
 
 def _text_part(config: "PreTrainedConfig") -> "PreTrainedConfig":
-    """What the class for a config is configured by: of some models that see and hear, the part that writes text."""
+    """The config of the text model, for a multimodal model whose class takes that; otherwise the config itself."""
     mapping, part = _model_mapping(config), config.sub_configs.get("text_config")
     is_of_part = part is not None and type(config) in mapping and mapping[type(config)].config_class == part
     return config.get_text_config() if is_of_part else config
 
 
 def _check_no_code(base: str, config: dict) -> None:
-    """Refuse a model that only its own code can open; one whose type the library knows is opened by the library."""
+    """Raise UserError for a model that only its own code can open. If transformers knows its type, it needs no code."""
     from transformers import CONFIG_MAPPING
 
     kind = config.get("model_type")

@@ -159,7 +159,7 @@ def test_the_text_part_of_a_model_that_sees(tiny):
 @pytest.mark.parametrize("model_type", ["whisper", "qwen2_audio", "mllama"])
 def test_a_model_without_a_class_that_writes_is_refused_by_its_config(tiny, model_type):
     with pytest.raises(
-        UserError, match=f"model type '{model_type}.*': transformers has no class of it that generates text"
+        UserError, match=f"model type '{model_type}.*': transformers has no class for it that generates text"
     ):
         check_model_files(tiny(model_type))
 

@@ -88,20 +88,20 @@ def test_a_run_keeps_and_says_them(model, tmp_path, tiny_dataset_path, capsys):
     ft_main.main(ft_flags(model, tiny_dataset_path, tmp_path / "out", epochs=1, max_labels_length=12))
     said = capsys.readouterr().out
     expected = "min_length 6, length_penalty 0.3, early_stopping True, no_repeat_ngram_size 2"
-    assert f"{model} writes with settings of its own: {expected} (--model_generation_settings False leaves them" in said
+    assert f"{model} generates with its own settings: {expected} (--model_generation_settings False leaves them" in said
     kept = read(tmp_path / "out" / "model" / "generation_config.json")
     assert OWN.items() <= kept.items()
     assert kept["num_beams"] == 3 and "max_length" not in kept
     assert changed_settings(load_model(str(tmp_path / "out" / "model")).generation_config) == OWN
     gen_main.main(gen_flags(str(model), tiny_dataset_path, tmp_path / "gen", max_labels_length=12))
     targets = read(tmp_path / "gen" / "generated_datasets.json")["test"]["generated"]
-    assert f"{model} writes with settings" in capsys.readouterr().out
+    assert f"{model} generates with its own settings" in capsys.readouterr().out
     gen_main.main(
         gen_flags(
             str(model), tiny_dataset_path, tmp_path / "plain", max_labels_length=12, model_generation_settings=False
         )
     )
-    assert f"--model_generation_settings False: {model} writes without {expected}" in capsys.readouterr().out
+    assert f"--model_generation_settings False: {model} generates without {expected}" in capsys.readouterr().out
     assert read(tmp_path / "plain" / "generated_datasets.json")["test"]["generated"] != targets
 
 

@@ -24,7 +24,7 @@ REFUSED = {  # before training, and what is said
     **dict.fromkeys((
         "audioflamingo3", "emu3", "glmasr", "granite_speech", "granite_speech_plus", "mllama", "musicflamingo",
         "musicgen", "musicgen_melody", "nemo_speechlm", "qwen2_audio", "qwen3_asr", "vibevoice_asr", "voxtral",
-        "voxtral_realtime", "whisper"), "transformers has no class of it that generates text"),
+        "voxtral_realtime", "whisper"), "transformers has no class for it that generates text"),
     **dict.fromkeys(("cpmant", "xlm", "xlnet"), "also reads the tokens that follow"),
     **dict.fromkeys((
         "blt", "camembert", "data2vec-text", "recurrent_gemma", "roberta", "roberta-prelayernorm", "rwkv", "trocr",

@@ -18,8 +18,7 @@ from src.config.flags.create_student import CreateStudentArguments
 from src.create_student import format_flags, training_texts
 from src.models.families import FAMILIES, family_of
 from src.models.folders import write_model_folder
-from src.models.lean import made_lean
-from src.models.loading import load_config, load_model, load_tokenizer
+from src.models.loading import fuse_gelu, load_config, load_model, load_tokenizer
 from src.models.names import resolve_layers
 from src.models.new_models import CONFIG_KEYS, ModelSizes, build_from_scratch
 from src.models.new_tokenizers import train_tokenizer
@@ -128,7 +127,7 @@ def test_pruning_keeps_the_named_layers_and_reloads(model_type, tmp_path):
 
     pruned.save_pretrained(tmp_path)
     reloaded = load_model(str(tmp_path))
-    assert torch.equal(logits_of(reloaded), logits_of(made_lean(pruned)))
+    assert torch.equal(logits_of(reloaded), logits_of(fuse_gelu(pruned)))
     torch.testing.assert_close(logits_of(pruned, use_cache=True), logits_of(pruned))
     assert torch.equal(greedy(pruned, use_cache=True), greedy(pruned, use_cache=False))
     assert torch.equal(greedy(pruned, use_cache=True), greedy(reloaded, use_cache=True))
