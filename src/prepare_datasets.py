@@ -157,9 +157,9 @@ def prepare_logits(config: PrepareArguments, path: Path) -> str:
     with _no_search_for_cycles():
         share = config.max_failed_share
         plan = plan_rows(file, merge, debug=config.debug, seed=config.seed, max_failed_share=share)
-        with open_dataset(path, plan.splits) as written:
+        with open_dataset(path, plan.splits) as add_row:
             for split, row in aligned_rows(file, plan, preprocessor, aligner):
-                written.add(split, row)
+                add_row(split, row)
                 rows[split] += 1
     return stored_table({split: rows[split] for split in plan.splits}, aligner.counted)
 

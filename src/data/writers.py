@@ -5,150 +5,94 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from src.config.errors import UserError
 from src.data.schema import Datasets
 from src.storage.atomic import atomic_folder, atomic_write
 from src.storage.json_files import opened
 
+if TYPE_CHECKING:
+    import pyarrow
+
 ARROW = ".arrow"
+NESTED = {"tokens": "int32", "logits": "float32"}  # columns of lists of lists of numbers, and the numbers' types
+ROWS_PER_BATCH = 200  # rows in a record batch: Python's numbers take eight times the memory of Arrow's
 
-
-NESTED = {"tokens": "i", "logits": "f"}  # columns of lists of lists of numbers, and what these are (int32, float32)
-
-
-ROWS_PER_BATCH, NUMBERS_PER_BATCH = 1_000, 1_000_000  # a record batch ends when it has as many
+Row = dict[str, Any]
 
 
 def write_datasets(path: str | Path, datasets: Datasets) -> None:
-    """Write a dataset file atomically, a value per line; the same datasets give the same bytes."""
+    """Write a JSON dataset file atomically, one value per line. Equal datasets give equal bytes."""
     with atomic_write(path) as file:
         file.writelines(_json_of(datasets))
 
 
-class RowWriter(Protocol):
-    """Takes the rows of a dataset one at a time, in any order of the splits."""
-
-    def add(self, split: str, row: dict[str, Any]) -> None: ...
-
-
 @contextlib.contextmanager
-def open_dataset(path: str | Path, splits: Sequence[str]) -> Iterator[RowWriter]:
-    """Write a dataset row by row: a folder of Arrow files if `path` ends in `.arrow`, otherwise a JSON file.
+def open_dataset(path: str | Path, splits: Sequence[str]) -> Iterator[Callable[[str, Row], None]]:
+    """Write a dataset row by row with the function this yields, which takes a split and a row of it.
 
-    Arrow: one memory-mappable file `<split>.arrow` for each split, a record batch at a time, so that any number of
-    rows needs little memory; a JSON file is collected first. Either takes the name `path` only when the block ends
-    well, and `splits` are in this order; otherwise nothing is left behind. Raises UserError if a folder that is not
-    such a one would have to be replaced.
+    If `path` ends in `.arrow`, write a folder with a memory-mappable file `<split>.arrow` per split, in bounded memory;
+    otherwise collect the rows and write a JSON file with the splits in the order of `splits`. `path` exists only after
+    the block ends without an error. Raises UserError instead of replacing a folder that holds anything but Arrow files.
     """
     path = Path(path)
-    if path.suffix != ARROW:
-        collected = _Collected(splits)
-        yield collected
-        write_datasets(path, collected.datasets)
+    if path.suffix == ARROW:
+        _check_replaceable(path)
+        with atomic_folder(path) as folder, contextlib.ExitStack() as stack:
+            files = {split: stack.enter_context(_ArrowFile(folder / f"{split}{ARROW}")) for split in splits}
+            yield lambda split, row: files[split].add(row)
         return
-    _check_replaceable(path)
-    with atomic_folder(path) as folder, contextlib.ExitStack() as stack:
-        yield _ArrowFiles({split: stack.enter_context(_ArrowFile(folder / f"{split}{ARROW}")) for split in splits})
+    datasets: Datasets = {split: {} for split in splits}
 
-
-class _Collected:
-    """Rows in memory, as columns."""
-
-    def __init__(self, splits: Iterable[str]) -> None:
-        self.datasets: Datasets = {split: {} for split in splits}
-
-    def add(self, split: str, row: dict[str, Any]) -> None:
-        columns = self.datasets[split]
+    def add(split: str, row: Row) -> None:
         for name, value in row.items():
-            columns.setdefault(name, []).append(value)
+            datasets[split].setdefault(name, []).append(value)
 
-
-class _ArrowFiles:
-    def __init__(self, files: dict[str, _ArrowFile]) -> None:
-        self._files = files
-
-    def add(self, split: str, row: dict[str, Any]) -> None:
-        self._files[split].add(row)
+    yield add
+    write_datasets(path, datasets)
 
 
 class _ArrowFile(contextlib.AbstractContextManager):
-    """One split as an Arrow IPC file: columns of text, of lists of texts, and of lists of lists of numbers (NESTED)."""
+    """One split as an Arrow IPC file. Without rows, no file is written."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._columns: dict[str, list | _NestedBuffer] = {}
-        self._n_rows = 0
-        self._sink: Any = None
+        self._rows: list[Row] = []
+        self._open = contextlib.ExitStack()
         self._writer: Any = None
+        self._schema: Any = None
 
-    def add(self, row: dict[str, Any]) -> None:
-        if not self._columns:
-            self._columns = {name: _NestedBuffer(NESTED[name]) if name in NESTED else [] for name in row}
-        for name, value in row.items():
-            self._columns[name].append(value)
-        self._n_rows += 1
-        sizes = (len(column.values) for column in self._columns.values() if isinstance(column, _NestedBuffer))
-        if self._n_rows >= ROWS_PER_BATCH or max(sizes, default=0) >= NUMBERS_PER_BATCH:
+    def add(self, row: Row) -> None:
+        self._rows.append(row)
+        if len(self._rows) == ROWS_PER_BATCH:
             self._write()
 
     def _write(self) -> None:
         import pyarrow
 
-        arrays = {
-            name: column.taken() if isinstance(column, _NestedBuffer) else _texts(column)
-            for name, column in self._columns.items()
-        }
-        batch = pyarrow.record_batch(list(arrays.values()), names=list(arrays))
         if self._writer is None:
-            self._sink = pyarrow.OSFile(str(self._path), "wb")
-            self._writer = pyarrow.ipc.new_file(self._sink, batch.schema)
-        self._writer.write_batch(batch)
-        self._columns, self._n_rows = {}, 0
+            self._schema = pyarrow.schema([(name, _type_of(name, value)) for name, value in self._rows[0].items()])
+            sink = self._open.enter_context(pyarrow.OSFile(str(self._path), "wb"))
+            self._writer = self._open.enter_context(pyarrow.ipc.new_file(sink, self._schema))
+        self._writer.write_batch(pyarrow.RecordBatch.from_pylist(self._rows, self._schema))
+        self._rows = []
 
     def __exit__(self, *error: object) -> None:
-        if self._n_rows and error[0] is None:
-            self._write()
-        if self._writer is not None:
-            self._writer.close()
-            self._sink.close()
+        with self._open:
+            if self._rows and error[0] is None:
+                self._write()
 
 
-def _texts(column: list) -> Any:
-    """A column of texts, or of lists of texts, as an Arrow array."""
+def _type_of(column: str, value: Any) -> pyarrow.DataType:
+    """The Arrow type of a column, which `value` is in: text, lists of texts, or lists of lists of numbers (NESTED)."""
     import pyarrow
 
-    text = pyarrow.string()
-    return pyarrow.array(column, pyarrow.list_(text) if isinstance(column[0], list) else text)
-
-
-class _NestedBuffer:
-    """Rows of lists of lists of numbers, as flat arrays: what a row of Python numbers takes, divided by eight."""
-
-    def __init__(self, kind: str) -> None:
-        self.values = array(kind)
-        self._entries, self._rows = array("i", [0]), array("i", [0])
-
-    def append(self, row: list[list]) -> None:
-        for entries in row:
-            self.values.extend(entries)
-            self._entries.append(len(self.values))
-        self._rows.append(len(self._entries) - 1)
-
-    def taken(self) -> Any:
-        """The rows as an Arrow array."""
-        import numpy as np
-        import pyarrow
-
-        rows, entries, values = (pyarrow.array(np.frombuffer(each, dtype=each.typecode)) for each in self._parts())
-        return pyarrow.ListArray.from_arrays(rows, pyarrow.ListArray.from_arrays(entries, values))
-
-    def _parts(self) -> tuple[array, array, array]:
-        return self._rows, self._entries, self.values
+    if column in NESTED:
+        return pyarrow.list_(pyarrow.list_(pyarrow.type_for_alias(NESTED[column])))
+    return pyarrow.list_(pyarrow.string()) if isinstance(value, list) else pyarrow.string()
 
 
 def _check_replaceable(folder: Path) -> None:
