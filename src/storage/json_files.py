@@ -6,21 +6,20 @@ import contextlib
 import io
 import json
 import os
+import re
 from collections.abc import Iterator
-from math import isinf
 from pathlib import Path
 from typing import Any
+
+import msgspec
 
 from src.config.console import progress_bar
 from src.config.errors import UserError, one_line
 from src.storage.atomic import append_bytes, atomic_write
 
-try:
-    import orjson
-except ModuleNotFoundError:  # only faster: the standard library reads the same values
-    orjson = None  # type: ignore[assignment]
-
-MINUS_INFINITY = "-Infinity"  # a log-probability of 0 in JSON as Python writes it
+MINUS_INFINITY = b"-Infinity"  # how Python writes the logarithm of a probability of 0
+NULL = b"null     "  # as long, so that errors keep their places
+BEFORE_MINUS_INFINITY = re.compile(rb'((?:[^"-]+|"(?:[^"\\]+|\\.)*+"?|-(?!Infinity))*+)-Infinity|.+', re.DOTALL)
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 COMPRESSED = {".gz": b"\x1f\x8b", ".zst": b"\x28\xb5\x2f\xfd", ".bz2": b"BZh", ".xz": b"\xfd7zXZ\x00"}  # first bytes
 
@@ -57,55 +56,60 @@ def opened(path: Path) -> Iterator[io.BufferedReader]:
 
 
 def parse_json(data: bytes, source: str) -> Any:
-    """The value of JSON in UTF-8; -Infinity, as many tools write it, is null there.
+    """The value of JSON in UTF-8; -Infinity, as many tools write it, becomes null.
 
-    Raises UserError with the source (a file, or a line of one) and the place.
+    Raises UserError with `source` (a file, or a line of one) and the line and column of the mistake.
     """
     data = data.removeprefix(BYTE_ORDER_MARK)
     try:
-        # What one library refuses because of -Infinity alone, the other reads.
-        return orjson.loads(data) if orjson and MINUS_INFINITY.encode() not in data else _parse_slowly(data)
-    except json.JSONDecodeError as error:
-        hint = "" if error.lineno == 1 or not _first_line_is_json(data) else " (one object per line? name it .jsonl)"
-        raise UserError(f"{source}: not JSON: line {error.lineno}, column {error.colno}: {error.msg}{hint}") from None
-    except ValueError as error:  # not UTF-8, NaN, or nested too deeply
-        raise UserError(f"{source}: not JSON in UTF-8: {one_line(error)}") from None
+        return msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        mistake = error
+    if MINUS_INFINITY in data:
+        replaced = BEFORE_MINUS_INFINITY.sub(lambda found: found[0] if found[1] is None else found[1] + NULL, data)
+        if replaced != data:
+            return parse_json(replaced, source)
+    raise UserError(f"{source}: not JSON{_place_and_reason(mistake, data)}") from None
 
 
-def _parse_slowly(data: bytes) -> Any:
-    """What orjson says of these data, but for -Infinity, by the standard library. Raises ValueError."""
+def _place_and_reason(error: Exception, data: bytes) -> str:
+    """Where and why decoding failed, for the end of a sentence."""
+    if isinstance(error, RecursionError):
+        return ": nested too deeply"
     try:
-        value = json.loads(data.decode("utf-8"), parse_constant=_constant, parse_float=_finite)
-    except RecursionError:
-        raise ValueError("nested too deeply") from None
-    check_characters(value, data)
-    return value
+        data.decode("utf-8")  # the error's own position is relative to a string inside
+    except UnicodeDecodeError as undecodable:
+        return f" in UTF-8: {_place(data, undecodable.start)}: {undecodable.reason}"
+    message = one_line(error).removeprefix("JSON is malformed: ")
+    if message == "Input data was truncated":
+        return f": {_place(data, len(data))}: unexpected end"
+    found = re.fullmatch(r"(.+) \(byte (\d+)\)", message)
+    if found is None:
+        return f": {message}"
+    line, newline, _ = data[: int(found[2])].partition(b"\n")
+    hint = " (one object per line? name it .jsonl)" if newline and _is_json(line) else ""
+    return f": {_place(data, int(found[2]))}: {found[1]}{hint}"
 
 
-def check_characters(value: Any, data: bytes) -> None:
-    """Raise ValueError if a value that was read from `data` has halves of characters, which can't be written again."""
-    if b"\\ud" in data.lower():  # they can only be escapes
-        json.dumps(value, ensure_ascii=False).encode("utf-8")
+def _place(data: bytes, offset: int) -> str:
+    """Line and column of a byte, both from 1."""
+    line = data.count(b"\n", 0, offset) + 1
+    start = data.rfind(b"\n", 0, offset) + 1
+    return f"line {line}, column {len(data[start:offset].decode('utf-8', errors='ignore')) + 1}"
 
 
-def _first_line_is_json(data: bytes) -> bool:
+def _is_json(data: bytes) -> bool:
     try:
-        json.loads(data.split(b"\n", maxsplit=1)[0])
-    except (ValueError, RecursionError):
+        msgspec.json.decode(data)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return False
     return True
 
 
-def _finite(number: str) -> float:
-    value = float(number)
-    if isinf(value):
-        raise ValueError("number is infinity when parsed as double")
-    return value
-
-
-def _constant(name: str) -> None:
-    if name != MINUS_INFINITY:
-        raise ValueError(f"{name} is not JSON")
+def check_characters(value: Any, data: bytes) -> None:
+    """Raise ValueError if `value`, read from `data`, holds half of a surrogate pair, which cannot be written again."""
+    if b"\\ud" in data.lower():  # only escapes can be halves
+        json.dumps(value, ensure_ascii=False).encode("utf-8")
 
 
 def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> None:

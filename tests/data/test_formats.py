@@ -51,10 +51,7 @@ def write_rows(path: Path, columns: dict) -> None:
 # ------------------------------------------------------------------------------------------------------------ reading
 
 
-@pytest.mark.parametrize("library", ["orjson", "json"])
-def test_json_round_trip(tmp_path, library, monkeypatch):
-    if library == "json":
-        monkeypatch.setattr(json_files, "orjson", None)
+def test_json_round_trip(tmp_path):
     writers.write_datasets(tmp_path / "d.json", DATASETS)
     assert formats.read_datasets(tmp_path / "d.json") == DATASETS
     assert list(formats.read_datasets(tmp_path / "d.json")) == list(DATASETS)
@@ -247,11 +244,8 @@ BAD_FILES = {
 }
 
 
-@pytest.mark.parametrize("library", ["orjson", "json"])
 @pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_files_are_one_line_that_names_the_place(tmp_path, name, library, monkeypatch):
-    if library == "json":
-        monkeypatch.setattr(json_files, "orjson", None)
+def test_bad_files_are_one_line_that_names_the_place(tmp_path, name):
     content, message = BAD_FILES[name]
     path = write(tmp_path / name, content)
     with pytest.raises(UserError, match=message) as caught:
@@ -479,6 +473,31 @@ def test_a_file_of_one_torn_line(tmp_path):
     path.write_text('{"a"')
     json_files.append_json_line(path, {"a": 2})
     assert path.read_text() == '{"a": 2}\n'
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        (b'{"a": NaN}', "d.json: not JSON: line 1, column 7: invalid character"),
+        ('{"a": 1,\n "é": [1,\n2 3]}'.encode(), "d.json: not JSON: line 3, column 3: expected ',' or ']'"),
+        (b'{"a":\n"b', "d.json: not JSON: line 2, column 3: unexpected end"),
+        (b"[1]\n[2]\n", "line 2, column 2: trailing characters (one object per line? name it .jsonl)"),
+        (b'["a",\n "b\xff"]', "d.json: not JSON in UTF-8: line 2, column 4: invalid start byte"),
+        (b"[1e999]", "d.json: not JSON: Number out of range - at `$[0]`"),
+        (b"[-Infinity,\n Infinity]", "d.json: not JSON: line 2, column 2: invalid character"),
+        (b"[" * 100_000, "d.json: not JSON: nested too deeply"),
+    ],
+)
+def test_json_errors_name_the_line_and_column(tmp_path, content, said):
+    (tmp_path / "d.json").write_bytes(content)
+    with pytest.raises(UserError) as error:
+        json_files.read_json(tmp_path / "d.json")
+    assert str(error.value).endswith(said)
+
+
+def test_minus_infinity_is_null_and_stays_in_texts():
+    data = rb'{"-Infinity": "\"-Infinity", "a": [-Infinity, -1, "-"], "b": -Infinity}'
+    assert json_files.parse_json(data, "here") == {"-Infinity": '"-Infinity', "a": [None, -1, "-"], "b": None}
 
 
 def test_a_bad_line_before_the_last_is_an_error(tmp_path):

@@ -43,7 +43,6 @@ from src.data import columnar_files, schema
 from src.data.formats import read_datasets
 from src.decoding import durable
 from src.models import weights
-from src.storage import json_files
 from src.training import setup
 
 MAINS = {
@@ -513,15 +512,6 @@ def test_dataset_that_nobody_can_read(place, no_weights, monkeypatch, row):
     place.write("data.json", content)
     for script in MAINS:
         assert says(place.refuse(script), said)
-
-
-@table([row for row in NO_JSON if row[0] not in ("JSON Lines", "a number")])
-def test_dataset_that_the_standard_library_cannot_read(place, no_weights, monkeypatch, row):
-    """Where orjson is not installed."""
-    content, said = row
-    monkeypatch.setattr(json_files, "orjson", None)
-    place.write("data.json", content)
-    assert says(place.refuse("ft"), said)
 
 
 def column(values: list, name: str = "text") -> str:
@@ -1173,8 +1163,6 @@ def test_api_lines(place, no_weights, monkeypatch, row):
     flags = {"dataset_path": None, "logits_dataset_path": "@/api.jsonl", "student_name": "@/student"}
     for file_name in ("out.json", "out.arrow"):
         assert says(place.refuse(PREPARE, file_name=file_name, **flags), said)
-    monkeypatch.setattr(json_files, "orjson", None)
-    assert says(place.refuse(PREPARE, **flags), said)
 
 
 def published(**columns: Any) -> str:
@@ -1683,11 +1671,8 @@ def test_twenty_thousand_rows_and_duplicates(place):
         ('{"train": {"text": ["a"], "target": ["b"]}, "x\\ny": {"text": ["a"], "target": ["b"]}}', ["a"]),
     ],
 )
-@pytest.mark.parametrize("reader", ["orjson", "standard library"])
-def test_odd_json(place, monkeypatch, reader, content, found):
+def test_odd_json(place, content, found):
     """Names are only names: nothing is opened by them."""
-    if reader != "orjson":
-        monkeypatch.setattr(json_files, "orjson", None)
     place.write("data.json", content)
     if found is None:
         assert says(place.refuse(PREPARE), "data.json: not JSON")
