@@ -10,9 +10,6 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
-from src.config.console import say
 from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments
 from src.runs.description import (
@@ -29,11 +26,8 @@ from src.runs.description import (
 )
 from src.runs.records import LOSSES, PREDICTION_LINES, PREDICTIONS, SCORES
 from src.runs.trackers import Row, Tracker, open_trackers
-from src.storage.atomic import check_output_folder, check_writable, is_locked
-from src.storage.soft_lock import NO_LOCKS, SoftLock
-
-LOCK = ".lock"  # held by the run that is at work in the folder; the system frees it however the process ends
-SOFT_LOCK = ".soft_lock"  # in its place on file systems without locks
+from src.storage.atomic import check_output_folder, check_writable
+from src.storage.locks import FolderLock
 
 PARTIAL = "generated_datasets.partial.jsonl"  # what gen_main.py or simulate_api_main.py has generated so far
 RESUMABLE = ("state", PARTIAL)
@@ -57,7 +51,7 @@ class RunFolder:
     scores: dict[str, float] = field(default_factory=dict)
     former: bytes | None = None
     trackers: tuple[Tracker, ...] = ()
-    lock: FileLock | SoftLock | None = None
+    lock: FolderLock | None = None
     score_definitions: Mapping[str, str] = field(default_factory=dict)
 
     @contextmanager
@@ -67,7 +61,7 @@ class RunFolder:
         Raises UserError if another run is at work, or has changed the folder since it was opened. A finished run in a
         folder that cannot be written is only read, without a lock.
         """
-        self.lock = FileLock(self.path / LOCK, timeout=0, fallback_to_soft=False)
+        self.lock = FolderLock(self.path)
         try:
             if self.path.is_dir() and not (self.status == FINISHED and not os.access(self.path, os.W_OK)):
                 self._hold(self.lock)
@@ -75,32 +69,15 @@ class RunFolder:
         finally:
             for tracker in self.trackers:
                 tracker.close()
-            if self.lock.is_locked:
-                (self.path / LOCK).unlink(missing_ok=True)
-                self.lock.release()
+            self.lock.release()
             self.lock = None
 
-    def _hold(self, lock: FileLock | SoftLock) -> None:
-        """Acquire the lock, or a soft one on a file system without locks."""
-        soft = SoftLock(self.path / SOFT_LOCK)
-        soft.check_free()
-        try:
-            lock.acquire()
-        except Timeout:
-            raise self._at_work() from None
-        except OSError as error:
-            if error.errno not in NO_LOCKS:
-                raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
-            say(f"warning: {self.path}: its file system has no locks; the file {SOFT_LOCK} keeps other runs out")
-            self.lock = soft
-            soft.acquire()
+    def _hold(self, lock: FolderLock) -> None:
+        lock.acquire()
         if description_bytes(self.path) != self.former:
             raise UserError(
                 f"{self.path}: another run changed this folder after this one started; run the command again"
             )
-
-    def _at_work(self) -> UserError:
-        return UserError(f"{self.path}: another run is at work there; wait for its end, or take another --output_dir")
 
     def check_free(self) -> None:
         """Raise UserError if `held` or `begin` would: another run is at work, or the folder cannot be written.
@@ -109,9 +86,7 @@ class RunFolder:
         """
         if self.status == FINISHED and not os.access(self.path, os.W_OK):
             return
-        if is_locked(self.path / LOCK):
-            raise self._at_work()
-        SoftLock(self.path / SOFT_LOCK).check_free()
+        FolderLock(self.path).check_free()
         check_writable(self.path)
 
     def files(self) -> list[Path]:

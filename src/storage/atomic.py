@@ -15,12 +15,7 @@ from typing import IO
 
 from src.config.errors import UserError, one_line
 from src.config.signals import signals_deferred
-from src.storage.soft_lock import NO_LOCKS
-
-try:
-    import fcntl
-except ModuleNotFoundError:  # Windows: what a killed writer leaves there stays
-    fcntl = None  # type: ignore[assignment]
+from src.storage.locks import lock_descriptor, try_lock
 
 
 @contextlib.contextmanager
@@ -38,7 +33,7 @@ def atomic_write(path: str | Path) -> Iterator[IO[str]]:
         file = _open_new(temporary, path)
         with writing_to(path):
             with file:
-                _lock(file.fileno())
+                lock_descriptor(file.fileno())
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
@@ -115,7 +110,7 @@ def recover(path: str | Path) -> None:
     name = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.(tmp|former)")
     for folder in filter(Path.is_dir, path.parents):
         for entry in list(folder.glob(f".{glob.escape(path.name)}.*")):
-            if not name.fullmatch(entry.name) or not _is_stale(entry):
+            if not name.fullmatch(entry.name) or try_lock(entry) is not None:
                 continue
             if entry.suffix == ".former" and not path.exists():
                 entry.rename(path)
@@ -123,39 +118,6 @@ def recover(path: str | Path) -> None:
                 shutil.rmtree(entry)
             else:
                 entry.unlink()
-
-
-def is_locked(path: Path) -> bool:
-    """Whether a process holds the lock of a file, where that can be told; none does of one that is not there."""
-    return path.exists() and _why_not_locked(path) not in (None, *NO_LOCKS)
-
-
-def _is_stale(temporary: Path) -> bool:
-    """Whether no process has marked what has this name as its own."""
-    return _why_not_locked(temporary) is None
-
-
-def _why_not_locked(path: Path) -> int | None:
-    """Mark what has this name for a moment; the number of the error where that fails."""
-    try:
-        descriptor = os.open(path, os.O_RDONLY)
-    except OSError as error:  # gone by now, or somebody else's
-        return error.errno
-    try:
-        return _lock(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _lock(descriptor: int) -> int | None:
-    """Mark an open file or folder as being written, until it is closed; the number of the error where that fails."""
-    if fcntl is None:
-        return errno.ENOSYS
-    try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError as error:  # held, or a file system without locks, where what a killed writer leaves stays too
-        return error.errno
-    return None
 
 
 def check_output_folder(path: Path) -> None:
@@ -214,13 +176,13 @@ def _make_new(building: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Within: the folder is marked as being written, see `_lock`."""
-    if fcntl is None:  # where a folder cannot be opened either
+    """Within: the folder is locked, where the system can lock folders."""
+    if os.name != "posix":  # where a folder cannot be opened either
         yield
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
-        _lock(descriptor)
+        lock_descriptor(descriptor)
         yield
     finally:
         os.close(descriptor)

@@ -54,8 +54,9 @@ from src.preflight.estimates import (
     work_of_phases,
 )
 from src.runs.description import data_fingerprint
-from src.runs.folder import LOCK, RunFolder, open_run
+from src.runs.folder import RunFolder, open_run
 from src.storage.atomic import check_writable
+from src.storage.locks import LOCK
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedDatasets
 from src.tokens.truncation import Cuts, Lengths

@@ -22,8 +22,8 @@ from src.config.flags.fine_tune import FineTuneArguments
 from src.config.flags.generate import GenerateArguments
 from src.runs import description
 from src.runs.description import FINISHED, NEW, UNFINISHED, data_fingerprint
-from src.runs.folder import LOCK, SOFT_LOCK, RunFolder, open_run
-from src.storage.soft_lock import NO_LOCKS, SoftLock
+from src.runs.folder import RunFolder, open_run
+from src.storage.locks import LOCK, NO_LOCKS, SOFT_LOCK, SoftLock
 
 DATA = {"dataset_path": "abc"}
 ROOT = Path(__file__).parents[2]
@@ -400,7 +400,7 @@ def test_a_run_that_another_one_has_overtaken_without_locks(config, no_locks):
 def test_the_soft_lock_of_a_killed_process_is_taken_over(config, no_locks, is_waited_for):
     run = begun(config)
     code = REFUSES.format(no_locks) + (
-        "import sys\nfrom pathlib import Path\nfrom src.storage.soft_lock import SoftLock\n"
+        "import sys\nfrom pathlib import Path\nfrom src.storage.locks import SoftLock\n"
         "lock = SoftLock(Path(sys.argv[1]))\nlock.acquire()\nprint('held', flush=True)\nsys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(run.path / SOFT_LOCK)]

@@ -20,7 +20,7 @@ import kd_main
 from src.config.cli import run_script
 from src.config.errors import UserError
 from src.config.signals import Interrupted, StopRequests
-from src.runs.folder import LOCK
+from src.storage.locks import LOCK
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 Main = Callable[[Sequence[str]], object]
