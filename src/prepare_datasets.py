@@ -66,7 +66,7 @@ def prepare(config: PrepareArguments) -> Path:
 
 
 def prepare_original(config: PrepareArguments) -> Datasets:
-    """Load the corpus or dataset file, filter it, and sample its splits (SPEC §3, "Preparing")."""
+    """Load the corpus or dataset file, filter it, and sample its splits."""
     sizes = requested_sizes(config)
     source = config.dataset_path or f"corpus '{config.dataset_name}'"
     datasets = load_original(config, sizes)
@@ -100,7 +100,7 @@ def load_original(config: PrepareArguments, sizes: SplitSizes) -> Datasets:
 
 
 def requested_sizes(config: PrepareArguments) -> SplitSizes:
-    """The rows of each split that the flags ask for."""
+    """The number of rows per split that the flags ask for."""
     sizes = SplitSizes(
         train=config.train_size,
         dev=config.val_size,
@@ -112,7 +112,7 @@ def requested_sizes(config: PrepareArguments) -> SplitSizes:
 
 
 def prepare_generations(config: PrepareArguments) -> Datasets:
-    """Merge pseudo-targets into the dataset they were made for (SPEC §3, "Merging PTs")."""
+    """Merge pseudo-targets into the dataset they were made for."""
     original_source, generations_source = str(config.original_dataset_path), str(config.generation_dataset_path)
     original = read_datasets(original_source)
     check_datasets(original, original_source)
@@ -130,7 +130,7 @@ def prepare_generations(config: PrepareArguments) -> Datasets:
 
 
 def prepare_logits(config: PrepareArguments, path: Path) -> str:
-    """Align an API's completions with the student's tokens (SPEC §3, "API teacher"); returns what there is to report.
+    """Align an API's completions with the student's tokens. Returns the report to print.
 
     Rows are written as they are made: a file of JSON Lines of any size to a folder of Arrow files in bounded memory.
     """
@@ -154,7 +154,7 @@ def prepare_logits(config: PrepareArguments, path: Path) -> str:
     )
     file = ApiFile(source)
     rows = Counter[str]()
-    with _no_search_for_cycles():
+    with _garbage_collection_off():
         share = config.max_failed_share
         plan = plan_rows(file, merge, debug=config.debug, seed=config.seed, max_failed_share=share)
         with open_dataset(path, plan.splits) as add_row:
@@ -165,8 +165,8 @@ def prepare_logits(config: PrepareArguments, path: Path) -> str:
 
 
 @contextmanager
-def _no_search_for_cycles() -> Iterator[None]:
-    """Rows of plain lists have no reference cycles, and looking for some in millions of them takes half of the time."""
+def _garbage_collection_off() -> Iterator[None]:
+    """Switch off garbage collection, half of the time here: plain lists have no reference cycles."""
     was_enabled = gc.isenabled()
     gc.disable()
     try:

@@ -1,7 +1,4 @@
-"""Dataset files: read in every supported form, written whole.
-
-A dataset is `{split: {column: [value per row]}}` (SPEC §1).
-"""
+"""Read a dataset of any supported format: `{split: {column: [value per row]}}`."""
 
 from __future__ import annotations
 
@@ -25,21 +22,21 @@ SPLIT_ALIASES = {"validation": DEV, "valid": DEV, "val": DEV}
 
 
 def read_datasets(path: str | Path, *, max_rows: int | None = None) -> Datasets:
-    """Read a dataset of any supported form, cut to the first `max_rows` rows of each split.
+    """Read a dataset of any supported format; keep the first `max_rows` rows of each split, or all of them.
 
     `path` is one of: a dataset file (JSON); a `.jsonl`, `.parquet` or `.csv` file, which becomes the split `train`; a
     folder with one such file (or `.json`), or one folder of them, per split; a folder saved by `datasets`;
     `hf:<hub name>` or `hf:<hub name>:<configuration>`. The split names `validation`, `valid` and `val` become `dev`.
 
-    Checks the shape alone (splits of named columns of one length); see `check_datasets` and `check_trainable`. Values
-    that JSON has no form for get one (`with_json_values`).
-    Raises UserError naming the file and the place.
+    Only the shape is checked (splits of named columns of equal length); see `check_datasets` and `check_trainable`.
+    Values that JSON cannot represent are converted (`with_json_values`).
+    Raises UserError with the file and the place.
     """
     source = str(path)
     try:
         datasets = _read_any(source)
     except OverflowError:
-        raise UserError(f"{source}: holds a time outside of the years 1 to 9999; leave its column out") from None
+        raise UserError(f"{source}: contains a time outside of the years 1 to 9999; remove its column") from None
     check_shape(datasets, source)
     datasets = rename_splits(datasets, source)
     if max_rows is not None:
@@ -52,7 +49,7 @@ def _read_any(source: str) -> Datasets:
     if source.startswith(HUB_PREFIX):
         name, _, config = source.removeprefix(HUB_PREFIX).partition(":")
         if not name:
-            raise UserError(f"{source}: names no data set; write {HUB_PREFIX}<hub name>")
+            raise UserError(f"{source}: the name of the data set is missing; write {HUB_PREFIX}<hub name>")
         return load_hub(name, config=config or None)
     if Path(source).is_dir():
         return read_folder(Path(source))
@@ -62,7 +59,7 @@ def _read_any(source: str) -> Datasets:
 
 
 def read_generations(path: str | Path) -> Datasets:
-    """Read a file of pseudo-targets: every split has `generated`, its other columns are as long as it."""
+    """Read a file of pseudo-targets. Raises UserError unless every split has a column `generated` of texts."""
     generations = read_datasets(path)
     for split, columns in generations.items():
         check_strings(columns, GENERATED, f"{path}: split '{split}'")
@@ -72,7 +69,7 @@ def read_generations(path: str | Path) -> Datasets:
 
 
 def rename_splits(datasets: Datasets, source: str) -> Datasets:
-    """Give the hub's names of the development split ours."""
+    """Rename the development split, for which the hub has several names, to `dev`."""
     renamed: Datasets = {}
     for split, columns in datasets.items():
         name = SPLIT_ALIASES.get(split, split)
@@ -86,9 +83,10 @@ SHARD = re.compile(r"(?P<split>.+)-(?P<number>\d{5})-of-(?P<count>\d{5})")  # as
 
 
 def read_folder(folder: Path) -> Datasets:
-    """The splits of a folder: a file or a folder of files for each, what `datasets` saved there, or the hub's layout.
+    """Read a folder with a file, or a folder of files, per split; or one that `datasets` saved; or the hub's layout.
 
     In the hub's layout, files are named SPLIT-00000-of-00002 and so on, often in a folder `data`.
+    Raises UserError if there is no split, or one that cannot be read.
     """
     if is_saved_folder(folder):
         return read_saved_folder(folder)
@@ -105,12 +103,12 @@ def read_folder(folder: Path) -> Datasets:
 
 
 def _visible(folder: Path) -> list[Path]:
-    """What lies in a folder, without what editors and systems hide there (.ipynb_checkpoints, ._x.jsonl, __MACOSX)."""
+    """The entries of a folder, without hidden ones of editors and systems (.ipynb_checkpoints, ._x.jsonl, __MACOSX)."""
     return sorted(entry for entry in folder.iterdir() if not entry.name.startswith((".", "__MACOSX")))
 
 
 def _by_split(entry: Path, files: list[Path]) -> dict[str, list[Path]]:
-    """The files of a folder's entry by split: shards by their names, other files by that of the entry.
+    """Group the files of a folder's entry by split: shards by their own names, other files by the entry's name.
 
     Raises UserError if a shard is missing.
     """
@@ -135,7 +133,7 @@ def _files_of_rows(folder: Path) -> list[Path]:
 
 
 def _holds_rows(file: Path) -> bool:
-    """Whether a file of a folder is (a part of) a split. Raises UserError for one that is compressed."""
+    """Whether a file contains rows of a split, by its suffix. Raises UserError for a compressed one."""
     if file.suffix in COMPRESSED and Path(file.stem).suffix in SPLIT_READERS:
         raise UserError(f"{file}: is compressed; unpack it first")
     return file.suffix in SPLIT_READERS
@@ -150,7 +148,7 @@ def _concatenate(parts: list[tuple[Path, Columns]]) -> Columns:
 
 
 def _read_split_json(path: Path) -> Columns:
-    """One split in a `.json` file: an object of columns, a list of rows, or (as many tools write it) JSON Lines."""
+    """Read one split from a `.json` file: an object of columns, a list of rows, or JSON Lines, as many tools write."""
     data = read_bytes(path)
     lines = data.split(b"\n", maxsplit=1)
     if lines[0].strip().endswith(b"}") and lines[1:] and lines[1].strip():
@@ -193,12 +191,12 @@ SPLIT_READERS = {**ROW_READERS, ".json": _read_split_json, ".arrow": read_arrow}
 
 
 def _columns_of(rows: Iterable[tuple[str, Any]]) -> Columns:
-    """Turn (place, row) pairs into columns; a key that a row lacks, as optional ones may be, is null there."""
+    """Turn (place, row) pairs into columns. A row that lacks a key gets null."""
     columns: Columns = {}
     for i, (place, row) in enumerate(rows):
         if not isinstance(row, dict):
             raise UserError(f"{place}: expected an object with named columns, found {kind(row)}")
-        if None in row:  # csv.DictReader's key of too many values
+        if None in row:  # csv.DictReader puts surplus values under the key None
             raise UserError(f"{place}: columns {list(map(str, row))} differ from the first row's {list(columns)}")
         for name in row:
             if name not in columns:

@@ -23,11 +23,11 @@ PLAIN = {str, int, bool, type(None)}  # types whose values are JSON without a lo
 
 
 class NoJsonFormError(Exception):
-    """A value that JSON has no form for; the message says what it is."""
+    """A value that JSON cannot represent; the message is the name of its type."""
 
 
 def with_json_values(datasets: Datasets, source: str) -> Datasets:
-    """The datasets with values that JSON can hold. A column with one that it cannot is left out, which is said.
+    """Convert values to JSON. A column with a value that JSON cannot represent is left out, with a warning.
 
     Texts and targets stay as they are: the checks refuse what is no text.
     """
@@ -48,7 +48,7 @@ def with_json_values(datasets: Datasets, source: str) -> Datasets:
 
 
 def json_form(value: Any) -> Any:
-    """A value as JSON has it: null for NaN, infinity and no time, ISO text for times, lists for arrays.
+    """Convert a value to JSON: NaN, infinity and missing times to null, times to ISO text, arrays to lists.
 
     Raises NoJsonFormError for bytes and whatever else has none.
     """
@@ -82,7 +82,7 @@ def _number(value: float | Decimal) -> float | None:
 
 
 def _is_json(values: Collection) -> bool:
-    """Whether all values are JSON already, without a copy of them; columns that stay in a file are looked at there."""
+    """Whether no value needs a conversion. A column that stays in its file is checked there, without a copy."""
     if isinstance(values, NestedColumn):
         return values.is_json()
     kinds = set(map(type, values))

@@ -1,4 +1,4 @@
-"""Merge a file of pseudo-targets (PTs) into the dataset it was generated for: `train_0 … train_{K-1}` (SPEC §3).
+"""Merge a file of pseudo-targets (PTs) into its dataset, as the splits `train_0 … train_{K-1}`.
 
 A pipeline over columns: rows with PTs -> one row per input with its list of PTs -> one split per PT. A step that
 chooses among an input's PTs belongs between the last two. An example's stable name is (its input's text, its place in
@@ -36,7 +36,7 @@ class Inputs:
     occurrences: Sequence[int] = ()
 
     def targets_each_time(self) -> list[int]:
-        """By input, the PTs it got each time that it stands in the data, rounded up."""
+        """Per input, the number of PTs divided by how often the input occurs in the data, rounded up."""
         times = self.occurrences or [1] * len(self.targets)
         return [ceil(len(targets) / n) for targets, n in zip(self.targets, times, strict=True)]
 
@@ -126,7 +126,7 @@ def rows_with_targets(split: str, original: Datasets, generated: Columns, merge:
 
 
 def input_hash(text: str) -> str:
-    """What stands for an input in a generation file without texts."""
+    """The placeholder for an input in a generation file without texts."""
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
@@ -149,7 +149,7 @@ def _check_hashes(texts: Sequence[str], generated: Columns, place: str, merge: M
 
 
 def _without_cut_off(generated: Columns, merge: Merge) -> Columns:
-    """The rows whose PTs ended by themselves. Raises UserError if the file does not say which did."""
+    """The rows whose PTs were not cut off. Raises UserError if the file does not say which were."""
     if FINISH_REASON not in generated:
         raise UserError(
             f"{merge.generations_source}: no column '{FINISH_REASON}' says which pseudo-targets were cut off; "
@@ -159,13 +159,13 @@ def _without_cut_off(generated: Columns, merge: Merge) -> Columns:
 
 
 def common_columns(parts: Sequence[Columns]) -> list[str]:
-    """The columns all parts have, `text` first, without targets."""
+    """The columns that all parts have, `text` first, without targets."""
     own = (TEXT, TARGET, GENERATED, INPUT_HASH, FINISH_REASON)
     return [TEXT, *(name for name in parts[0] if name not in own and all(name in part for part in parts))]
 
 
 def concatenate(parts: Sequence[Columns], names: Sequence[str]) -> Columns:
-    """The rows of all parts below each other: these columns, `generated`, and `finish_reason` where all have it."""
+    """Concatenate the rows of all parts: these columns, `generated`, and `finish_reason` if all parts have it."""
     has_reasons = bool(parts) and all(FINISH_REASON in part for part in parts)
     names = (*names, GENERATED, FINISH_REASON) if has_reasons else (*names, GENERATED)
     return {name: [value for part in parts for value in part[name]] for name in names}

@@ -1,4 +1,4 @@
-"""Several references of one input: a list of texts where `target` has one text otherwise."""
+"""Inputs with several references: `target` is then a list of texts instead of one text."""
 
 from collections.abc import Iterable
 
@@ -8,14 +8,14 @@ Target = str | list[str]
 
 
 def references_of(target: Target | None) -> list[str]:
-    """All texts of a row's `target`; none of a row without one."""
+    """The texts of a row's `target`, as a list; empty if there is no target."""
     if target is None:
         return []
     return target if isinstance(target, list) else [target]
 
 
 def first_references(targets: Iterable[Target]) -> list[str]:
-    """The first text of each row's `target`: what is read as labels, where rows are not multiplied."""
+    """The first reference of each row, used as labels if rows are not repeated per reference."""
     return [target[0] if isinstance(target, list) else target for target in targets]
 
 
@@ -26,7 +26,7 @@ def count_references(targets: Iterable[Target]) -> str:
 
 
 def has_several(targets: Iterable[Target | None]) -> bool:
-    """Whether there is a list among the targets."""
+    """Whether any target is a list of references."""
     return list in set(map(type, targets))
 
 

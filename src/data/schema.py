@@ -1,4 +1,4 @@
-"""What a dataset must be: its shape, its columns, its rows, and which of its splits are trained on."""
+"""Checks of a dataset: its shape, columns, rows and training splits."""
 
 import logging
 import re

@@ -1,4 +1,4 @@
-"""Which rows go to which split: pure functions from datasets to datasets (SPEC §3, "Preparing").
+"""Choose the rows of each split: pure functions from datasets to datasets.
 
 Samples come from `numpy.random.RandomState`, whose stream numpy has frozen: a seed draws the same rows on every
 machine and version, and the rows that the published suite draws.
@@ -28,7 +28,7 @@ DEBUG_TRAIN_ROWS, DEBUG_ROWS = 32, 16
 
 @dataclass(frozen=True)
 class SplitSizes:
-    """Rows wanted of each split; None means all (of `dev_ppl`: none)."""
+    """The number of rows wanted in each split. None means all rows; for `dev_ppl`, none."""
 
     train: int | None = None
     dev: int | None = None
@@ -52,12 +52,12 @@ class SplitSizes:
 
 
 def n_rows(columns: Columns) -> int:
-    """Rows of a split."""
+    """The number of rows of a split."""
     return len(next(iter(columns.values()), ()))
 
 
 def n_words(text: str) -> int:
-    """Words of a text, separated by white space."""
+    """The number of words of a text, separated by white space."""
     return len(text.split())
 
 
@@ -149,12 +149,12 @@ def add_ft(datasets: Datasets, how: str, source: str) -> Datasets:
 
 
 def without_splits(datasets: Datasets, *splits: str) -> Datasets:
-    """All but these splits."""
+    """The datasets without these splits."""
     return {split: columns for split, columns in datasets.items() if split not in splits}
 
 
 def in_order(datasets: Datasets) -> Datasets:
-    """The splits in the order of SPLIT_ORDER, others behind."""
+    """The splits in the order of SPLIT_ORDER, then all others."""
     first = [split for split in SPLIT_ORDER if split in datasets]
     return {split: datasets[split] for split in (*first, *(other for other in datasets if other not in first))}
 

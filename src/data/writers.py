@@ -56,7 +56,7 @@ def open_dataset(path: str | Path, splits: Sequence[str]) -> Iterator[Callable[[
 
 
 class _ArrowFile(contextlib.AbstractContextManager):
-    """One split as an Arrow IPC file. Without rows, no file is written."""
+    """One split as an Arrow IPC file. A split without rows gets no file."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -96,16 +96,18 @@ def _type_of(column: str, value: Any) -> pyarrow.DataType:
 
 
 def _check_replaceable(folder: Path) -> None:
-    """Raise UserError if anything but a folder of Arrow files is there."""
+    """Raise UserError unless `folder` is missing or contains only Arrow files."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; splits of Arrow files need a folder of this name")
+        raise UserError(
+            f"{folder}: is a file, but an Arrow data set is a folder; delete it or give another --file_name"
+        )
     others = sorted(entry.name for entry in folder.glob("*") if entry.suffix != ARROW)
     if others:
-        raise UserError(f"{folder}: holds '{others[0]}', which is no Arrow file; give another --file_name")
+        raise UserError(f"{folder}: holds '{others[0]}', which is not an Arrow file; give another --file_name")
 
 
 def _json_of(datasets: Datasets) -> Iterator[str]:
-    """The text of a dataset file, a column at a time."""
+    """The text of a JSON dataset file, in pieces."""
     encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False).encode
     yield "{"
     for i, (split, columns) in enumerate(datasets.items()):
@@ -130,7 +132,7 @@ def fingerprint(path: str | Path) -> str:
 
 
 def fingerprint_datasets(datasets: Datasets) -> str:
-    """SHA-256 of the file `write_datasets` would write: for data in memory, wherever it came from (`hf:` too)."""
+    """SHA-256 of the file that `write_datasets` would write, in hexadecimal."""
     digest = hashlib.sha256()
     for piece in _json_of(datasets):
         digest.update(piece.encode("utf-8"))

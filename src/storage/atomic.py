@@ -20,10 +20,11 @@ from src.storage.locks import lock_descriptor, try_lock
 
 @contextlib.contextmanager
 def atomic_write(path: str | Path) -> Iterator[IO[str]]:
-    """Open a text file (UTF-8) that takes the name `path` only once it is complete and on disk.
+    """Open a text file (UTF-8) that gets the name `path` only once it is complete and on disk.
 
-    Written under a temporary name, synced and renamed: a reader sees the old file or the whole new one. If anything
-    fails inside the block nothing is left of it and `path` stays as it was. Missing parents are made at the end.
+    The file is written under a temporary name, synced and renamed: a reader sees the old file or the complete new one.
+    If the block raises, the temporary file is deleted and `path` stays as it was. Missing parent folders are made at
+    the end, so that a killed process leaves no empty ones. Raises UserError if the file cannot be written.
     """
     path = Path(path)
     temporary = _beside(path, ".tmp")
@@ -47,14 +48,14 @@ def atomic_write(path: str | Path) -> Iterator[IO[str]]:
 
 
 def _beside(path: Path, ending: str) -> Path:
-    """A temporary name for what will be `path`: beside it, or beside the first of its folders that has to be made."""
+    """A temporary name in the nearest parent folder of `path` that exists."""
     there = next(parent for parent in path.absolute().parents if parent.is_dir())
     return there / f".{path.name}.{secrets.token_hex(4)}{ending}"
 
 
 @contextlib.contextmanager
 def _parents_made(path: Path) -> Iterator[None]:
-    """Within: the folders above `path` are there. Those made for it go again if it does not come to be."""
+    """Make the missing parent folders of `path`; remove them again if the block leaves them empty."""
     missing = [folder for folder in path.absolute().parents if not folder.exists()]
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -73,15 +74,15 @@ def _open_new(temporary: Path, path: Path) -> IO[str]:
 
 
 def writing_to(path: str | Path) -> contextlib.AbstractContextManager[None]:
-    """Within: what the system says of a write that fails (no space, above all) becomes a UserError that names `path`.
+    """Turn the system's error for a failed write (such as no space left) into a UserError that names `path`.
 
-    For what is written under a temporary name, or cut off when it is continued: nothing of before is lost.
+    Use it only for temporary files and for appending, since the message says that earlier content is intact.
     """
     return _Writing(Path(path))
 
 
 class _Writing(contextlib.AbstractContextManager[None]):
-    """Looks at errors without catching them, because tokenizers raises no class of its own."""
+    """A class, since `except` cannot select the errors of tokenizers, which have no class of their own."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
@@ -93,7 +94,7 @@ class _Writing(contextlib.AbstractContextManager[None]):
 
 
 def _reason_not_written(error: BaseException) -> str | None:
-    """The system's words on a failed write, which libraries pass on in ways of their own; None for other errors."""
+    """The system's message for a failed write, as each library reports it; None for other errors."""
     said = error.__context__ if isinstance(error, RuntimeError) else error  # torch.save
     if isinstance(said, OSError):
         return said.strerror or one_line(said)
@@ -102,9 +103,9 @@ def _reason_not_written(error: BaseException) -> str | None:
 
 
 def recover(path: str | Path) -> None:
-    """Clear away what killed writers of `path` left under temporary names; those of writers at work stay.
+    """Delete the temporary files and folders of killed writers of `path`. Those of live writers, which lock them, stay.
 
-    A folder that was killed in the moment between two names gets back the one it had.
+    If a writer was killed between the two renames of `atomic_folder`, the former folder gets its name back.
     """
     path = Path(path).absolute()
     name = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.(tmp|former)")
@@ -121,7 +122,7 @@ def recover(path: str | Path) -> None:
 
 
 def check_output_folder(path: Path) -> None:
-    """Raise UserError if no folder can be made there: what has its name, or a parent's, is none."""
+    """Raise UserError if `path` or one of its parents exists and is not a folder."""
     there = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
     if there.is_dir():
         return
@@ -131,7 +132,7 @@ def check_output_folder(path: Path) -> None:
 
 
 def check_writable(path: Path) -> None:
-    """Raise UserError if nothing can be written in a folder, or a folder that is not there cannot be made."""
+    """Raise UserError if the folder cannot be written, or cannot be made if it is missing."""
     there = next(each for each in (path, *path.absolute().parents) if each.is_dir())
     if not os.access(there, os.W_OK | os.X_OK):
         is_read_only = hasattr(os, "statvfs") and os.statvfs(there).f_flag & os.ST_RDONLY
@@ -141,9 +142,10 @@ def check_writable(path: Path) -> None:
 
 @contextlib.contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Fill a folder under a temporary name, which takes the name `path` once the block has ended well.
+    """Yield a temporary folder to fill, which gets the name `path` when the block ends without an error.
 
-    A former folder is replaced, missing parents are made at the end. Raises UserError if nothing can be written there.
+    An existing folder is replaced. Missing parent folders are made at the end. Raises UserError if the folder cannot be
+    written.
     """
     building = _beside(path, ".tmp")
     former = building.with_suffix(".former")
@@ -176,7 +178,7 @@ def _make_new(building: Path, path: Path) -> None:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    """Within: the folder is locked, where the system can lock folders."""
+    """Lock the folder during the block, where the system can."""
     if os.name != "posix":  # where a folder cannot be opened either
         yield
         return
@@ -189,7 +191,7 @@ def _locked(folder: Path) -> Iterator[None]:
 
 
 def append_bytes(path: Path, data: bytes) -> None:
-    """Append to a file; on disk when this returns."""
+    """Append to a file and sync it: the data are on disk when this returns."""
     with writing_to(path), path.open("ab") as file:
         file.write(data)
         file.flush()
@@ -197,7 +199,7 @@ def append_bytes(path: Path, data: bytes) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Make a rename survive a power cut (not possible, nor needed, on Windows)."""
+    """Make a rename survive a power cut. Windows has no such call and needs none."""
     if os.name == "posix":
         descriptor = os.open(folder, os.O_RDONLY)
         try:

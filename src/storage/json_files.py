@@ -1,4 +1,4 @@
-"""JSON and JSON Lines: strict reading that names the place, atomic writing, lines that survive a kill."""
+"""Read and write JSON and JSON Lines: errors name line and column, writes are atomic."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ def read_json(path: str | Path) -> Any:
 
 
 def read_bytes(path: Path) -> bytes:
-    """All of a file of text. Raises as `opened_text`."""
+    """All bytes of a text file. Raises UserError as `opened_text`."""
     with opened_text(path) as file:
         return file.read()
 
 
 @contextlib.contextmanager
 def opened_text(path: Path) -> Iterator[io.BufferedReader]:
-    """Within: a file of text, open for reading. Raises UserError if it cannot be opened, or is compressed."""
+    """Open a text file for reading bytes. Raises UserError if it cannot be opened or is compressed."""
     with opened(path) as file:
         if file.peek(6).startswith(tuple(COMPRESSED.values())):
             raise UserError(f"{path}: is compressed; unpack it first")
@@ -46,7 +46,7 @@ def opened_text(path: Path) -> Iterator[io.BufferedReader]:
 
 @contextlib.contextmanager
 def opened(path: Path) -> Iterator[io.BufferedReader]:
-    """Within: a file, open for reading. Raises UserError if it cannot be opened."""
+    """Open a file for reading bytes. Raises UserError if it cannot be opened."""
     try:
         file = path.open("rb")
     except OSError as error:
@@ -120,7 +120,7 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> No
 
 
 def append_json_line(path: str | Path, value: Any) -> bytes:
-    """Append one line of JSON, which is returned; a torn last line is removed first. Makes parent folders."""
+    """Append one line of JSON and return its bytes. First remove an incomplete last line, and make parent folders."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     line = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
@@ -130,9 +130,10 @@ def append_json_line(path: str | Path, value: Any) -> bytes:
 
 
 def read_json_lines(path: str | Path, *, repair: bool = True) -> list[Any]:
-    """The values of a file of JSON lines, none if it is missing. A torn last line is no value, and cut off if `repair`.
+    """The values of a JSON Lines file; an empty list if it is missing.
 
-    Torn: without its newline, or the last and not JSON. Raises UserError for a bad line before the last.
+    The last line is skipped if a kill left it incomplete, that is, without its newline or not JSON; `repair` cuts it
+    off. Raises UserError for an earlier line that is not JSON.
     """
     path = Path(path)
     if not path.exists():
@@ -158,7 +159,7 @@ def read_json_lines(path: str | Path, *, repair: bool = True) -> list[Any]:
 def iterate_json_lines(path: str | Path, description: str) -> Iterator[tuple[int, Any]]:
     """Each value of a file of JSON Lines with its line number (from 1), one at a time, under a progress bar.
 
-    Blank lines hold none. Raises UserError for a line that is not JSON.
+    Blank lines are skipped. Raises UserError for a line that is not JSON.
     """
     path = Path(path)
     with opened_text(path) as lines, progress_bar(path.stat().st_size, description, "B") as bar:
@@ -169,7 +170,7 @@ def iterate_json_lines(path: str | Path, description: str) -> Iterator[tuple[int
 
 
 def _drop_unfinished_line(path: Path) -> None:
-    """Cut off what follows the last newline, reading backwards only as far as needed."""
+    """Cut off the bytes after the last newline, which is searched for from the end."""
     if not path.exists():
         return
     with path.open("rb+") as file:

@@ -381,7 +381,7 @@ def test_a_folder_of_something_else_is_not_replaced(tmp_path):
     (tmp_path / "a.arrow").mkdir()
     (tmp_path / "a.arrow" / "thesis.txt").write_text("mine")
     with (
-        pytest.raises(UserError, match=r"a.arrow: holds 'thesis.txt', which is no Arrow file"),
+        pytest.raises(UserError, match=r"a.arrow: holds 'thesis.txt', which is not an Arrow file"),
         open_dataset(tmp_path / "a.arrow", ["train_0"]),
     ):
         pass

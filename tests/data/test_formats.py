@@ -218,7 +218,7 @@ def test_times_that_python_has_no_form_for_are_refused(tmp_path):
     write_table(tmp_path / "rows.parquet", PAIRS | {"when": pa.array([10**12, None], pa.timestamp("ms"))})
     assert formats.read_datasets(tmp_path / "rows.parquet")["train"]["when"][0].startswith("2001-09-09T")
     write_table(tmp_path / "rows.parquet", PAIRS | {"when": pa.array([10**15, None], pa.timestamp("ms"))})
-    with pytest.raises(UserError, match=r"rows\.parquet: holds a time outside of the years 1 to 9999"):
+    with pytest.raises(UserError, match=r"rows\.parquet: contains a time outside of the years 1 to 9999"):
         formats.read_datasets(tmp_path / "rows.parquet")
 
 

@@ -1,4 +1,4 @@
-"""What a corpus is asked for, and how its raw files are read."""
+"""Requests for a corpus, and reading of its raw files."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ def read_raw(
 
 
 def check_columns(raw: Datasets, columns: tuple[str, ...], source: str) -> None:
-    """Every split has these columns of strings (`answers`, which holds objects, is only looked for)."""
+    """Refuse a split without these columns of strings (`answers`, which contains objects, only has to exist)."""
     check_shape(raw, source)
     for split, rows in raw.items():
         missing = [name for name in columns if name not in rows]
