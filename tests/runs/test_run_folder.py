@@ -311,8 +311,8 @@ def test_the_lock_of_a_killed_process_is_free(config):
     """The system frees it, whatever file it leaves."""
     run = begun(config)
     code = (
-        "import os, sys\nfrom filelock import FileLock\n"
-        "lock = FileLock(sys.argv[1])\nlock.acquire()\nprint('held', flush=True)\nsys.stdin.read()"
+        "import fcntl, sys\nfile = open(sys.argv[1], 'w')\n"
+        "fcntl.flock(file, fcntl.LOCK_EX)\nprint('held', flush=True)\nsys.stdin.read()"
     )
     command = [sys.executable, "-c", code, str(run.path / LOCK)]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
