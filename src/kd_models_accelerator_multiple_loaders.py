@@ -1,7 +1,6 @@
 """Stage: distill a live teacher into a student, one training split per epoch."""
 
 import torch
-from accelerate import Accelerator
 from transformers import PreTrainedTokenizerBase
 
 from src.config.errors import UserError
@@ -9,6 +8,7 @@ from src.config.experiments.schema import Experiment
 from src.config.flags.distill import DistillArguments
 from src.data.schema import Datasets
 from src.decoding.checks import check_decoding
+from src.devices.processes import Accelerator
 from src.distillation.capture import check_comparable, keep_all_layers
 from src.distillation.teachers import LiveTeacher
 from src.models.checks_before_loading import check_lengths, check_model_files, check_same_tokenizer

@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -23,7 +22,7 @@ from src.data.schema import Datasets, check_datasets, some_texts
 from src.decoding.checks import check_decoding
 from src.decoding.generate import write_tokens
 from src.decoding.settings import Decoding
-from src.devices.processes import make_accelerator
+from src.devices.processes import Accelerator, make_accelerator
 from src.models.checks_before_loading import check_lengths, check_model_files
 from src.models.generation_config import apply_settings, fit_to_tokenizer
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer

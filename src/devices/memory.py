@@ -2,7 +2,6 @@
 
 import shutil
 import threading
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +10,6 @@ import psutil
 import torch
 
 GLANCE = 0.005  # seconds between two looks at the memory
-SIDE, TRIES = 512, 3  # of the square matrices by which formats are compared, and how often
 
 
 def name_of(device: torch.device) -> str:
@@ -32,24 +30,6 @@ def within_reach(device: torch.device) -> int:
         free, _total = torch.cuda.mem_get_info(device)
         return free + torch.cuda.memory_reserved(device)
     return psutil.virtual_memory().available + held(device)
-
-
-def bfloat16_slowness(device: torch.device) -> float:
-    """How many times as long as in float32 a product takes in bfloat16, which not every device multiplies in itself."""
-    return _seconds_of_product(device, torch.bfloat16) / _seconds_of_product(device, torch.float32)
-
-
-def _seconds_of_product(device: torch.device, dtype: torch.dtype) -> float:
-    """The least of some, after one that has everything loaded."""
-    matrix = torch.ones(SIDE, SIDE, device=device, dtype=dtype)
-    times = []
-    for _ in range(1 + TRIES):
-        wait_for(device)
-        started = time.perf_counter()
-        torch.mm(matrix, matrix)
-        wait_for(device)
-        times.append(time.perf_counter() - started)
-    return min(times[1:])
 
 
 def wait_for(device: torch.device) -> None:

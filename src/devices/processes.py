@@ -1,29 +1,38 @@
-"""The processes of a run and the number format they compute in."""
+"""The processes of a run: their device and number format. The only file that imports accelerate."""
 
-from accelerate import Accelerator
+import torch
+from accelerate import Accelerator as Accelerator  # exported: other files take the type from here
 from accelerate.utils import GradientAccumulationPlugin
 
 from src.config.console import say
 from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments
-from src.devices import memory
 
-SLOW = 1.5  # times as long as in float32, before it is worth a word
+BFLOAT16_INSTRUCTIONS = ("avx512_bf16", "amx_bf16", "avx10_2", "bf16")  # of x86 processors; the last of ARM
 
 
 def make_accelerator(config: SharedArguments) -> Accelerator:
-    """Device and number format. Raises UserError for a format that the device cannot compute."""
+    """Choose the device and number format. Raises UserError for a format that the device cannot compute."""
     try:
-        # One step, whatever the launcher's environment says: it would divide every gradient by it.
+        # One step, whatever the launcher's environment says: accelerate would divide every gradient by it.
         one_step = GradientAccumulationPlugin(num_steps=1)
         accelerator = Accelerator(mixed_precision=config.mixed_precision, gradient_accumulation_plugin=one_step)
     except ValueError as error:
         raise UserError(f"--mixed_precision {config.mixed_precision}: {str(error).splitlines()[0]}") from None
-    if config.mixed_precision != "no" and not accelerator.native_amp:  # accelerate says nothing of it
+    if config.mixed_precision != "no" and not accelerator.native_amp:  # accelerate ignores the flag silently
         say(f"--mixed_precision {config.mixed_precision}: not on a {accelerator.device.type}; float32 is used")
     flags = [f"--{name} bf16" for name in ("mixed_precision", "teacher_dtype") if getattr(config, name, "") == "bf16"]
-    slowness = memory.bfloat16_slowness(accelerator.device) if flags else 0.0
-    if slowness > SLOW:
+    if flags and not has_bfloat16(accelerator.device):
         device = accelerator.device.type
-        say(f"warning: {' '.join(flags)}: on this {device} a product takes {slowness:.0f} times as long as in float32")
+        say(f"warning: {' '.join(flags)}: this {device} has no bfloat16 instructions; float32 is several times as fast")
     return accelerator
+
+
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether the device multiplies in bfloat16 itself; others emulate it. True where this is not known."""
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if device.type != "cpu":
+        return True
+    capabilities = torch.cpu.get_capabilities()
+    return any(capabilities.get(name) for name in BFLOAT16_INSTRUCTIONS)

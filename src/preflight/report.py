@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 import torch
-from accelerate import Accelerator
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.console import say
@@ -12,6 +11,7 @@ from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments, TrainingArguments
 from src.decoding.durable import Writing
 from src.devices import memory as machine
+from src.devices.processes import Accelerator
 from src.distillation.teachers import LiveTeacher, StoredTeacher
 from src.models.families import family_of, layer_counts
 from src.models.forward import unwrapped

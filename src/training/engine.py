@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 
 from src.config.console import progress_bar, say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST
 from src.config.errors import UserError
 from src.config.flags.shared import TrainingArguments
 from src.config.signals import Interrupted, StopRequests
+from src.devices.processes import Accelerator
 from src.distillation.loss_schedule import SchedulePosition, position_after_epoch, position_after_evaluation
 from src.distillation.objectives import term_names
 from src.evaluation import health

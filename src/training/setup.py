@@ -6,7 +6,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerate import Accelerator
 from torch import nn
 from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
@@ -27,7 +26,7 @@ from src.data.schema import (
 from src.data.splits import n_rows
 from src.decoding.checks import check_decoding
 from src.decoding.settings import decoding_of
-from src.devices.processes import make_accelerator
+from src.devices.processes import Accelerator, make_accelerator
 from src.distillation.capture import keep_all_layers
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics, score_definitions

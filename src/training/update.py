@@ -5,7 +5,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
@@ -13,6 +12,7 @@ from src.config.console import progress_bar, say
 from src.config.errors import NotFiniteError, UserError
 from src.config.experiments.schema import LossEntry
 from src.config.flags.shared import TrainingArguments
+from src.devices.processes import Accelerator
 from src.distillation.capture import capture_states
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.student_targets import student_writes, with_student_targets
