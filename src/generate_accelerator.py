@@ -1,6 +1,5 @@
-"""Stage: write pseudo-targets, K for each input of the chosen splits; a killed run continues where it stopped."""
+"""Stage: generate pseudo-targets, K for each input of the chosen splits; a killed run continues where it stopped."""
 
-from functools import partial
 from pathlib import Path
 
 from src.config.console import say
@@ -11,10 +10,20 @@ from src.data.pseudo_targets import input_hash
 from src.data.schema import Columns, Datasets
 from src.data.writers import write_datasets
 from src.decoding.ctranslate2_engine import CTranslate2Engine, check_settings, is_converted, is_installed
-from src.decoding.durable import Job, WriteBatch, Writer, Writing
+from src.decoding.durable import (
+    DurableGeneration,
+    finish_file,
+    has_finished,
+    keep_file,
+    open_generation_run,
+    select_splits,
+)
 from src.decoding.generate import finish_reasons, to_texts
+from src.decoding.generator import TargetGenerator, load_generator
 from src.decoding.settings import LENGTH_PENALTIES, decoding_of
-from src.preflight.dry_run import write_or_report
+from src.preflight.dry_run import hold_folder
+from src.preflight.report import report_finished, report_generation
+from src.runs.folder import RunFolder
 from src.tokens.batch import Batch
 
 RESULT = "generated_datasets.json"
@@ -23,35 +32,27 @@ RESULT = "generated_datasets.json"
 def generate(config: GenerateArguments, datasets: Datasets) -> Path:
     """Generate K = `config.num_return_sequences` targets for every row; returns the path of generated_datasets.json.
 
-    `finish_reason` says of each whether it ended by itself ("stop") or at --max_labels_length ("length").
-    The K targets of a row are adjacent, rows keep their order, whatever the order in which batches are generated.
+    The K targets of a row are adjacent and rows keep their order. `finish_reason` says of each target whether it ended
+    by itself ("stop") or at --max_labels_length ("length"). With --dry_run True only a report is printed.
     Raises UserError for what is wrong with flags, data or model.
     """
-
-    k = config.num_return_sequences
-
-    def make(writing: Writing, path: Path) -> str:
-        generated, reasons = (
-            {split: [""] * (k * len(columns[TEXT])) for split, columns in writing.datasets.items()} for _ in range(2)
-        )
-        for split, row, results in writing.results():
-            place = slice(k * row, k * (row + 1))
-            pairs = [(each, None) if isinstance(each, str) else each for each in results]  # texts: of a former version
-            generated[split][place], reasons[split][place] = map(list, zip(*pairs, strict=True))
-        made = {
-            split: _columns(config, columns, generated[split]) | {FINISH_REASON: reasons[split]}
-            for split, columns in writing.datasets.items()
-        }
-        write_datasets(path, made)
-        n_cut = sum(each.count(LENGTH) for each in reasons.values())
-        cut = f" ({n_cut} stopped by --max_labels_length {config.max_labels_length})" if n_cut else ""
-        return f"{writing.n_targets} pseudo-targets{cut}"
-
-    job = Job(RESULT, (FT, DEV_PPL), lambda chosen: dict.fromkeys(chosen, k), partial(_load, config), make)
-    return write_or_report(config, datasets, job)
+    chosen = select_splits(config, datasets, left_out=(FT, DEV_PPL))
+    run = open_generation_run(config, datasets)
+    path = run.path / RESULT
+    with hold_folder(run, config):
+        if has_finished(run, path):
+            report_finished(run) if config.dry_run else keep_file(run, path)
+            return path
+        generation = _prepare(config, run, chosen)
+        if config.dry_run:
+            report_generation(generation)
+        else:
+            finish_file(run, path, _write(config, generation, path))
+    return path
 
 
-def _load(config: GenerateArguments, datasets: Datasets) -> tuple[Writer, WriteBatch]:
+def _prepare(config: GenerateArguments, run: RunFolder, datasets: Datasets) -> DurableGeneration:
+    """Check and load the model, and CTranslate2's if it is to be used."""
     decoding = decoding_of(
         config.generation_type,
         num_beams=config.num_beams,
@@ -59,30 +60,52 @@ def _load(config: GenerateArguments, datasets: Datasets) -> tuple[Writer, WriteB
         max_new_tokens=config.max_labels_length,
         nucleus=config.nucleus,
     )
-    writer = Writer.of(config, decoding, datasets)
-    engine = _engine(config, writer)
+    generator = load_generator(config, decoding, datasets)
+    engine = _engine(config, generator)
 
-    def write(batch: Batch, k: int) -> list[tuple[str, str]]:
-        tokens = writer.write(batch, k) if engine is None else engine.write(batch, decoding)
-        reasons = finish_reasons(tokens, writer.model.generation_config, decoding.max_new_tokens)
-        return list(zip(to_texts(writer.tokenizer, tokens), reasons, strict=True))
+    def generate_batch(batch: Batch, k: int) -> list[tuple[str, str]]:
+        tokens = generator.generate(batch, k) if engine is None else engine.write(batch, decoding)
+        reasons = finish_reasons(tokens, generator.model.generation_config, decoding.max_new_tokens)
+        return list(zip(to_texts(generator.tokenizer, tokens), reasons, strict=True))
 
-    return writer, write
+    k_of = dict.fromkeys(datasets, config.num_return_sequences)
+    return DurableGeneration(config, run, datasets, k_of, generator, generate_batch)
 
 
-def _engine(config: GenerateArguments, writer: Writer) -> CTranslate2Engine | None:
-    """What writes instead of the model itself. `auto` takes CTranslate2 for beams alone: our own sampling is faster."""
+def _write(config: GenerateArguments, generation: DurableGeneration, path: Path) -> str:
+    """Generate all targets and write the file; returns a line on what it holds."""
+    k, datasets = config.num_return_sequences, generation.datasets
+    generated, reasons = (
+        {split: [""] * (k * len(columns[TEXT])) for split, columns in datasets.items()} for _ in range(2)
+    )
+    for split, row, results in generation.results():
+        place = slice(k * row, k * (row + 1))
+        # A progress file of an earlier version holds texts without reasons.
+        pairs = [(each, None) if isinstance(each, str) else each for each in results]
+        generated[split][place], reasons[split][place] = map(list, zip(*pairs, strict=True))
+    columns_of = {
+        split: _columns(config, columns, generated[split]) | {FINISH_REASON: reasons[split]}
+        for split, columns in datasets.items()
+    }
+    write_datasets(path, columns_of)
+    n_cut = sum(each.count(LENGTH) for each in reasons.values())
+    cut = f" ({n_cut} stopped by --max_labels_length {config.max_labels_length})" if n_cut else ""
+    return f"{generation.n_targets} pseudo-targets{cut}"
+
+
+def _engine(config: GenerateArguments, generator: TargetGenerator) -> CTranslate2Engine | None:
+    """CTranslate2 with the converted model, or None. `auto` uses it for beams only: our own sampling is faster."""
     if config.generation_engine == "hf":
         return None
     is_wanted = config.generation_engine == "ctranslate2"
     if not is_wanted and not (config.generation_type in LENGTH_PENALTIES and is_installed()):
         return None
     try:
-        if config.dry_run and not is_converted(writer.model, writer.tokenizer):
-            check_settings(writer.model)
-            say("the model is not converted for CTranslate2 yet, and is not now: hf is tried out in its place")
+        if config.dry_run and not is_converted(generator.model, generator.tokenizer):
+            check_settings(generator.model)
+            say("the model is not converted for CTranslate2 yet; this dry run times --generation_engine hf instead")
             return None
-        return CTranslate2Engine(writer.model, writer.tokenizer, config.mixed_precision)
+        return CTranslate2Engine(generator.model, generator.tokenizer, config.mixed_precision)
     except UserError as error:
         if is_wanted:
             raise

@@ -1,53 +1,61 @@
 """Stage: distill a live teacher into a student, one training split per epoch."""
 
 import torch
-from transformers import PreTrainedTokenizerBase
 
 from src.config.errors import UserError
 from src.config.experiments.schema import Experiment
 from src.config.flags.distill import DistillArguments
 from src.data.schema import Datasets
 from src.decoding.checks import check_decoding
-from src.devices.processes import Accelerator
 from src.distillation.capture import check_comparable, keep_all_layers
 from src.distillation.teachers import LiveTeacher
 from src.models.checks_before_loading import check_lengths, check_model_files, check_same_tokenizer
 from src.models.compiled import check_can_compile, compile_layers
 from src.models.generation_config import apply_settings, fit_to_tokenizer
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
-from src.preflight.dry_run import train_or_report
-from src.training.phase import Phase, check_schedule, distillation_phases, with_languages_of, with_prompt
-from src.training.setup import Task
+from src.preflight.dry_run import hold_folder
+from src.preflight.report import report_finished, report_training
+from src.runs.description import FINISHED
+from src.training.finish import finish_again, train
+from src.training.phase import check_schedule, distillation_phases, with_languages_of, with_prompt
+from src.training.setup import Student, check_data, load_student, open_training_run, prepare_training
 
 
 def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experiment) -> dict[str, float]:
-    """Distill `config.teacher_name` into `config.student_name`, then fine-tune on `ft` from the best checkpoint.
+    """Distill `config.teacher_name` into `config.student_name`, then fine-tune on `ft` if the flags ask for it.
 
-    Returns the test scores of the best weights; writes into `config.output_dir` what SPEC §1 lists. Raises UserError
-    for what is wrong with flags, data or the pairing of the models.
+    Returns the test scores of the best weights. Writes scores, predictions, checkpoints and the model folder into
+    `config.output_dir` (docs/reliability.md); with --dry_run True only prints a report. Raises UserError for what is
+    wrong with flags, data or the pairing of the models.
     """
     config = with_prompt(config, config.teacher_name if experiment.needs_teacher else None)
     if experiment.needs_teacher:
         config = with_languages_of(config, config.teacher_name)
+    run = open_training_run(config, datasets, {"experiment_config_key": experiment.as_json()})
+    with hold_folder(run, config):
+        if run.status == FINISHED:
+            return report_finished(run) if config.dry_run else finish_again(run, config)
+        splits = check_data(config, datasets)
+        if config.do_train:
+            _check_experiment(config, datasets, experiment)
+        student = load_student(
+            config,
+            datasets,
+            run,
+            config.student_name,
+            splits=splits,
+            state_dict_path=config.student_state_dict_path,
+        )
+        phases = []
+        if config.do_train:
+            teacher = _load_teacher(config, student, experiment) if experiment.needs_teacher else None
+            phases = distillation_phases(config, experiment, splits, teacher)
+        prepared = prepare_training(student, phases)
+        return report_training(prepared) if config.dry_run else train(prepared)
 
-    def phases(accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, splits: tuple[str, ...]) -> list[Phase]:
-        teacher = _teacher(config, accelerator, tokenizer, experiment) if experiment.needs_teacher else None
-        return distillation_phases(config, experiment, splits, teacher)
 
-    task = Task(
-        config.student_name,
-        phases,
-        state_dict_path=config.student_state_dict_path,
-        check=lambda: _check(config, datasets, experiment),
-        inputs={"experiment_config_key": experiment.as_json()},
-    )
-    return train_or_report(config, datasets, task)
-
-
-def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment) -> None:
-    """What can be wrong beyond what fine-tuning checks, before any weights are read."""
-    if not config.do_train:
-        return
+def _check_experiment(config: DistillArguments, datasets: Datasets, experiment: Experiment) -> None:
+    """Refuse what is wrong with the experiment and the pairing of the models, before any weights are read."""
     check_schedule(config, datasets, experiment)
     for loss in experiment.losses:
         if loss.missing_mass != "drop":
@@ -57,8 +65,12 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
             )
     if config.compile and any(loss.compares_layers for loss in experiment.losses):
         raise UserError(f"--compile True: experiment '{experiment.key}' compares states in layers; leave it out")
-    if not experiment.needs_teacher:
-        return
+    if experiment.needs_teacher:
+        _check_teacher(config, experiment)
+
+
+def _check_teacher(config: DistillArguments, experiment: Experiment) -> None:
+    """Refuse a teacher whose files are unusable or that cannot teach this student."""
     check_model_files(config.teacher_name, state_dict_path=config.teacher_state_dict_path)
     check_lengths(config.teacher_name, config)
     student, teacher = load_config(config.student_name), load_config(config.teacher_name)
@@ -74,16 +86,14 @@ def _check(config: DistillArguments, datasets: Datasets, experiment: Experiment)
     check_comparable(experiment, student, teacher)
 
 
-def _teacher(
-    config: DistillArguments, accelerator: Accelerator, tokenizer: PreTrainedTokenizerBase, experiment: Experiment
-) -> LiveTeacher:
+def _load_teacher(config: DistillArguments, student: Student, experiment: Experiment) -> LiveTeacher:
     dtype = torch.bfloat16 if config.teacher_dtype == "bf16" else torch.float32
     model = load_model(config.teacher_name, state_dict_path=config.teacher_state_dict_path, dtype=dtype)
-    fit_to_tokenizer(model, tokenizer)
+    fit_to_tokenizer(model, student.tokenizer)
     apply_settings(model, config.teacher_name, config)
     check_decoding(model, config.teacher_name, config)
     if any(loss.compares_layers for loss in experiment.losses):
         keep_all_layers(model, "teacher")
     if config.compile:
         compile_layers(model)
-    return LiveTeacher(model.to(accelerator.device), experiment.layers.of("teacher"))
+    return LiveTeacher(model.to(student.accelerator.device), experiment.layers.of("teacher"))

@@ -1,4 +1,4 @@
-"""Stage: distill a teacher of whom log-probabilities are stored with the data (an API's, for example)."""
+"""Stage: distill a teacher whose log-probabilities are stored with the data (an API's, for example)."""
 
 from src.config.errors import UserError
 from src.config.experiments.schema import Experiment, LossEntry
@@ -6,36 +6,45 @@ from src.config.flags.distill import DistillStoredArguments
 from src.data.schema import Datasets, training_splits
 from src.data.soft_targets import LOGITS, TOKENS
 from src.distillation.teachers import StoredTeacher
-from src.preflight.dry_run import train_or_report
+from src.preflight.dry_run import hold_folder
+from src.preflight.report import report_finished, report_training
+from src.runs.description import FINISHED
+from src.training.finish import finish_again, train
 from src.training.phase import check_schedule, distillation_phases, with_prompt
-from src.training.setup import Task
+from src.training.setup import check_data, load_student, open_training_run, prepare_training
 
 
 def train_kd(config: DistillStoredArguments, datasets: Datasets, experiment: Experiment) -> dict[str, float]:
-    """Distill what is stored in the training splits into `config.student_name`, then fine-tune on `ft`.
+    """Distill what the training splits store into `config.student_name`, then fine-tune on `ft` if flags ask for it.
 
-    Returns the test scores of the best weights; writes into `config.output_dir` what SPEC §1 lists. Raises UserError
-    for what is wrong with flags and data, and for an experiment that needs more than stored log-probabilities.
+    Returns the test scores of the best weights. Writes scores, predictions, checkpoints and the model folder into
+    `config.output_dir` (docs/reliability.md); with --dry_run True only prints a report. Raises UserError for what is
+    wrong with flags and data, and for an experiment that needs more than stored log-probabilities.
     """
     config = with_prompt(config)
-
-    def check() -> None:
+    run = open_training_run(config, datasets, {"experiment_config_key": experiment.as_json()})
+    with hold_folder(run, config):
+        if run.status == FINISHED:
+            return report_finished(run) if config.dry_run else finish_again(run, config)
+        splits = check_data(config, datasets)
         if config.do_train:
             check_schedule(config, datasets, experiment)
             _check_stored(config, datasets, experiment)
-
-    task = Task(
-        config.student_name,
-        lambda _accelerator, _tokenizer, splits: distillation_phases(config, experiment, splits, StoredTeacher()),
-        state_dict_path=config.student_state_dict_path,
-        check=check,
-        inputs={"experiment_config_key": experiment.as_json()},
-    )
-    return train_or_report(config, datasets, task)
+        student = load_student(
+            config,
+            datasets,
+            run,
+            config.student_name,
+            splits=splits,
+            state_dict_path=config.student_state_dict_path,
+        )
+        phases = distillation_phases(config, experiment, splits, StoredTeacher()) if config.do_train else []
+        prepared = prepare_training(student, phases)
+        return report_training(prepared) if config.dry_run else train(prepared)
 
 
 def _check_stored(config: DistillStoredArguments, datasets: Datasets, experiment: Experiment) -> None:
-    """Refuse what no stored teacher can say, and splits without log-probabilities."""
+    """Refuse losses that need the teacher's model, and training splits without log-probabilities."""
     for loss in experiment.losses:
         needs_model = _needs_model(loss)
         if needs_model:

@@ -4,7 +4,6 @@ Shapes: N tokens written in a batch of completions, K most likely tokens, T toke
 """
 
 from collections.abc import Iterable
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +17,21 @@ from src.config.errors import UserError
 from src.config.flags.simulate_api import SimulateApiArguments
 from src.data.schema import Datasets, is_training_split
 from src.data.writers import write_datasets
-from src.decoding.durable import Job, WriteBatch, Writer, Writing
+from src.decoding.durable import (
+    DurableGeneration,
+    finish_file,
+    has_finished,
+    keep_file,
+    open_generation_run,
+    select_splits,
+)
 from src.decoding.generate import behind_eos
+from src.decoding.generator import TargetGenerator, load_generator
 from src.decoding.settings import Decoding, decoding_of
 from src.decoding.top_logprobs import eos_ids, top_logprobs
-from src.preflight.dry_run import write_or_report
+from src.preflight.dry_run import hold_folder
+from src.preflight.report import report_finished, report_generation
+from src.runs.folder import RunFolder
 from src.storage.atomic import atomic_write
 from src.tokens.batch import Batch
 from src.tokens.collate import pad_sequences
@@ -35,24 +44,34 @@ def simulate(config: SimulateApiArguments, datasets: Datasets) -> Path:
     Raises UserError for a mistake in flags, data or model.
     """
 
-    def make(writing: Writing, path: Path) -> str:
-        completions: GeneratedCompletions = {
-            split: [[] for _ in columns[TEXT]] for split, columns in writing.datasets.items()
-        }
-        for split, row, records in writing.results():
-            completions[split][row] = [_completion(record) for record in records]
-        token_bytes = TokenBytes(writing.writer.tokenizer)
-        if config.form == "jsonl":
-            with atomic_write(path) as file:
-                file.writelines(response_lines(writing.datasets, completions, token_bytes))
+    chosen = select_splits(config, datasets, left_out=(DEV_PPL,))
+    run = open_generation_run(config, datasets)
+    path = run.path / RESULTS[config.form]
+    with hold_folder(run, config):
+        if has_finished(run, path):
+            report_finished(run) if config.dry_run else keep_file(run, path)
+            return path
+        generation = _prepare(config, run, chosen)
+        if config.dry_run:
+            report_generation(generation)
         else:
-            write_datasets(path, dataset_form(config.form, writing.datasets, completions, token_bytes))
-        return f"{writing.n_targets} completions"
+            finish_file(run, path, _write(config, generation, path))
+    return path
 
-    job = Job(
-        RESULTS[config.form], (DEV_PPL,), lambda chosen: n_completions(config, chosen), partial(_load, config), make
-    )
-    return write_or_report(config, datasets, job)
+
+def _write(config: SimulateApiArguments, generation: DurableGeneration, path: Path) -> str:
+    """Generate all completions and write the file; returns a line on what it holds."""
+    datasets = generation.datasets
+    completions: GeneratedCompletions = {split: [[] for _ in columns[TEXT]] for split, columns in datasets.items()}
+    for split, row, records in generation.results():
+        completions[split][row] = [_completion(record) for record in records]
+    token_bytes = TokenBytes(generation.generator.tokenizer)
+    if config.form == "jsonl":
+        with atomic_write(path) as file:
+            file.writelines(response_lines(datasets, completions, token_bytes))
+    else:
+        write_datasets(path, dataset_form(config.form, datasets, completions, token_bytes))
+    return f"{generation.n_targets} completions"
 
 
 def _decoding(config: SimulateApiArguments) -> Decoding:
@@ -66,23 +85,26 @@ def _decoding(config: SimulateApiArguments) -> Decoding:
     )
 
 
-def _load(config: SimulateApiArguments, datasets: Datasets) -> tuple[Writer, WriteBatch]:
-    """The model, and a function that writes a batch's completions as records."""
-    writer = Writer.of(config, _decoding(config), datasets)
-    writer.model.generation_config.forced_eos_token_id = None  # APIs end a completion that was cut off without EOS
-    known = torch.tensor(sorted(writer.tokenizer.get_vocab().values()))
+# ----------------------------------------------------------------------------------------------------- model → numbers
 
-    def write(batch: Batch, k: int) -> list[dict[str, Any]]:
-        tokens = writer.write(batch, k)
-        lengths = (~behind_eos(tokens, writer.model.generation_config)).sum(dim=1).tolist()
+
+def _prepare(config: SimulateApiArguments, run: RunFolder, datasets: Datasets) -> DurableGeneration:
+    """Check and load the model."""
+    generator = load_generator(config, _decoding(config), datasets)
+    generator.model.generation_config.forced_eos_token_id = None  # an API's completion that is cut has no EOS
+    known = torch.tensor(sorted(generator.tokenizer.get_vocab().values()))
+
+    def generate_batch(batch: Batch, k: int) -> list[dict[str, Any]]:
+        tokens = generator.generate(batch, k)
+        lengths = (~behind_eos(tokens, generator.model.generation_config)).sum(dim=1).tolist()
         written = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
         sources = [i // k for i in range(len(written))]
         size = config.batch_size
         parts = [slice(start, start + size) for start in range(0, len(written), size)]
         scored = ((written[part], _with_labels(batch, sources[part], written[part])) for part in parts)
-        return [record for rows, labeled in scored for record in _records(config, writer, rows, labeled, known)]
+        return [record for rows, labeled in scored for record in _records(config, generator, rows, labeled, known)]
 
-    return writer, write
+    return DurableGeneration(config, run, datasets, n_completions(config, datasets), generator, generate_batch)
 
 
 def n_completions(config: SimulateApiArguments, splits: Iterable[str]) -> dict[str, int]:
@@ -98,16 +120,16 @@ def _with_labels(batch: Batch, sources: list[int], written: list[list[int]]) -> 
 
 
 def _records(
-    config: SimulateApiArguments, writer: Writer, rows: list[list[int]], labeled: Batch, known: Tensor
+    config: SimulateApiArguments, generator: TargetGenerator, rows: list[list[int]], labeled: Batch, known: Tensor
 ) -> list[dict[str, Any]]:
     """`GeneratedCompletion`s as JSON values; `rows` are the token ids of the labels of `labeled`."""
-    with writer.accelerator.autocast():
-        tokens, logprobs = top_logprobs(writer.model, labeled, known, min(config.top_logprobs, len(known)))
+    with generator.accelerator.autocast():
+        tokens, logprobs = top_logprobs(generator.model, labeled, known, min(config.top_logprobs, len(known)))
     if logprobs.isnan().any():
         raise UserError(f"{config.model_name}: its log-probabilities are NaN; try --mixed_precision no")
     rounded = np.round(logprobs.cpu().numpy().astype(np.float64), DIGITS) + 0.0  # -0.0 becomes 0.0
     ends = np.cumsum([len(row) for row in rows])
-    ended = [row[-1] in eos_ids(writer) for row in rows]
+    ended = [row[-1] in eos_ids(generator) for row in rows]
     places = [slice(end - len(row), end - has_eos) for row, end, has_eos in zip(rows, ends, ended, strict=True)]
     return [
         {"tokens": tokens[place].tolist(), "logprobs": rounded[place].tolist(), "ended": has_eos}

@@ -2,18 +2,26 @@
 
 from src.config.flags.fine_tune import FineTuneArguments
 from src.data.schema import Datasets
-from src.preflight.dry_run import train_or_report
+from src.preflight.dry_run import hold_folder
+from src.preflight.report import report_finished, report_training
+from src.runs.description import FINISHED
+from src.training.finish import finish_again, train
 from src.training.phase import Phase
-from src.training.setup import Task
+from src.training.setup import check_data, load_student, open_training_run, prepare_training
 
 
 def train_model(config: FineTuneArguments, datasets: Datasets) -> dict[str, float]:
-    """Fine-tune `config.model_name` with NLL on `train` (or its rotation); returns the test scores of the best weights.
+    """Fine-tune `config.model_name` with NLL on `train` (or `train_0 …` in rotation); returns the test scores.
 
-    Writes into `config.output_dir` what SPEC §1 lists. Raises UserError for what is wrong with flags, data or model.
+    Writes scores, predictions, checkpoints and the model folder into `config.output_dir` (docs/reliability.md); with
+    --dry_run True only prints a report. Raises UserError for what is wrong with flags, data or model.
     """
-    task = Task(
-        config.model_name,
-        phases=lambda _accelerator, _tokenizer, splits: [Phase("fine-tune", splits, config.epochs)],
-    )
-    return train_or_report(config, datasets, task)
+    run = open_training_run(config, datasets)
+    with hold_folder(run, config):
+        if run.status == FINISHED:
+            return report_finished(run) if config.dry_run else finish_again(run, config)
+        splits = check_data(config, datasets)
+        student = load_student(config, datasets, run, config.model_name, splits=splits)
+        phases = [Phase("fine-tune", splits, config.epochs)] if config.do_train else []
+        prepared = prepare_training(student, phases)
+        return report_training(prepared) if config.dry_run else train(prepared)

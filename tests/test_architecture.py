@@ -36,6 +36,7 @@ WRITERS = {
         "copytree", "mkdir", "open", "rename", "replace", "rmtree", "save", "save_pretrained", "write_text",
     },
 }  # fmt: skip
+IMPORTS_ACCELERATE = "src/devices/processes.py"
 WRITING_CALLS = {
     "write_text", "write_bytes", "to_csv", "to_json", "to_parquet", "save_to_disk", "save_pretrained", "save_file",
     "savez", "savez_compressed", "savetxt", "tofile", "dump", "mkdir", "makedirs", "touch", "unlink", "rmdir",
@@ -116,6 +117,11 @@ def test_a_report_needs_no_torch():
     code += "print({'torch', 'transformers', 'accelerate', 'datasets'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout == "set()\n"
+
+
+@pytest.mark.parametrize("path", [path for path in TREES if path != IMPORTS_ACCELERATE])
+def test_only_one_file_imports_accelerate(path):
+    assert "accelerate" not in {name.partition(".")[0] for name in imported(TREES[path])}
 
 
 def written_by(node: ast.AST) -> str | None:

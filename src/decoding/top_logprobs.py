@@ -5,14 +5,14 @@ import torch
 from torch import Tensor
 
 from src.api.simulated import IMPOSSIBLE
-from src.decoding.durable import Writer
+from src.decoding.generator import TargetGenerator
 from src.models.forward import target_labels, target_logits
 from src.tokens.batch import Batch
 
 
-def eos_ids(writer: Writer) -> set[int]:
-    """The ids of the tokens that end a text: generation configs have one, or a list."""
-    return set(np.atleast_1d(writer.model.generation_config.eos_token_id).tolist())
+def eos_ids(generator: TargetGenerator) -> set[int]:
+    """The tokens with which the model ends a text: one, or several in a list."""
+    return set(np.atleast_1d(generator.model.generation_config.eos_token_id).tolist())
 
 
 @torch.no_grad()

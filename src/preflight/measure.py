@@ -23,7 +23,7 @@ from src.training.engine import Trainer
 from src.training.phase import Phase
 
 if TYPE_CHECKING:
-    from src.decoding.durable import Writing
+    from src.decoding.durable import DurableGeneration
 
 ROWS = 20_000  # of a split, at most, that are looked at
 TYPICAL, MOST = 2, 20  # steps of usual size that are timed: more than a few only while all together are quicker than
@@ -61,27 +61,27 @@ def try_training(
         return _measured(steps, needs_of_training(trainer, [phase for phase, _ in phases]), trainer.device, n_kinds)
 
 
-def try_writing(writing: "Writing", data: TokenizedDatasets) -> tuple[float | None, Memory]:
+def try_generation(generation: "DurableGeneration", data: TokenizedDatasets) -> tuple[float | None, Memory]:
     """Seconds by target, from a few batches after the longest one; None where there is not enough memory."""
-    preprocessor, device = writing.writer.preprocessor, writing.writer.accelerator.device
-    splits = {name: data.glimpse(name, ROWS) for name in writing.datasets}
+    preprocessor, device = generation.generator.preprocessor, generation.generator.accelerator.device
+    splits = {name: data.glimpse(name, ROWS) for name in generation.datasets}
     batches = [
         (name, rows)
         for name, split in splits.items()
-        for rows in chunks(longest_first(split.input_lengths), writing.config.batch_size)
+        for rows in chunks(longest_first(split.input_lengths), generation.config.batch_size)
     ]
-    sizes = [writing.k_of[name] * _padded(splits[name].input_lengths, rows) for name, rows in batches]
+    sizes = [generation.k_of[name] * _padded(splits[name].input_lengths, rows) for name, rows in batches]
 
     def write(place: int) -> None:
         name, rows = batches[place]
-        writing.write(collate(preprocessor, splits[name], rows).to(device), writing.k_of[name])
+        generation.generate_batch(collate(preprocessor, splits[name], rows).to(device), generation.k_of[name])
 
     def steps(bar: Any) -> float:
         times = _time_typical(write, sizes, device, bar)
-        n_targets = sum(len(batches[place][1]) * writing.k_of[batches[place][0]] for place in times)
+        n_targets = sum(len(batches[place][1]) * generation.k_of[batches[place][0]] for place in times)
         return sum(times.values()) / n_targets
 
-    needs = Needs(_bytes_of(writing.writer.model.parameters()))
+    needs = Needs(_bytes_of(generation.generator.model.parameters()))
     return _measured(steps, needs, device, 1)
 
 

@@ -9,7 +9,7 @@ from src.config.console import say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST
 from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments, TrainingArguments
-from src.decoding.durable import Writing
+from src.decoding.durable import DurableGeneration
 from src.devices import memory as machine
 from src.devices.processes import Accelerator
 from src.distillation.teachers import LiveTeacher, StoredTeacher
@@ -36,26 +36,27 @@ from src.preflight.estimates import (
     time_lines,
     work_of_phases,
 )
-from src.preflight.measure import ROWS, Trained, needs_of_training, try_training, try_writing
+from src.preflight.measure import ROWS, Trained, needs_of_training, try_generation, try_training
 from src.runs.description import UNFINISHED
 from src.runs.folder import RunFolder
 from src.tokens.tokenized import TokenizedDatasets
 from src.training import rhythm
 from src.training.engine import Trainer
 from src.training.phase import Phase
-from src.training.setup import Prepared
+from src.training.setup import PreparedTraining
 
 NOT_TIMED = ["not known: there is not enough memory for a step"]
 
 
-def report_finished(run: RunFolder) -> None:
-    """Of a run whose command has nothing to do any more."""
+def report_finished(run: RunFolder) -> dict[str, float]:
+    """Print that the run is finished, and its scores; returns them."""
     scores = "  ".join(f"{name} {value:.2f}" for name, value in run.scores.items())
     _print([("run", [f"{run.path}: finished already, nothing is left to do", *([scores] if scores else [])])])
+    return run.scores
 
 
-def report_training(prepared: Prepared) -> None:
-    """Try out a run that is ready to train, and print what it would do and take."""
+def report_training(prepared: PreparedTraining) -> dict[str, float]:
+    """Time a few steps of a training run and print what the run would do and take; returns no scores."""
     trainer, state = prepared.trainer, prepared.trainer.state
     left = prepared.phases[state.phase :]
     works = work_of_phases(trainer.config, prepared.phases, trainer.data, state)
@@ -75,23 +76,30 @@ def report_training(prepared: Prepared) -> None:
     )
     sections.append(("time", NOT_TIMED if times is None else _time_of_training(trainer, left, works, times)))
     _print(sections)
+    return {}
 
 
-def report_writing(writing: Writing) -> None:
-    """Try out a run that is ready to write, and print what it would do and take."""
-    config, writer, data = writing.config, writing.writer, writing.tokenized()
-    n_targets = writing.n_targets
-    n_done = sum(len(line["targets"]) for line in writing.progress(repair=False))
+def report_generation(generation: DurableGeneration) -> None:
+    """Time a few batches of a generation run and print what the run would do and take."""
+    config, generator, data = generation.config, generation.generator, generation.tokenized()
+    n_targets = generation.n_targets
+    n_done = sum(len(line["targets"]) for line in generation.progress(repair=False))
     left = n_targets - n_done
-    k = span(list(writing.k_of.values()))
+    k = span(list(generation.k_of.values()))
     sections: list[Section] = [
-        ("run", [_beginning(writing.run, f"continues: {n_done:,} of {n_targets:,} targets are there")]),
-        ("model", [f"{config.model_name}: {_described(writer.model)}", *_tools(writer.tokenizer, writer.accelerator)]),
+        ("run", [_beginning(generation.run, f"continues: {n_done:,} of {n_targets:,} targets are there")]),
+        (
+            "model",
+            [
+                f"{config.model_name}: {_described(generator.model)}",
+                *_tools(generator.tokenizer, generator.accelerator),
+            ],
+        ),
         ("data", _data(data, [(split,) for split in data.datasets], config)),
-        ("work", [f"{plural(left, 'target')}, {k} of an input, by {config.generation_type}; {_batches(writing)}"]),
+        ("work", [f"{plural(left, 'target')}, {k} of an input, by {config.generation_type}; {_batches(generation)}"]),
     ]
-    device = writer.accelerator.device
-    seconds, memory = try_writing(writing, data)
+    device = generator.accelerator.device
+    seconds, memory = try_generation(generation, data)
     sections.append(("memory", memory_lines(memory, str(device), _to_try(config, memory, device))))
     sections.append(("time", NOT_TIMED if seconds is None else time_lines([Part("target", left, seconds)])))
     _print(sections)
@@ -121,10 +129,10 @@ def _beginning(run: RunFolder, of_unfinished: str) -> str:
     return f"{run.path}: a new run" + ("" if run.path.is_dir() else ", in a folder that will be made")
 
 
-def _models(prepared: Prepared) -> list[str]:
+def _models(prepared: PreparedTraining) -> list[str]:
     trainer, phases = prepared.trainer, prepared.phases
     teacher = next((phase.teacher for phase in phases if any(entry.needs_teacher for entry in phase.losses)), None)
-    ours = f"{prepared.name}: {_described(unwrapped(trainer.training.model))}"
+    ours = f"{prepared.model_name}: {_described(unwrapped(trainer.training.model))}"
     tools = _tools(trainer.training.tokenizer, trainer.accelerator)
     if isinstance(teacher, LiveTeacher):
         theirs = f"teacher {teacher.model.name_or_path}: {_described(teacher.model)}"
@@ -180,7 +188,7 @@ def _data(data: TokenizedDatasets, rotations: Sequence[tuple[str, ...]], config:
     return [*lines, legend, *(["empty: targets of which nothing but EOS is left"] if empty else [])]
 
 
-def _work(prepared: Prepared, works: Sequence[Work]) -> list[str]:
+def _work(prepared: PreparedTraining, works: Sequence[Work]) -> list[str]:
     trainer, state = prepared.trainer, prepared.trainer.state
     left = prepared.phases[state.phase :]
     lines = []
@@ -246,7 +254,7 @@ def _time_of_training(trainer: Trainer, phases: Sequence[Phase], works: Sequence
     return [*time_lines(parts), f"not counted: {', '.join(left_out)}", *compiled]
 
 
-def _batches(writing: Writing) -> str:
-    size = writing.config.batch_size
-    n = sum(rhythm.steps_in_epoch(len(columns["text"]), size) for columns in writing.datasets.values())
+def _batches(generation: DurableGeneration) -> str:
+    size = generation.config.batch_size
+    n = sum(rhythm.steps_in_epoch(len(columns["text"]), size) for columns in generation.datasets.values())
     return f"{plural(n, 'batch', 'batches')} of up to {plural(size, 'input')}"

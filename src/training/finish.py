@@ -6,62 +6,56 @@ from pathlib import Path
 from src.config.console import say
 from src.config.constants import TARGET, TEST
 from src.config.flags.shared import TrainingArguments
-from src.data.schema import (
-    Datasets,
-)
-from src.runs.description import FINISHED
 from src.runs.folder import RunFolder
 from src.runs.records import write_predictions
 from src.training import checkpoints
 from src.training.engine import Trainer
 from src.training.log import FINAL
-from src.training.setup import Prepared, Task, open_training_run, prepare_training
+from src.training.setup import PreparedTraining
 
 MODEL_FOLDER = "model"
 
 
-def train(config: TrainingArguments, datasets: Datasets, task: Task) -> dict[str, float]:
-    """Train the task's model through its phases, test its best checkpoint, and return the test's scores.
-
-    All that can be wrong is found before weights are read, and before anything is written.
-    """
-    run = open_training_run(config, datasets, task)
-    with run.held():
-        if run.status != FINISHED:
-            return _train(prepare_training(config, datasets, task, run), datasets)
-        _tidy(run, keep=config.keep_checkpoint_after_test)
-        _print_scores(run)
-        return run.scores
-
-
-def _train(prepared: Prepared, datasets: Datasets) -> dict[str, float]:
+def train(prepared: PreparedTraining) -> dict[str, float]:
+    """Run the phases, test the best weights and write the model folder; returns the test scores."""
     trainer = prepared.trainer
     with trainer.stop, closing(trainer.data):
         trainer.begin()
         trainer.fit(prepared.phases)
-        return _finish(trainer, datasets)
+        _write_results(trainer, _test(trainer))
+        return finish_again(trainer.run, trainer.config)
 
 
-def _finish(trainer: Trainer, datasets: Datasets) -> dict[str, float]:
-    """Score the best weights on test, write the portable folder and what people read, and tidy up."""
-    run, config = trainer.run, trainer.config
-    scores: dict[str, float] = {}
-    if TEST in datasets:
-        result = trainer.evaluate(TEST, final=True)
-        trainer.log.evaluation(trainer.state, TEST, FINAL, FINAL, result)
-        scores = result.scores
-    write_predictions(run.path, {split: columns.get(TARGET, []) for split, columns in datasets.items()})
+def finish_again(run: RunFolder, config: TrainingArguments) -> dict[str, float]:
+    """Remove what only an unfinished run needs and print the scores of a finished one; returns them."""
+    _tidy(run, keep=config.keep_checkpoint_after_test)
+    if run.scores:
+        say("test: " + "  ".join(f"{name} {value:.2f}" for name, value in run.scores.items()))
+    say(f"model: {run.path / MODEL_FOLDER}   scores: {run.path / 'eval_scores.csv'}")
+    return run.scores
+
+
+def _test(trainer: Trainer) -> dict[str, float]:
+    """The scores of the best weights on test, none without such a split."""
+    if TEST not in trainer.data:
+        return {}
+    result = trainer.evaluate(TEST, final=True)
+    trainer.log.evaluation(trainer.state, TEST, FINAL, FINAL, result)
+    return result.scores
+
+
+def _write_results(trainer: Trainer, scores: dict[str, float]) -> None:
+    """Write the predictions, the model folder, and last that the run is finished."""
+    run = trainer.run
+    write_predictions(run.path, {split: columns.get(TARGET, []) for split, columns in trainer.data.datasets.items()})
     checkpoints.save_portable(
         run.path / MODEL_FOLDER,
         trainer.training.model,
         trainer.training.tokenizer,
         _card(trainer, scores),
-        config.task_prompt,
+        trainer.config.task_prompt,
     )
     run.finish(scores)
-    _tidy(run, keep=config.keep_checkpoint_after_test)
-    _print_scores(run)
-    return scores
 
 
 def _tidy(run: RunFolder, *, keep: bool) -> None:
@@ -73,14 +67,8 @@ def _tidy(run: RunFolder, *, keep: bool) -> None:
     run.tidy()
 
 
-def _print_scores(run: RunFolder) -> None:
-    if run.scores:
-        say("test: " + "  ".join(f"{name} {value:.2f}" for name, value in run.scores.items()))
-    say(f"model: {run.path / MODEL_FOLDER}   scores: {run.path / 'eval_scores.csv'}")
-
-
 def _card(trainer: Trainer, scores: dict[str, float]) -> str:
-    """The model card of a run: what was trained on what, how, and how well it does."""
+    """The model card (Markdown): data, test scores and flags of the run."""
     config, best = trainer.config, trainer.state.best
     flags = "\n".join(f"  {name}: {value}" for name, value in trainer.run.flags.items())
     table = "\n".join(f"| {name} | {value:.3f} |" for name, value in scores.items())

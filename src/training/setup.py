@@ -1,13 +1,17 @@
-"""Set up a training run: check flags, data and models, then load them."""
+"""Set up a training run: check flags, data and models, load the student, then build the trainer.
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+A stage calls `open_training_run`, `check_data`, `load_student` and, once it knows the phases, `prepare_training`. None
+of them writes anything.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
 from src.config.console import say
 from src.config.constants import DEV, FT, TARGET, TEST
@@ -47,99 +51,55 @@ from src.training.state import TrainingState
 
 
 @dataclass(frozen=True)
-class Task:
-    """What a stage wants trained.
+class Student:
+    """A loaded model to be trained, with its data; `splits` are the training splits in the order of rotation.
 
-    model_name, state_dict_path: the model, and its weights if not the name's own. phases(accelerator, tokenizer,
-    splits): called once the model is known to be sound; splits are the training splits in the order of rotation.
-    check(): raises for whatever else can be wrong, before weights are read. inputs: what flags stand for besides the
-    data, as JSON values by the flags' names: a run is only continued with equal ones.
+    resumed: the checkpoint whose weights it has and whose position it continues, None for a new run.
     """
 
-    model_name: str
-    phases: Callable[[Accelerator, PreTrainedTokenizerBase, tuple[str, ...]], Sequence[Phase]]
-    state_dict_path: str | None = None
-    check: Callable[[], None] = lambda: None
-    inputs: Mapping[str, Any] = field(default_factory=dict)
+    config: TrainingArguments
+    run: RunFolder
+    name: str
+    model: PreTrainedModel
+    accelerator: Accelerator
+    preprocessor: Preprocessor
+    data: TokenizedDatasets
+    metrics: tuple[str, ...]
+    splits: tuple[str, ...]
+    resumed: Path | None
+
+    @property
+    def tokenizer(self) -> PreTrainedTokenizerBase:
+        return self.preprocessor.tokenizer
 
 
 @dataclass(frozen=True)
-class Prepared:
-    """A run that is ready to train: all that can be wrong has been looked for, and nothing is written yet.
+class PreparedTraining:
+    """A run that is ready to train; nothing is written yet.
 
-    name: the model's. updates: those after which the learning rate is 0, warmup: those in which it rises.
+    model_name: the student's. updates: the number of updates over which the learning rate falls to 0. warmup: the
+    number over which it rises first.
     """
 
     trainer: Trainer
     phases: Sequence[Phase]
-    name: str
+    model_name: str
     updates: int
     warmup: int
 
 
-def open_training_run(config: TrainingArguments, datasets: Datasets, task: Task) -> RunFolder:
-    """The output folder of a run with these flags and data. Raises UserError for one that holds something else."""
-    return open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets), **task.inputs})
+def open_training_run(
+    config: TrainingArguments, datasets: Datasets, inputs: Mapping[str, Any] | None = None
+) -> RunFolder:
+    """The output folder of a run with these flags and data. Raises UserError for one that holds something else.
+
+    inputs: what other flags stand for, as JSON values by the flags' names; a run is continued only if they are equal.
+    """
+    return open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets), **(inputs or {})})
 
 
-def prepare_training(config: TrainingArguments, datasets: Datasets, task: Task, run: RunFolder) -> Prepared:
-    """Check flags, data and models, and load them: what is left to do is to train, or to report what it would take."""
-    splits = _check(config, datasets)
-    task.check()
-    if config.compile:
-        check_can_compile(load_config(task.model_name))
-    metrics = resolve_metrics(config.metrics, config.metric_for_best_model)
-    evaluated = [target for split in (DEV, TEST) if split in datasets for target in datasets[split][TARGET]]
-    run.score_definitions = score_definitions(metrics, config.metric_options, count_references(evaluated))
-    resumed = _resumable_folder(config, run)
-    weights = resumed or config.checkpoint_path or task.state_dict_path
-    check_model_files(task.model_name, state_dict_path=weights)
-    check_lengths(task.model_name, config)
-    accelerator = make_accelerator(config)
-
-    tokenizer = load_tokenizer(task.model_name, some_texts(datasets))
-    set_languages(tokenizer, task.model_name, config.source_language, config.target_language)
-    kind = is_encoder_decoder(load_config(task.model_name))
-    preprocessor = Preprocessor.of(config, tokenizer, is_encoder_decoder=kind)
-    check_characters_known(preprocessor, datasets, config.dataset_path)
-    data = TokenizedDatasets(_rows_to_learn(config, datasets), preprocessor)
-    data.check_stored(splits, config.dataset_path)
-    model = load_model(task.model_name, state_dict_path=weights)
-    fit_to_tokenizer(model, tokenizer)
-    apply_settings(model, task.model_name, config)
-    check_decoding(model, task.model_name, config)
-    if config.compile:
-        compile_layers(model)
-    phases = task.phases(accelerator, tokenizer, splits) if config.do_train else ()
-    if any(entry.compares_layers for phase in phases for entry in phase.losses):
-        keep_all_layers(model, "student")
-    stop = StopRequests()
-    decoding = decoding_of(
-        "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
-    )
-    evaluator = Evaluator(
-        preprocessor,
-        decoding,
-        metrics,
-        config.micro_batch_size,
-        accelerator.device,
-        stop.check,
-        config.metric_options,
-    )
-    updates = _nominal_updates(config, data, splits, phases)
-    warmup = rhythm.warmup_updates(updates, from_checkpoint=_starts_from_weights(run))
-    model = accelerator.prepare(model)
-    optimizer = accelerator.prepare(_optimizer(config, model, fused=accelerator.scaler is None))
-    scheduler = get_linear_schedule_with_warmup(optimizer, warmup, updates)
-    training = TrainingState(model, tokenizer, optimizer, scheduler, accelerator.scaler)
-    trainer = Trainer(config, accelerator, training, data, evaluator, run, stop)
-    if resumed is not None:
-        trainer.resume(resumed, phases)
-    return Prepared(trainer, phases, task.model_name, updates, warmup)
-
-
-def _check(config: TrainingArguments, datasets: Datasets) -> tuple[str, ...]:
-    """The training splits, once the data are known to be what this run needs."""
+def check_data(config: TrainingArguments, datasets: Datasets) -> tuple[str, ...]:
+    """Check that the data have what this run needs; returns the training splits, none with --do_train False."""
     if not config.do_train:
         check_datasets(datasets, config.dataset_path)
         if TEST not in datasets:
@@ -151,19 +111,108 @@ def _check(config: TrainingArguments, datasets: Datasets) -> tuple[str, ...]:
     return tuple(training_splits(datasets))
 
 
-def _rows_to_learn(config: TrainingArguments, datasets: Datasets) -> Datasets:
-    """The data with a row for each reference, unless the flags want the first alone, where something is learned."""
+def load_student(
+    config: TrainingArguments,
+    datasets: Datasets,
+    run: RunFolder,
+    name: str,
+    *,
+    splits: tuple[str, ...],
+    state_dict_path: str | None = None,
+) -> Student:
+    """Check the model called `name` against flags and data, then load it.
+
+    Its weights are those of the checkpoint to continue from, of --checkpoint_path, of `state_dict_path` or its own, in
+    this order. Raises UserError for what is wrong, before weights are read where possible.
+    """
+    if config.compile:
+        check_can_compile(load_config(name))
+    metrics = _define_scores(config, datasets, run)
+    resumed = _resumable_folder(config, run)
+    weights = resumed or config.checkpoint_path or state_dict_path
+    check_model_files(name, state_dict_path=weights)
+    check_lengths(name, config)
+    accelerator = make_accelerator(config)
+    preprocessor = _load_preprocessor(config, datasets, name)
+    data = TokenizedDatasets(_one_row_per_reference(config, datasets), preprocessor)
+    data.check_stored(splits, config.dataset_path)
+    model = load_model(name, state_dict_path=weights)
+    fit_to_tokenizer(model, preprocessor.tokenizer)
+    apply_settings(model, name, config)
+    check_decoding(model, name, config)
+    if config.compile:
+        compile_layers(model)
+    return Student(config, run, name, model, accelerator, preprocessor, data, metrics, splits, resumed)
+
+
+def prepare_training(student: Student, phases: Sequence[Phase]) -> PreparedTraining:
+    """Build the optimizer, the schedule of the learning rate and the trainer; take up a checkpoint's position.
+
+    Raises UserError for a checkpoint that does not fit the model or the phases.
+    """
+    config, accelerator = student.config, student.accelerator
+    if any(entry.compares_layers for phase in phases for entry in phase.losses):
+        keep_all_layers(student.model, "student")
+    stop = StopRequests()
+    evaluator = _make_evaluator(student, stop)
+    updates = _nominal_updates(config, student.data, student.splits, phases)
+    warmup = rhythm.warmup_updates(updates, from_checkpoint=_starts_from_weights(student.run))
+    model = accelerator.prepare(student.model)
+    optimizer = accelerator.prepare(_make_optimizer(config, model, fused=accelerator.scaler is None))
+    scheduler = get_linear_schedule_with_warmup(optimizer, warmup, updates)
+    training = TrainingState(model, student.tokenizer, optimizer, scheduler, accelerator.scaler)
+    trainer = Trainer(config, accelerator, training, student.data, evaluator, student.run, stop)
+    if student.resumed is not None:
+        trainer.resume(student.resumed, phases)
+    return PreparedTraining(trainer, phases, student.name, updates, warmup)
+
+
+def _define_scores(config: TrainingArguments, datasets: Datasets, run: RunFolder) -> tuple[str, ...]:
+    """The metrics of the flags; notes in the run how each of their scores is defined."""
+    metrics = resolve_metrics(config.metrics, config.metric_for_best_model)
+    targets = [target for split in (DEV, TEST) if split in datasets for target in datasets[split][TARGET]]
+    run.score_definitions = score_definitions(metrics, config.metric_options, count_references(targets))
+    return metrics
+
+
+def _load_preprocessor(config: TrainingArguments, datasets: Datasets, name: str) -> Preprocessor:
+    """The model's tokenizer with the prompt and limits of the flags, checked against the texts."""
+    tokenizer = load_tokenizer(name, some_texts(datasets))
+    set_languages(tokenizer, name, config.source_language, config.target_language)
+    preprocessor = Preprocessor.of(config, tokenizer, is_encoder_decoder=is_encoder_decoder(load_config(name)))
+    check_characters_known(preprocessor, datasets, config.dataset_path)
+    return preprocessor
+
+
+def _make_evaluator(student: Student, stop: StopRequests) -> Evaluator:
+    config = student.config
+    decoding = decoding_of(
+        "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
+    )
+    return Evaluator(
+        student.preprocessor,
+        decoding,
+        student.metrics,
+        config.micro_batch_size,
+        student.accelerator.device,
+        stop.check,
+        config.metric_options,
+    )
+
+
+def _one_row_per_reference(config: TrainingArguments, datasets: Datasets) -> Datasets:
+    """The data with a training row for each reference of an input, unless the flags ask for the first alone."""
     if config.several_references == "first" or not config.do_train:
         return datasets
-    learned = {
+    expanded = {
         split: row_for_each_reference(columns) if is_training_split(split) or split == FT else columns
         for split, columns in datasets.items()
     }
-    for split, columns in learned.items():
+    for split, columns in expanded.items():
         if columns is not datasets[split]:
             say(f"{split}: {n_rows(columns)} rows, one for each reference of its {n_rows(datasets[split])} inputs")
             break
-    return learned
+    return expanded
 
 
 def _resumable_folder(config: TrainingArguments, run: RunFolder) -> Path | None:
@@ -178,15 +227,15 @@ def _resumable_folder(config: TrainingArguments, run: RunFolder) -> Path | None:
 
 
 def _starts_from_weights(run: RunFolder) -> bool:
-    """Whether the run began from weights that a flag names; a checkpoint with an optimizer goes on in its schedule."""
+    """Whether the run started from weights that a flag names; a checkpoint with an optimizer continues its schedule."""
     path = run.flags["checkpoint_path"]
     if path is None:
         return run.flags.get("student_state_dict_path") is not None
     return not checkpoints.is_resumable(Path(path))
 
 
-def _optimizer(config: TrainingArguments, model: nn.Module, *, fused: bool) -> torch.optim.AdamW:
-    """AdamW, in one kernel if `fused`: one that skips an update by itself when a scaler says so, and tells nobody."""
+def _make_optimizer(config: TrainingArguments, model: nn.Module, *, fused: bool) -> torch.optim.AdamW:
+    """AdamW. Its fused kernel skips an overflown fp16 update by itself and does not report it: not with a scaler."""
     return torch.optim.AdamW(
         model.parameters(),
         lr=config.learning_rate,
@@ -199,7 +248,7 @@ def _optimizer(config: TrainingArguments, model: nn.Module, *, fused: bool) -> t
 def _nominal_updates(
     config: TrainingArguments, data: TokenizedDatasets, splits: tuple[str, ...], phases: Sequence[Phase]
 ) -> int:
-    """Updates that the learning rate falls to 0 over: those of all --epochs, run or not, and of the later phases."""
+    """The updates of all --epochs, run or not, and of the later phases: the learning rate falls to 0 over them."""
     if not phases:
         return 0
     nominal = [rhythm.rotated(splits, epoch) for epoch in range(config.epochs)]

@@ -5,13 +5,13 @@ from pathlib import Path
 import pytest
 import torch
 from model_types import write_tiny_model
-from src.models.checks import check_lengths, check_model_files
 from transformers import GPT2LMHeadModel
 
 from src.config.errors import UserError
 from src.config.flags.fine_tune import FineTuneArguments
 from src.decoding.checks import check_decoding
 from src.decoding.settings import decoding_of
+from src.models.checks_before_loading import check_lengths, check_model_files
 from src.models.loading import load_config, load_model
 
 POSITIONS = 64  # of a tiny model, where it has a table or says how far it was trained

@@ -722,7 +722,7 @@ def test_memory_that_runs_out_in_a_step(command, tmp_path, capsys, monkeypatch, 
         raise torch.OutOfMemoryError("CUDA out of memory.")
 
     monkeypatch.setattr(Trainer, "try_update", runs_out)
-    monkeypatch.setattr("src.decoding.durable.Writer.write", runs_out)
+    monkeypatch.setattr("src.decoding.generator.TargetGenerator.generate", runs_out)
     sections = dry_run(script, command(script, "t5"), tmp_path, capsys)
     smaller = "--max_gpu_batch_size 1" if script == "ft" else "--batch_size 2"
     assert sections["memory"][0].startswith("does not fit: more than ")

@@ -41,7 +41,7 @@ from src.config.errors import UserError
 from src.config.experiments.load import load_experiments
 from src.data import columnar_files, schema
 from src.data.formats import read_datasets
-from src.decoding import durable
+from src.decoding import generator
 from src.models import weights
 from src.training import setup
 
@@ -130,7 +130,7 @@ def no_weights(monkeypatch) -> None:
     def read_weights(*_arguments: object, **_flags: object) -> None:
         raise AssertionError("weights were read")
 
-    for module in (setup, durable, kd_models_accelerator_multiple_loaders, create_student):
+    for module in (setup, generator, kd_models_accelerator_multiple_loaders, create_student):
         monkeypatch.setattr(module, "load_model", read_weights)
     monkeypatch.setattr(weights, "read_state_dict", read_weights)
 

@@ -19,7 +19,7 @@ import prepare_datasets_main
 import simulate_api_main
 from src import kd_models_accelerator_multiple_loaders
 from src.config.cli import run_script
-from src.decoding import durable
+from src.decoding import generator
 from src.models import weights
 from src.training import setup
 
@@ -243,7 +243,7 @@ def forbid_weights(monkeypatch) -> None:
         raise AssertionError("weights were read")
 
     monkeypatch.setattr(setup, "load_model", read_weights)
-    monkeypatch.setattr(durable, "load_model", read_weights)
+    monkeypatch.setattr(generator, "load_model", read_weights)
     monkeypatch.setattr(kd_models_accelerator_multiple_loaders, "load_model", read_weights)
     monkeypatch.setattr(weights, "read_state_dict", read_weights)
 

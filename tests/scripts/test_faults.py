@@ -494,22 +494,6 @@ def test_cut_progress_is_made_good(tmp_path, cases, whole, stopped, lost):
 
 
 @pytest.mark.parametrize(
-    ("name", "file"),
-    [("gen-sampling", "generated_datasets.partial.jsonl")],
-)
-def test_a_letter_of_a_written_piece_that_has_changed(tmp_path, cases, stopped, name, file):
-    """It would be in the results: refused by the file's name, with nothing written."""
-    out = stopped(name, tmp_path)
-    data = bytearray((out / file).read_bytes())
-    place = next(i for i in range(len(data) // 3, len(data)) if chr(data[i]).isalnum())
-    data[place] = ord("x") if data[place] != ord("x") else ord("y")
-    (out / file).write_bytes(data)
-    before = outcome(out)
-    check_refused(run(cases[name], out, tmp_path / "log"), f"{out / file}: ")
-    assert outcome(out) == before
-
-
-@pytest.mark.parametrize(
     "value",
     [
         '{"flags": 1}',

@@ -16,7 +16,7 @@ import gen_main
 import simulate_api_main
 from src.api.simulated import GeneratedCompletion, spell, token_string
 from src.config.signals import Interrupted, StopRequests
-from src.decoding.durable import Writer
+from src.decoding.generator import TargetGenerator
 from src.decoding.top_logprobs import top_logprobs
 from src.models.folders import write_model_folder
 from src.models.forward import target_labels, target_logits
@@ -74,9 +74,9 @@ def run(model: str, data: Path, out: Path, **flags) -> Run:
         taken.append((batch.rows[0], tokens.tolist()))
         return tokens
 
-    write = Writer.write
+    write = TargetGenerator.generate
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Writer, "write", noted)
+        patch.setattr(TargetGenerator, "generate", noted)
         path = simulate_api_main.main(api_flags(model, data, out, **{"batch_size": 1, **flags}))
     splits = [split for split, texts in TEXTS.items() for _ in texts]
     written = {
@@ -290,7 +290,7 @@ def test_a_finished_run_is_not_repeated(tiny_models, data, tmp_path, capsys):
 def test_an_empty_prediction(tiny_models, data, tmp_path, monkeypatch, family, form):
     """EOS is the first token that is written."""
     eos = load_tokenizer(tiny_models[family]["student"]).eos_token_id
-    monkeypatch.setattr(Writer, "write", lambda _, batch, k: torch.full((k * len(batch.rows), 1), eos))
+    monkeypatch.setattr(TargetGenerator, "generate", lambda _, batch, k: torch.full((k * len(batch.rows), 1), eos))
     path = simulate_api_main.main(api_flags(tiny_models[family]["student"], data, tmp_path / "out", form=form))
     if form == "jsonl":
         for line in path.read_text().splitlines():
