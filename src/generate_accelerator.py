@@ -21,8 +21,7 @@ from src.decoding.durable import (
 from src.decoding.generate import finish_reasons, to_texts
 from src.decoding.generator import TargetGenerator, load_generator
 from src.decoding.settings import LENGTH_PENALTIES, decoding_of
-from src.preflight.dry_run import hold_folder
-from src.preflight.report import report_finished, report_generation
+from src.preflight.report import hold_folder, report_finished, report_generation
 from src.runs.folder import RunFolder
 from src.tokens.batch import Batch
 

@@ -13,8 +13,7 @@ from src.models.checks_before_loading import check_lengths, check_model_files, c
 from src.models.compiled import check_can_compile, compile_layers
 from src.models.generation_config import apply_settings, fit_to_tokenizer
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
-from src.preflight.dry_run import hold_folder
-from src.preflight.report import report_finished, report_training
+from src.preflight.report import hold_folder, report_finished, report_training
 from src.runs.description import FINISHED
 from src.training.finish import finish_again, train
 from src.training.phase import check_schedule, distillation_phases, with_languages_of, with_prompt

@@ -6,8 +6,7 @@ from src.config.flags.distill import DistillStoredArguments
 from src.data.schema import Datasets, training_splits
 from src.data.soft_targets import LOGITS, TOKENS
 from src.distillation.teachers import StoredTeacher
-from src.preflight.dry_run import hold_folder
-from src.preflight.report import report_finished, report_training
+from src.preflight.report import hold_folder, report_finished, report_training
 from src.runs.description import FINISHED
 from src.training.finish import finish_again, train
 from src.training.phase import check_schedule, distillation_phases, with_prompt

@@ -29,8 +29,7 @@ from src.decoding.generate import behind_eos
 from src.decoding.generator import TargetGenerator, load_generator
 from src.decoding.settings import Decoding, decoding_of
 from src.decoding.top_logprobs import eos_ids, top_logprobs
-from src.preflight.dry_run import hold_folder
-from src.preflight.report import report_finished, report_generation
+from src.preflight.report import hold_folder, report_finished, report_generation
 from src.runs.folder import RunFolder
 from src.storage.atomic import atomic_write
 from src.tokens.batch import Batch

@@ -2,8 +2,7 @@
 
 from src.config.flags.fine_tune import FineTuneArguments
 from src.data.schema import Datasets
-from src.preflight.dry_run import hold_folder
-from src.preflight.report import report_finished, report_training
+from src.preflight.report import hold_folder, report_finished, report_training
 from src.runs.description import FINISHED
 from src.training.finish import finish_again, train
 from src.training.phase import Phase

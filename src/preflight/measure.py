@@ -1,4 +1,4 @@
-"""A few real steps of a run that is ready to begin, timed and measured. The models are of no use afterwards."""
+"""Time a few real steps of a prepared run and measure their memory. The models are of no use afterwards."""
 
 import time
 from collections import deque
@@ -6,87 +6,75 @@ from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 
 from src.config.console import progress_bar
 from src.config.flags.shared import TrainingArguments
+from src.decoding.durable import DurableGeneration
 from src.devices import memory as machine
 from src.distillation.teachers import LiveTeacher
-from src.preflight.estimates import Kind, Memory, Needs, memory_at_peak, nearest_to_mean
+from src.preflight.estimates import Memory, Needs, nearest_to_mean
 from src.tokens.collate import collate
 from src.tokens.order import chunks, epoch_order, longest_first
 from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
 from src.training.engine import Trainer
 from src.training.phase import Phase
 
-if TYPE_CHECKING:
-    from src.decoding.durable import DurableGeneration
-
-ROWS = 20_000  # of a split, at most, that are looked at
-TYPICAL, MOST = 2, 20  # steps of usual size that are timed: more than a few only while all together are quicker than
-QUICK = 1.0  # seconds, and a single one where the longest took more than
-LONG = 30.0  # seconds
+ROWS = 20_000  # of a split, at most, that are tokenized
+MOST_STEPS, ENOUGH = 20, 1.0  # steps are timed until there are so many, or until they took so many seconds together
 
 
 @dataclass(frozen=True)
-class Trained:
-    """The kinds of updates of each phase, and the seconds that an evaluation takes for a row."""
+class TrainingTimes:
+    """Seconds of a mean update of each phase, and of the evaluation of a row without the metrics."""
 
-    kinds: tuple[tuple[Kind, ...], ...]
-    evaluation: float
+    updates: tuple[float, ...]
+    row: float
 
 
-def try_training(
+def time_training(
     trainer: Trainer, phases: Sequence[tuple[Phase, str]], evaluated: str | None
-) -> tuple[Trained | None, Memory]:
-    """Updates of every kind, with the split that each phase goes on with, and batches of an evaluation.
-
-    None where there is not enough memory.
-    """
-    variants = [[(*variant, split) for variant in _variants(phase)] for phase, split in phases]
+) -> tuple[TrainingTimes | None, Memory]:
+    """Time updates of each phase on its next split, and evaluation batches; None if there is not enough memory."""
     splits = {name: trainer.data.glimpse(name, ROWS) for name in (*(name for _, name in phases), evaluated) if name}
 
-    def steps(bar: Any) -> Trained:
-        kinds = tuple(
-            tuple(_time_updates(trainer, kind, phase, splits[name], bar) for kind, phase, name in each)
-            for each in variants
-        )
-        return Trained(kinds, _time_evaluation(trainer, splits[evaluated], bar) if evaluated else 0.0)
+    def steps(bar: Any) -> TrainingTimes:
+        updates = tuple(_time_phase(trainer, phase, splits[name], bar) for phase, name in phases)
+        return TrainingTimes(updates, _time_evaluation(trainer, splits[evaluated], bar) if evaluated else 0.0)
 
+    n_parts = sum(len(phase.losses) for phase, _ in phases) + (evaluated is not None)
     with _not_compiled(trainer.config):
-        n_kinds = sum(map(len, variants)) + (evaluated is not None)
-        return _measured(steps, needs_of_training(trainer, [phase for phase, _ in phases]), trainer.device, n_kinds)
+        return _measure(steps, training_needs(trainer, [phase for phase, _ in phases]), trainer.device, n_parts)
 
 
-def try_generation(generation: "DurableGeneration", data: TokenizedDatasets) -> tuple[float | None, Memory]:
-    """Seconds by target, from a few batches after the longest one; None where there is not enough memory."""
+def time_generation(generation: DurableGeneration, data: TokenizedDatasets) -> tuple[float | None, Memory]:
+    """Seconds per target, from a few batches after the longest one; None if there is not enough memory."""
     preprocessor, device = generation.generator.preprocessor, generation.generator.accelerator.device
-    splits = {name: data.glimpse(name, ROWS) for name in generation.datasets}
+    k_of, splits = generation.k_of, {name: data.glimpse(name, ROWS) for name in generation.datasets}
     batches = [
         (name, rows)
         for name, split in splits.items()
         for rows in chunks(longest_first(split.input_lengths), generation.config.batch_size)
     ]
-    sizes = [generation.k_of[name] * _padded(splits[name].input_lengths, rows) for name, rows in batches]
+    sizes = [k_of[name] * _padded_tokens(splits[name].input_lengths, rows) for name, rows in batches]
 
-    def write(place: int) -> None:
-        name, rows = batches[place]
-        generation.generate_batch(collate(preprocessor, splits[name], rows).to(device), generation.k_of[name])
+    def generate(i: int) -> None:
+        name, rows = batches[i]
+        generation.generate_batch(collate(preprocessor, splits[name], rows).to(device), k_of[name])
 
     def steps(bar: Any) -> float:
-        times = _time_typical(write, sizes, device, bar)
-        n_targets = sum(len(batches[place][1]) * generation.k_of[batches[place][0]] for place in times)
-        return sum(times.values()) / n_targets
+        times = _time_typical(generate, sizes, device)
+        bar.update()
+        return sum(times.values()) / sum(k_of[name] * len(rows) for name, rows in map(batches.__getitem__, times))
 
-    needs = Needs(_bytes_of(generation.generator.model.parameters()))
-    return _measured(steps, needs, device, 1)
+    return _measure(steps, Needs(_bytes_of(generation.generator.model.parameters())), device, 1)
 
 
-def needs_of_training(trainer: Trainer, phases: Sequence[Phase]) -> Needs:
-    """What can be counted beforehand; without phases nothing is learned."""
+def training_needs(trainer: Trainer, phases: Sequence[Phase]) -> Needs:
+    """The memory that is known beforehand; without phases nothing is trained."""
     model, state = trainer.training.model, trainer.training.optimizer.state
     gradients = _bytes_of(each for each in model.parameters() if each.requires_grad) if phases else 0
     teachers = [phase.teacher.model for phase in phases if isinstance(phase.teacher, LiveTeacher)]
@@ -95,9 +83,7 @@ def needs_of_training(trainer: Trainer, phases: Sequence[Phase]) -> Needs:
         gradients=gradients,
         optimizer=2 * gradients,  # AdamW's two moments, in the format of the weights
         teacher=_bytes_of(teachers[0].parameters()) if teachers else 0,
-        optimizer_there=_bytes_of(
-            value for held in state.values() for value in held.values() if torch.is_tensor(value)
-        ),
+        optimizer_there=_bytes_of(each for held in state.values() for each in held.values() if torch.is_tensor(each)),
     )
 
 
@@ -105,19 +91,20 @@ def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _measured(steps: Callable[[Any], Any], needs: Needs, device: torch.device, n_kinds: int) -> tuple[Any, Memory]:
-    """What steps(bar) returns, which makes `n_kinds` of them, and the memory that it took; None where that ran out."""
-    before, available = machine.held(device), machine.within_reach(device)
+def _measure(steps: Callable[[Any], Any], needs: Needs, device: torch.device, n_parts: int) -> tuple[Any, Memory]:
+    """What steps(bar) returns, and the memory that it took; None where memory ran out."""
+    machine.reset_peak(device)
+    before, available, peak_before = machine.held(device), machine.within_reach(device), machine.peak(device)
     result = peak = None
     if before + needs.to_come <= available:
-        with progress_bar(2 * n_kinds, "dry run: time steps", "parts") as bar, machine.Peak(device) as memory:
+        with progress_bar(n_parts, "dry run: time steps", "parts") as bar:
             try:
                 result = steps(bar)
-                peak = memory.bytes
+                peak = machine.peak(device)
             except (RuntimeError, MemoryError) as error:
-                if not machine.is_lack_of_memory(error):
+                if not machine.is_out_of_memory(error):
                     raise
-    return result, memory_at_peak(needs, before=before, peak=peak, available=available)
+    return result, Memory(needs, before, peak, available, while_loading=peak is not None and peak <= peak_before)
 
 
 def _not_compiled(config: TrainingArguments) -> AbstractContextManager:
@@ -125,69 +112,60 @@ def _not_compiled(config: TrainingArguments) -> AbstractContextManager:
     return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
 
 
-def _variants(phase: Phase) -> list[tuple[Kind, Phase]]:
-    """The kinds of updates that a phase has, each as a phase of its own: of every loss, with each writer of labels.
+def _time_phase(trainer: Trainer, phase: Phase, split: TokenizedSplit, bar: Any) -> float:
+    """Seconds of a mean update: each loss counts equally, with and without labels of the student by their share.
 
-    How many updates learn which loss may depend on the scores: all are taken for equally many.
+    Which loss is learned for how long may depend on the scores.
     """
-    variants = []
+    seconds = 0.0
     for entry in phase.losses:
-        share = entry.generate_labels_weight
-        for writes, part in ((0.0, 1 - share), (1.0, share)):
-            if part > 0:
-                what = f"{entry.name} on labels of the student" if writes else entry.name
-                loss = replace(entry, generate_labels_weight=writes)
-                variants.append((Kind(what, part / len(phase.losses), 0.0), replace(phase, losses=(loss,))))
-    return variants
+        for writes, share in ((0.0, 1 - entry.generate_labels_weight), (1.0, entry.generate_labels_weight)):
+            if share > 0:
+                alone = replace(phase, losses=(replace(entry, generate_labels_weight=writes),))
+                seconds += share * _time_update(trainer, alone, split) / len(phase.losses)
+        bar.update()
+    return seconds
 
 
-def _time_updates(trainer: Trainer, kind: Kind, phase: Phase, split: TokenizedSplit, bar: Any) -> Kind:
-    """The kind with the time of an update."""
-    size, seed = trainer.config.batch_size, trainer.config.seed
-    updates = list(chunks(epoch_order(len(split), seed=seed, epoch=trainer.state.epoch), size))
-    sizes = [_padded(split.lengths, rows) for rows in updates]
-
-    def update(place: int) -> None:
-        trainer.try_update(phase, split, updates[place])
-
-    times = _time_typical(update, sizes, trainer.device, bar)
-    return replace(kind, seconds=sum(times.values()) / len(times))
-
-
-def _time_typical(
-    step: Callable[[int], None], sizes: Sequence[int], device: torch.device, bar: Any
-) -> dict[int, float]:
-    """Seconds of some steps of usual size, by their place.
-
-    The largest is made before them, for the memory it takes, and for the time that only a first step takes.
-    """
-    longest = _seconds(partial(step, int(np.argmax(sizes))), device)
-    bar.update()
-    times: dict[int, float] = {}
-    for place in nearest_to_mean(sizes, MOST):
-        times[place] = _seconds(partial(step, place), device)
-        if longest > LONG or (len(times) >= TYPICAL and sum(times.values()) > QUICK):
-            break
-    bar.update()
-    return times
+def _time_update(trainer: Trainer, phase: Phase, split: TokenizedSplit) -> float:
+    order = epoch_order(len(split), seed=trainer.config.seed, epoch=trainer.state.epoch)
+    updates = list(chunks(order, trainer.config.batch_size))
+    sizes = [_padded_tokens(split.lengths, rows) for rows in updates]
+    times = _time_typical(lambda i: trainer.try_update(phase, split, updates[i]), sizes, trainer.device)
+    return sum(times.values()) / len(times)
 
 
 def _time_evaluation(trainer: Trainer, split: TokenizedSplit, bar: Any) -> float:
-    """Seconds that a row takes when it is evaluated; without the metrics."""
+    """Seconds that the evaluation of a row takes, without the metrics."""
     evaluator, model = trainer.evaluator, trainer.training.model
     batches = list(chunks(longest_first(split.input_lengths), evaluator.batch_size))
-    sizes = [_padded(split.input_lengths, rows) for rows in batches]
+    sizes = [_padded_tokens(split.input_lengths, rows) for rows in batches]
 
-    def evaluate(place: int) -> None:
-        evaluator.write(model, split, batches[place])
-        deque(evaluator.token_losses(model, split, batches[place]), maxlen=0)
+    def evaluate(i: int) -> None:
+        evaluator.write(model, split, batches[i])
+        deque(evaluator.token_losses(model, split, batches[i]), maxlen=0)
 
     model.eval()
-    times = _time_typical(evaluate, sizes, trainer.device, bar)
-    return sum(times.values()) / sum(len(batches[place]) for place in times)
+    times = _time_typical(evaluate, sizes, trainer.device)
+    bar.update()
+    return sum(times.values()) / sum(len(batches[i]) for i in times)
 
 
-def _padded(lengths: np.ndarray, rows: np.ndarray) -> int:
+def _time_typical(step: Callable[[int], None], sizes: Sequence[int], device: torch.device) -> dict[int, float]:
+    """Seconds of steps by their number, those nearest to the mean size first.
+
+    The largest step comes before them, untimed: it takes the most memory, and a first step takes longer than others.
+    """
+    step(int(np.argmax(sizes)))
+    times: dict[int, float] = {}
+    for i in nearest_to_mean(sizes, MOST_STEPS):
+        times[i] = _seconds(partial(step, i), device)
+        if sum(times.values()) > ENOUGH:
+            break
+    return times
+
+
+def _padded_tokens(lengths: np.ndarray, rows: np.ndarray) -> int:
     """Tokens of a batch of rows, padding included."""
     return len(rows) * int(lengths[rows].max())
 
