@@ -40,7 +40,10 @@ def generate(config: GenerateArguments, datasets: Datasets) -> Path:
     path = run.path / RESULT
     with hold_folder(run, config):
         if has_finished(run, path):
-            report_finished(run) if config.dry_run else keep_file(run, path)
+            if config.dry_run:
+                report_finished(run)
+            else:
+                keep_file(run, path)
             return path
         generation = _prepare(config, run, chosen)
         if config.dry_run:

@@ -15,7 +15,7 @@ from src.models.generation_config import apply_settings, fit_to_tokenizer
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
 from src.preflight.report import hold_folder, report_finished, report_training
 from src.runs.description import FINISHED
-from src.training.finish import finish_again, train
+from src.training.finish import tidy_and_show_scores, train
 from src.training.phase import check_schedule, distillation_phases, with_languages_of, with_prompt
 from src.training.setup import Student, check_data, load_student, open_training_run, prepare_training
 
@@ -33,18 +33,12 @@ def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experimen
     run = open_training_run(config, datasets, {"experiment_config_key": experiment.as_json()})
     with hold_folder(run, config):
         if run.status == FINISHED:
-            return report_finished(run) if config.dry_run else finish_again(run, config)
+            return report_finished(run) if config.dry_run else tidy_and_show_scores(run, config)
         splits = check_data(config, datasets)
         if config.do_train:
             _check_experiment(config, datasets, experiment)
-        student = load_student(
-            config,
-            datasets,
-            run,
-            config.student_name,
-            splits=splits,
-            state_dict_path=config.student_state_dict_path,
-        )
+        name, weights = config.student_name, config.student_state_dict_path
+        student = load_student(config, datasets, run, name, splits=splits, state_dict_path=weights)
         phases = []
         if config.do_train:
             teacher = _load_teacher(config, student, experiment) if experiment.needs_teacher else None
@@ -88,7 +82,7 @@ def _check_teacher(config: DistillArguments, experiment: Experiment) -> None:
 def _load_teacher(config: DistillArguments, student: Student, experiment: Experiment) -> LiveTeacher:
     dtype = torch.bfloat16 if config.teacher_dtype == "bf16" else torch.float32
     model = load_model(config.teacher_name, state_dict_path=config.teacher_state_dict_path, dtype=dtype)
-    fit_to_tokenizer(model, student.tokenizer)
+    fit_to_tokenizer(model, student.preprocessor.tokenizer)
     apply_settings(model, config.teacher_name, config)
     check_decoding(model, config.teacher_name, config)
     if any(loss.compares_layers for loss in experiment.losses):

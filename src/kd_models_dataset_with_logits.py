@@ -8,7 +8,7 @@ from src.data.soft_targets import LOGITS, TOKENS
 from src.distillation.teachers import StoredTeacher
 from src.preflight.report import hold_folder, report_finished, report_training
 from src.runs.description import FINISHED
-from src.training.finish import finish_again, train
+from src.training.finish import tidy_and_show_scores, train
 from src.training.phase import check_schedule, distillation_phases, with_prompt
 from src.training.setup import check_data, load_student, open_training_run, prepare_training
 
@@ -24,19 +24,13 @@ def train_kd(config: DistillStoredArguments, datasets: Datasets, experiment: Exp
     run = open_training_run(config, datasets, {"experiment_config_key": experiment.as_json()})
     with hold_folder(run, config):
         if run.status == FINISHED:
-            return report_finished(run) if config.dry_run else finish_again(run, config)
+            return report_finished(run) if config.dry_run else tidy_and_show_scores(run, config)
         splits = check_data(config, datasets)
         if config.do_train:
             check_schedule(config, datasets, experiment)
             _check_stored(config, datasets, experiment)
-        student = load_student(
-            config,
-            datasets,
-            run,
-            config.student_name,
-            splits=splits,
-            state_dict_path=config.student_state_dict_path,
-        )
+        name, weights = config.student_name, config.student_state_dict_path
+        student = load_student(config, datasets, run, name, splits=splits, state_dict_path=weights)
         phases = distillation_phases(config, experiment, splits, StoredTeacher()) if config.do_train else []
         prepared = prepare_training(student, phases)
         return report_training(prepared) if config.dry_run else train(prepared)

@@ -48,7 +48,10 @@ def simulate(config: SimulateApiArguments, datasets: Datasets) -> Path:
     path = run.path / RESULTS[config.form]
     with hold_folder(run, config):
         if has_finished(run, path):
-            report_finished(run) if config.dry_run else keep_file(run, path)
+            if config.dry_run:
+                report_finished(run)
+            else:
+                keep_file(run, path)
             return path
         generation = _prepare(config, run, chosen)
         if config.dry_run:

@@ -4,7 +4,7 @@ from src.config.flags.fine_tune import FineTuneArguments
 from src.data.schema import Datasets
 from src.preflight.report import hold_folder, report_finished, report_training
 from src.runs.description import FINISHED
-from src.training.finish import finish_again, train
+from src.training.finish import tidy_and_show_scores, train
 from src.training.phase import Phase
 from src.training.setup import check_data, load_student, open_training_run, prepare_training
 
@@ -18,7 +18,7 @@ def train_model(config: FineTuneArguments, datasets: Datasets) -> dict[str, floa
     run = open_training_run(config, datasets)
     with hold_folder(run, config):
         if run.status == FINISHED:
-            return report_finished(run) if config.dry_run else finish_again(run, config)
+            return report_finished(run) if config.dry_run else tidy_and_show_scores(run, config)
         splits = check_data(config, datasets)
         student = load_student(config, datasets, run, config.model_name, splits=splits)
         phases = [Phase("fine-tune", splits, config.epochs)] if config.do_train else []

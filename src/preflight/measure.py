@@ -100,11 +100,12 @@ def _measure(steps: Callable[[Any], Any], needs: Needs, device: torch.device, n_
         with progress_bar(n_parts, "dry run: time steps", "parts") as bar:
             try:
                 result = steps(bar)
-                peak = machine.peak(device)
+                peak = max(before, machine.peak(device))
             except (RuntimeError, MemoryError) as error:
                 if not machine.is_out_of_memory(error):
                     raise
-    return result, Memory(needs, before, peak, available, while_loading=peak is not None and peak <= peak_before)
+    while_loading = device.type == "cpu" and peak is not None and peak <= max(before, peak_before)
+    return result, Memory(needs, before, peak, available, while_loading=while_loading)
 
 
 def _not_compiled(config: TrainingArguments) -> AbstractContextManager:

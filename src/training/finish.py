@@ -23,10 +23,10 @@ def train(prepared: PreparedTraining) -> dict[str, float]:
         trainer.begin()
         trainer.fit(prepared.phases)
         _write_results(trainer, _test(trainer))
-        return finish_again(trainer.run, trainer.config)
+        return tidy_and_show_scores(trainer.run, trainer.config)
 
 
-def finish_again(run: RunFolder, config: TrainingArguments) -> dict[str, float]:
+def tidy_and_show_scores(run: RunFolder, config: TrainingArguments) -> dict[str, float]:
     """Remove what only an unfinished run needs and print the scores of a finished one; returns them."""
     _tidy(run, keep=config.keep_checkpoint_after_test)
     if run.scores:

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+from transformers import PreTrainedModel, get_linear_schedule_with_warmup
 
 from src.config.console import say
 from src.config.constants import DEV, FT, TARGET, TEST
@@ -19,14 +19,7 @@ from src.config.errors import UserError
 from src.config.flags.shared import TrainingArguments
 from src.config.signals import StopRequests
 from src.data.references import count_references, row_for_each_reference
-from src.data.schema import (
-    Datasets,
-    check_datasets,
-    check_trainable,
-    is_training_split,
-    some_texts,
-    training_splits,
-)
+from src.data.schema import Datasets, check_datasets, check_trainable, is_training_split, some_texts, training_splits
 from src.data.splits import n_rows
 from src.decoding.checks import check_decoding
 from src.decoding.settings import decoding_of
@@ -67,10 +60,6 @@ class Student:
     metrics: tuple[str, ...]
     splits: tuple[str, ...]
     resumed: Path | None
-
-    @property
-    def tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.preprocessor.tokenizer
 
 
 @dataclass(frozen=True)
@@ -160,7 +149,7 @@ def prepare_training(student: Student, phases: Sequence[Phase]) -> PreparedTrain
     model = accelerator.prepare(student.model)
     optimizer = accelerator.prepare(_make_optimizer(config, model, fused=accelerator.scaler is None))
     scheduler = get_linear_schedule_with_warmup(optimizer, warmup, updates)
-    training = TrainingState(model, student.tokenizer, optimizer, scheduler, accelerator.scaler)
+    training = TrainingState(model, student.preprocessor.tokenizer, optimizer, scheduler, accelerator.scaler)
     trainer = Trainer(config, accelerator, training, student.data, evaluator, student.run, stop)
     if student.resumed is not None:
         trainer.resume(student.resumed, phases)
