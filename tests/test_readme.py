@@ -104,13 +104,27 @@ def test_no_table_names_a_flag_that_is_gone():
     assert {name for name, _, _ in FLAG_LINES} <= known
 
 
+def file_map() -> str:
+    return CONTRIBUTING.split("## File map", 1)[1].split("```")[1]
+
+
 def test_the_file_map_names_what_is_there():
-    map_ = CONTRIBUTING.split("## File map", 1)[1].split("```")[1]
-    named = re.findall(r"\b[\w/]+\.(?:py|sh|md)\b", map_)
+    named = re.findall(r"(?<![*\w])\w[\w/]*\.(?:py|sh|md)\b", file_map())
     assert len(named) >= 15
     for name in named:
         places = [REPOSITORY, REPOSITORY / "src", REPOSITORY / "benchmarks", REPOSITORY / "tests", REPOSITORY / "docs"]
         assert any((place / name).exists() for place in places), name
+
+
+@pytest.mark.parametrize("room", sorted(path.name for path in (REPOSITORY / "src").iterdir() if path.is_dir()))
+def test_the_file_map_names_every_file_of_a_room(room):
+    if room == "__pycache__":
+        return
+    entry = re.search(rf"^  {room}/ (.*?)(?=^  \S|^\S)", file_map(), re.MULTILINE | re.DOTALL)
+    assert entry is not None
+    words = set(re.findall(r"\w+", entry[1]))
+    files = {path.stem for path in (REPOSITORY / "src" / room).iterdir()} - {"__init__", "__pycache__"}
+    assert files <= words, files - words
 
 
 @pytest.mark.parametrize(("script", "page"), [("make_flags", "flags.md"), ("make_pipeline", "pipeline.svg")])
