@@ -94,7 +94,8 @@ class StopRequests:
         """Inside the `with` block a signal raises Interrupted at once; for long work that leaves the state alone."""
         self._interrupt_at_once = True
         try:
-            self.check()
+            if self.received is not None:
+                raise Interrupted(self.received)
             yield
         finally:
             self._interrupt_at_once = False

@@ -38,10 +38,10 @@ def read_parquet(path: Path) -> Columns:
             # The sizes above count a repeated text once. In small batches its copies are not all in memory together.
             size = 0
             for batch in file.iter_batches(batch_size=ROWS_PER_BATCH):
+                batch.validate(full=True)  # bytes lost from a file can leave indices outside a dictionary
                 size += batch.nbytes
                 _check_expansion(size, path)
                 for name, values in zip(batch.schema.names, batch.columns, strict=True):
-                    values.validate(full=True)  # bytes lost from a file can leave indices outside a dictionary
                     columns[name] += _to_list(values, texts)
         return columns
     except (pyarrow.ArrowException, OSError, ValueError) as error:
@@ -61,7 +61,6 @@ def read_arrow(path: Path) -> Columns:
         check_unique_names(file.schema.names, path)
         batches = _checked_batches((file.get_batch(i) for i in range(file.num_record_batches)), path)
         table = pyarrow.Table.from_batches(batches, file.schema)
-        table.validate(full=True)  # pyarrow follows offsets without checking that they lie inside the file
         return {name: _arrow_column(table[name], texts) for name in table.column_names}
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: not an Arrow file: {one_line(error)}") from None
@@ -84,8 +83,6 @@ def read_saved_folder(folder: Path) -> Datasets:
             _checked_batches(pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))), file)
         saved = load_from_disk(str(folder))
         saved = saved if isinstance(saved, DatasetDict) else {TRAIN: saved}
-        for rows in saved.values():
-            rows.data.validate(full=True)  # as in read_arrow
         return {str(split): rows.to_dict() for split, rows in saved.items()}
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: not a folder saved by `datasets`: {one_line(error)}") from None
@@ -106,6 +103,7 @@ def _checked_batches(batches: Iterable[pyarrow.RecordBatch], path: Path) -> list
     """The record batches of a file. Raises UserError at the first one that makes it expand too much."""
     size, checked = 0, []
     for batch in batches:
+        batch.validate(full=True)  # pyarrow, even `nbytes`, follows offsets without checking that they lie in the file
         size += max(batch.nbytes, POINTER * batch.num_rows * batch.num_columns)
         _check_expansion(size, path)
         checked.append(batch)

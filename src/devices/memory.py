@@ -51,8 +51,10 @@ def peak(device: torch.device) -> int:
         return torch.cuda.max_memory_reserved(device)
     if sys.platform == "win32":
         return psutil.Process().memory_info().peak_wset
-    largest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return largest if sys.platform == "darwin" else largest * 1024  # kB elsewhere
+    if sys.platform == "linux":  # ru_maxrss would include the process that started this one
+        status = Path("/proc/self/status").read_text(encoding="utf-8")
+        return int(status.partition("VmHWM:")[2].split()[0]) * 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -311,9 +311,16 @@ def test_references_instead_of_completions(prepared, name):
     assert [len(row) for row in made["train_0"]["tokens"]] == [len(row) for row in made["train_0"]["logits"]]
 
 
-@pytest.mark.parametrize("target", [[], ["a", 3], [["a"]]])
-def test_lists_of_an_api_file_that_are_refused(prepared, target):
-    assert "api.jsonl: line 4: 'target': expected text or a list of texts" in prepared(target)
+@pytest.mark.parametrize(
+    ("target", "said"),
+    [
+        ([], "Expected `array` of length >= 1 - at `$.target`"),
+        (["a", 3], "Expected `str`, got `int` - at `$.target[1]`"),
+        ([["a"]], "Expected `str`, got `array` - at `$.target[0]`"),
+    ],
+)
+def test_lists_of_an_api_file_that_are_refused(prepared, target, said):
+    assert f"api.jsonl: line 4: {said}" in prepared(target)
 
 
 # -------------------------------------------------------------------------------------------------------------- pieces
