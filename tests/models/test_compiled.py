@@ -60,17 +60,24 @@ def test_only_compiled_models_change_anything(tiny_models, monkeypatch):
         pass
 
 
-def test_kd_main_learns_nearly_the_same(tiny_models, rotation_path, tmp_path, traced_only, monkeypatch):
+COMPILING = ("src.training.setup.compile_layers", "src.kd_models_accelerator_multiple_loaders.compile_layers")
+
+
+def test_kd_main_compiles_both_models(tiny_models, rotation_path, tmp_path, monkeypatch):
     seen = []
-    monkeypatch.setattr("src.training.setup.compile_layers", lambda model: seen.append(model) or compile_layers(model))
-    module = "src.kd_models_accelerator_multiple_loaders.compile_layers"
-    monkeypatch.setattr(module, lambda model: seen.append(model) or compile_layers(model))
+    for name in COMPILING:
+        monkeypatch.setattr(name, lambda model: seen.append(model) or model)
+    kd_main.main(kd_flags(tiny_models["t5"], rotation_path, tmp_path / "out", epochs=1, compile=True))
+    assert len(seen) == 2
+
+
+@pytest.mark.slow
+def test_kd_main_learns_nearly_the_same(tiny_models, rotation_path, tmp_path, traced_only):
     losses = []
     for compiles in (False, True):
         out = tmp_path / str(compiles)
         kd_main.main(kd_flags(tiny_models["t5"], rotation_path, out, epochs=1, compile=compiles))
         losses.append([float(row["loss"]) for row in rows(out, "train_losses.csv")])
-    assert len(seen) == 2
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
 
 
