@@ -1,14 +1,12 @@
 """Make a student model: keep some layers of a trained model, or build a small model with random weights."""
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from src.config.cli import parse, run_script
 from src.config.flags.create_student import CreateStudentArguments
 
 
-def main(argv: Sequence[str] | None = None) -> Path:
+def main(argv: list[str] | None = None) -> Path:
     """Write the model folder, print its path and return it."""
     config = parse(CreateStudentArguments, argv)
     from src.create_student import create_student  # here, because importing torch takes seconds
@@ -19,4 +17,4 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    raise SystemExit(run_script(main))

@@ -1,13 +1,10 @@
 """Fine-tune a model, usually the teacher, on labeled data."""
 
-import sys
-from collections.abc import Sequence
-
 from src.config.cli import parse, run_script
-from src.config.flags.fine_tune import FineTuneArguments
+from src.config.flags.train import FineTuneArguments
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+def main(argv: list[str] | None = None) -> dict[str, float]:
     """Fine-tune the model and return the test scores of its best checkpoint."""
     config = parse(FineTuneArguments, argv)
     from src.data.formats import read_datasets
@@ -17,4 +14,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    raise SystemExit(run_script(main))

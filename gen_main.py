@@ -1,14 +1,12 @@
 """Generate pseudo-targets with a model, usually the teacher."""
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from src.config.cli import parse, run_script
 from src.config.flags.generate import GenerateArguments
 
 
-def main(argv: Sequence[str] | None = None) -> Path:
+def main(argv: list[str] | None = None) -> Path:
     """Generate the pseudo-targets and return the path of their file."""
     config = parse(GenerateArguments, argv)
     from src.data.formats import read_datasets
@@ -18,4 +16,4 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    raise SystemExit(run_script(main))

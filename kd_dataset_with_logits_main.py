@@ -1,13 +1,10 @@
 """Distill a teacher whose log-probabilities are stored in the dataset file."""
 
-import sys
-from collections.abc import Sequence
-
 from src.config.cli import parse, run_script
-from src.config.flags.distill import DistillStoredArguments
+from src.config.flags.train import DistillStoredArguments
 
 
-def main(argv: Sequence[str] | None = None) -> dict[str, float]:
+def main(argv: list[str] | None = None) -> dict[str, float]:
     """Train the student and return the test scores of its best checkpoint."""
     config = parse(DistillStoredArguments, argv)
     from src.data.formats import read_datasets
@@ -19,4 +16,4 @@ def main(argv: Sequence[str] | None = None) -> dict[str, float]:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    raise SystemExit(run_script(main))

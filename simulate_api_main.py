@@ -1,14 +1,12 @@
 """Write completions and log-probabilities of a local model as an API would return them."""
 
-import sys
-from collections.abc import Sequence
 from pathlib import Path
 
 from src.config.cli import parse, run_script
-from src.config.flags.simulate_api import SimulateApiArguments
+from src.config.flags.generate import SimulateApiArguments
 
 
-def main(argv: Sequence[str] | None = None) -> Path:
+def main(argv: list[str] | None = None) -> Path:
     """Write the file of completions and return its path."""
     config = parse(SimulateApiArguments, argv)
     from src.data.formats import read_datasets
@@ -18,4 +16,4 @@ def main(argv: Sequence[str] | None = None) -> Path:
 
 
 if __name__ == "__main__":
-    sys.exit(run_script(main))
+    raise SystemExit(run_script(main))

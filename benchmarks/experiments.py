@@ -34,7 +34,7 @@ def experiments() -> tuple[str, ...]:
     """The keys of the shipped YAML."""
     sys.path.insert(0, str(REPOSITORY))
     from src.config.experiments.load import load_experiments
-    from src.config.flags.distill import EXPERIMENTS
+    from src.config.flags.train import EXPERIMENTS
 
     return tuple(load_experiments(REPOSITORY / EXPERIMENTS))
 

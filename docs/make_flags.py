@@ -7,7 +7,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from src.config.flags import base, create_student, distill, fine_tune, generate, prepare, shared, simulate_api  # noqa: E402  (needs the path above)
+from src.config.flags import base, create_student, generate, prepare, shared, train  # noqa: E402  (needs the path above)
 
 HEAD = """# Every flag
 
@@ -17,16 +17,18 @@ Booleans are `True` or `False`. List items are separated by spaces. Every script
 with the same flags; the command line overrides it.
 """
 TITLES = {  # in the order of the page; None: the title is the name of the script
+    base.Arguments: "Every script",
+    base.TokenizerArguments: "Scripts that tokenize texts",
     prepare.PrepareArguments: None,
     create_student.CreateStudentArguments: None,
     shared.SharedArguments: "Scripts that train or generate",
     shared.TrainingArguments: "Scripts that train",
-    fine_tune.FineTuneArguments: None,
-    shared.WritingArguments: "Scripts that generate",
+    train.FineTuneArguments: None,
+    generate.WritingArguments: "Scripts that generate",
     generate.GenerateArguments: None,
-    simulate_api.SimulateApiArguments: None,
-    distill.DistillStoredArguments: "Scripts that distill",
-    distill.DistillArguments: None,
+    generate.SimulateApiArguments: None,
+    train.DistillStoredArguments: "Scripts that distill",
+    train.DistillArguments: None,
 }
 
 

@@ -4,7 +4,7 @@ import torch
 
 from src.config.errors import UserError
 from src.config.experiments.schema import Experiment
-from src.config.flags.distill import DistillArguments
+from src.config.flags.train import DistillArguments
 from src.data.schema import Datasets
 from src.decoding.checks import check_decoding
 from src.distillation.capture import check_comparable, keep_all_layers

@@ -2,7 +2,7 @@
 
 from src.config.errors import UserError
 from src.config.experiments.schema import Experiment, LossEntry
-from src.config.flags.distill import DistillStoredArguments
+from src.config.flags.train import DistillStoredArguments
 from src.data.schema import Datasets, training_splits
 from src.data.soft_targets import LOGITS, TOKENS
 from src.distillation.teachers import StoredTeacher

@@ -14,7 +14,7 @@ from torch import Tensor
 from src.api.simulated import DIGITS, RESULTS, GeneratedCompletion, GeneratedCompletions, dataset_form, response_lines
 from src.config.constants import DEV_PPL, IGNORE_INDEX, TEXT, UNLABELED
 from src.config.errors import UserError
-from src.config.flags.simulate_api import SimulateApiArguments
+from src.config.flags.generate import SimulateApiArguments
 from src.data.schema import Datasets, is_training_split
 from src.data.writers import write_datasets
 from src.decoding.durable import (

@@ -1,6 +1,6 @@
 """Stage: fine-tune a model on labeled data, usually the teacher."""
 
-from src.config.flags.fine_tune import FineTuneArguments
+from src.config.flags.train import FineTuneArguments
 from src.data.schema import Datasets
 from src.preflight.report import hold_folder, report_finished, report_training
 from src.runs.description import FINISHED

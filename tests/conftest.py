@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from hypothesis import settings
 
 from src.config.divergences import DIVERGENCES, divergence, expectation
-from src.config.flags import create_student, distill, fine_tune, generate, prepare, simulate_api
+from src.config.flags import create_student, generate, prepare, train
 from src.models.folders import write_model_folder
 from src.models.loading import load_tokenizer
 from src.models.new_models import ModelSizes, build_from_scratch
@@ -33,11 +33,11 @@ ARGUMENTS = {  # of every script
     for each in (
         prepare.PrepareArguments,
         create_student.CreateStudentArguments,
-        fine_tune.FineTuneArguments,
+        train.FineTuneArguments,
         generate.GenerateArguments,
-        simulate_api.SimulateApiArguments,
-        distill.DistillArguments,
-        distill.DistillStoredArguments,
+        generate.SimulateApiArguments,
+        train.DistillArguments,
+        train.DistillStoredArguments,
     )
 }
 FAMILY_NAMES = ("t5", "bart", "gpt2", "opt", "llama")

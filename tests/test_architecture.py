@@ -53,10 +53,8 @@ READING_SHUTIL = {"which", "disk_usage", "get_terminal_size"}
 NAMES_ANYTHING = "src/models/families.py"
 MAY_NAME = {  # file: what may be named there, and why
     "src/config/flags/create_student.py": {"t5", "bart", "gpt2", "opt", "llama"},  # the choices of --family
-    "src/config/flags/base.py": {"bart"},  # --task_prompt bart
-    **{
-        f"src/config/flags/{name}.py": {"t5"} for name in ("shared", "fine_tune", "distill", "prepare")
-    },  # t5-small, a default
+    "src/config/flags/shared.py": {"bart"},  # --task_prompt bart
+    **{f"src/config/flags/{name}.py": {"t5"} for name in ("generate", "prepare", "train")},  # t5-small, a default
     "src/models/new_models.py": {"t5", "bart", "gpt2", "opt", "llama"},  # how each is built from scratch
     "src/tokens/task_prompt.py": {"bart"},  # the value of --task_prompt that means none
 }

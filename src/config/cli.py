@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -15,7 +15,7 @@ from src.config.signals import sigterm_as_exception
 Parsed = TypeVar("Parsed", bound=Arguments)
 
 
-def parse(arguments_class: type[Parsed], argv: Sequence[str] | None = None) -> Parsed:
+def parse(arguments_class: type[Parsed], argv: list[str] | None = None) -> Parsed:
     """The script's arguments: defaults, overridden by --config FILE.yaml, overridden by the command line.
 
     `argv` is sys.argv[1:] if None. Raises UserError for the first mistake. --help, and a query such as
@@ -31,10 +31,10 @@ def parse(arguments_class: type[Parsed], argv: Sequence[str] | None = None) -> P
     return arguments_class(**given)
 
 
-def explicit_flags(arguments_class: type[Arguments], argv: Sequence[str] | None = None) -> dict[str, Any]:
+def explicit_flags(arguments_class: type[Arguments], argv: list[str] | None = None) -> dict[str, Any]:
     """The values of the flags that the command line or --config sets; flags left at their defaults are absent."""
     by_name = {each.name: each for each in fields(arguments_class)}
-    known, unknown = _parser(arguments_class).parse_known_args(sys.argv[1:] if argv is None else list(argv))
+    known, unknown = _parser(arguments_class).parse_known_args(argv)
     if unknown:
         _refuse(unknown[0], by_name)
     written = vars(known)
@@ -43,7 +43,7 @@ def explicit_flags(arguments_class: type[Arguments], argv: Sequence[str] | None 
     return given if config is None else _config_flags(Path(config), by_name) | given
 
 
-def run_script(main: Callable[[Sequence[str] | None], object], argv: Sequence[str] | None = None) -> int:
+def run_script(main: Callable[[list[str] | None], object], argv: list[str] | None = None) -> int:
     """Call `main(argv)` and return the exit status: 0, 2 for a UserError or an OSError, 130 for Ctrl-C.
 
     Those errors become one line on stderr. Any other error is a defect and keeps its traceback. SIGTERM raises Stopped,

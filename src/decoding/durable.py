@@ -11,7 +11,7 @@ import torch
 from src.config.console import progress_bar, say
 from src.config.constants import TEXT
 from src.config.errors import UserError
-from src.config.flags.shared import WritingArguments
+from src.config.flags.generate import WritingArguments
 from src.config.parsing import nearest
 from src.config.signals import Interrupted, StopRequests
 from src.data.schema import Datasets, check_datasets

@@ -7,7 +7,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.constants import TEXT
 from src.config.errors import NotFiniteError, UserError
-from src.config.flags.shared import WritingArguments
+from src.config.flags.generate import WritingArguments
 from src.data.schema import Datasets, some_texts
 from src.decoding.checks import check_decoding
 from src.decoding.generate import write_tokens

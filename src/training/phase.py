@@ -8,7 +8,7 @@ from src.config.constants import DEV, FT
 from src.config.errors import UserError
 from src.config.experiments.load import load_experiment
 from src.config.experiments.schema import Experiment, LossEntry, Schedule
-from src.config.flags.distill import DISTILL_PROMPT, DistillStoredArguments
+from src.config.flags.train import DISTILL_PROMPT, DistillStoredArguments
 from src.config.parsing import shown
 from src.data.schema import Datasets
 from src.distillation.capture import LayerIndices

@@ -12,10 +12,9 @@ from src.config.cli import explicit_flags, parse, run_script
 from src.config.errors import UserError
 from src.config.flags.base import REPOSITORY
 from src.config.flags.create_student import CreateStudentArguments
-from src.config.flags.distill import DistillArguments, DistillStoredArguments
-from src.config.flags.fine_tune import FineTuneArguments
 from src.config.flags.generate import GenerateArguments
 from src.config.flags.prepare import PrepareArguments
+from src.config.flags.train import DistillArguments, DistillStoredArguments, FineTuneArguments
 
 CLASSES = {
     each.script: each
@@ -330,7 +329,7 @@ def test_help_shows_every_flag(arguments_class, capsys):
 def test_light_imports():
     """--help and flag errors must be quick: nothing heavy, and not even PyYAML, is imported before it is needed."""
     code = (
-        "import sys; import src.config.flags.distill, src.config.cli, src.config.experiments.load; "
+        "import sys; import src.config.flags.train, src.config.cli, src.config.experiments.load; "
         "print([name for name in ('torch', 'transformers', 'datasets', 'numpy', 'yaml') if name in sys.modules])"
     )
     done = subprocess.run(

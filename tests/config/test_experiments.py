@@ -12,7 +12,7 @@ from src.config.experiments.describe import describe
 from src.config.experiments.load import load_experiment, load_experiments
 from src.config.experiments.schema import Experiment, LayerMap, LossEntry, Schedule
 from src.config.flags.base import REPOSITORY
-from src.config.flags.distill import EXPERIMENTS
+from src.config.flags.train import EXPERIMENTS
 
 SHIPPED = REPOSITORY / EXPERIMENTS
 RELATIONS = {"logits_weight": 0.5, "kl_loss": True, "loss_scale": True}

@@ -7,11 +7,9 @@ import pytest
 from src.config.errors import UserError
 from src.config.flags.base import GROUPS, REPOSITORY, REQUIRED
 from src.config.flags.create_student import CreateStudentArguments
-from src.config.flags.distill import EXPERIMENTS, DistillArguments, DistillStoredArguments
-from src.config.flags.fine_tune import FineTuneArguments
-from src.config.flags.generate import GenerateArguments
+from src.config.flags.generate import GenerateArguments, SimulateApiArguments
 from src.config.flags.prepare import PrepareArguments, prepare_mode
-from src.config.flags.simulate_api import SimulateApiArguments
+from src.config.flags.train import EXPERIMENTS, DistillArguments, DistillStoredArguments, FineTuneArguments
 
 SAMPLING = {"temperature": None, "top_p": None, "top_k": None}
 SHARED = {
@@ -369,7 +367,7 @@ MERGE = {"original_dataset_path": "a.json", "generation_dataset_path": "b.json"}
         ({"dataset_name": "xsun"}, "--dataset_name: 'xsun' is not one of .*nearest: 'xsum'"),
         ({"train_size": 0}, "--train_size: must be at least 1"),
         ({"add_ft_split": "half"}, "--add_ft_split: 'half' is not one of full, filter, split"),
-        ({"file_name": ""}, "--file_name: must not be empty"),
+        ({"file_name": ""}, "--file_name '': must be the name of a file"),
         ({"teacher_new_word_char": ""}, "--teacher_new_word_char: must not be empty"),
         ({"file_name": "a.arrow"}, "--file_name a.arrow: a folder of Arrow files needs --logits_dataset_path"),
         (

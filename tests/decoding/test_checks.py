@@ -8,7 +8,7 @@ from model_types import write_tiny_model
 from transformers import GPT2LMHeadModel
 
 from src.config.errors import UserError
-from src.config.flags.fine_tune import FineTuneArguments
+from src.config.flags.train import FineTuneArguments
 from src.decoding.checks import check_decoding
 from src.decoding.settings import decoding_of
 from src.models.checks_before_loading import check_lengths, check_model_files

@@ -9,7 +9,7 @@ from src.config.errors import UserError
 from src.config.experiments.load import load_experiment
 from src.config.experiments.schema import Schedule
 from src.config.flags.base import REPOSITORY
-from src.config.flags.distill import EXPERIMENTS
+from src.config.flags.train import EXPERIMENTS
 from src.distillation.loss_schedule import SchedulePosition, position_after_epoch, position_after_evaluation
 
 EPOCH, BETTER, NO_BETTER = "e", "+", "-"  # what happens: the end of an epoch, or an evaluation on dev

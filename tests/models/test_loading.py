@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from transformers import GenerationConfig, T5Config, T5ForConditionalGeneration
 
 from src.config.errors import UserError
-from src.config.flags.fine_tune import FineTuneArguments
+from src.config.flags.train import FineTuneArguments
 from src.models.checks_before_loading import check_lengths, check_model_files, check_same_tokenizer
 from src.models.folders import write_model_folder
 from src.models.forward import teacher_forcing_inputs

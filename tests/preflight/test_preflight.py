@@ -20,7 +20,7 @@ from src.config.console import progress_bar
 from src.config.errors import UserError
 from src.config.experiments.schema import LossEntry
 from src.config.flags.base import REPOSITORY
-from src.config.flags.fine_tune import FineTuneArguments
+from src.config.flags.train import FineTuneArguments
 from src.devices import memory as machine
 from src.evaluation.evaluate import Evaluator
 from src.models.loading import is_encoder_decoder, load_config, load_tokenizer

@@ -8,7 +8,7 @@ from tiny_runs import ft_flags, rows
 
 import ft_main
 from src.config.errors import UserError
-from src.config.flags.fine_tune import FineTuneArguments
+from src.config.flags.train import FineTuneArguments
 from src.runs import folder, records
 from src.runs.folder import RunFolder, open_run
 from src.runs.records import append_predictions, check_records, read_run, truncate_records, write_predictions

@@ -18,8 +18,8 @@ from src import __version__
 from src.config.cli import run_script
 from src.config.errors import UserError
 from src.config.flags.base import REPOSITORY
-from src.config.flags.fine_tune import FineTuneArguments
 from src.config.flags.generate import GenerateArguments
+from src.config.flags.train import FineTuneArguments
 from src.runs import description
 from src.runs.description import FINISHED, NEW, UNFINISHED, data_fingerprint
 from src.runs.folder import RunFolder, open_run

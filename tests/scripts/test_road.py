@@ -21,7 +21,7 @@ import kd_main
 import prepare_datasets_main
 from src.config.cli import parse
 from src.config.errors import UserError
-from src.config.flags.distill import DistillArguments
+from src.config.flags.train import DistillArguments
 from src.devices import processes
 from src.evaluation import evaluate
 from src.models import generation_config, loading, weights

@@ -15,7 +15,7 @@ from transformers import PreTrainedTokenizerFast
 
 from src.config.constants import IGNORE_INDEX
 from src.config.errors import UserError
-from src.config.flags.fine_tune import FineTuneArguments
+from src.config.flags.train import FineTuneArguments
 from src.tokens import preprocessing
 from src.tokens.batch import Batch
 from src.tokens.collate import collate, pad_sequences

@@ -1,4 +1,4 @@
-"""Flags as dataclass fields: `flag` declares one, `Arguments` checks them; help texts that several scripts share."""
+"""Flags as dataclass fields: `flag` declares one, `Arguments` checks them and has the flags of every script."""
 
 from collections.abc import Sequence
 from dataclasses import MISSING, dataclass, field, fields
@@ -9,7 +9,6 @@ from src.config.errors import UserError
 from src.config.parsing import check_value
 
 LARGEST_SEED = 2**32 - 1  # numpy refuses larger ones
-DEBUG_ROWS = 128  # of each split, with --debug True
 REPOSITORY = Path(__file__).resolve().parents[3]
 REQUIRED = MISSING  # the default of a flag that must be given
 
@@ -18,26 +17,6 @@ FILES, MODEL, DATA, TRAINING = "files", "models", "data", "training"
 EVALUATION, DECODING, RUN = "evaluation and checkpoints", "decoding", "the run"
 GROUPS = (FILES, MODEL, DATA, TRAINING, EVALUATION, DECODING, RUN)
 
-# Help texts of flags that several scripts have.
-SPECIAL_TOKENS_HELP = (
-    "Read the names of special tokens in texts (`</s>`, `<pad>`, those of a chat template) as these tokens. False "
-    "reads them as ordinary text."
-)
-SOURCE_LANGUAGE_HELP = (
-    "Language of the inputs, for a multilingual model, as its tokenizer names it (en_XX, en, eng_Latn, ...). Empty "
-    "means the language saved with the model."
-)
-TARGET_LANGUAGE_HELP = (
-    "Language of the targets, for a multilingual model; labels and generated texts begin with its token. Empty means "
-    "the language saved with the model."
-)
-PROMPT_HELP = (
-    "Prompt added to every input: a prefix for encoder-decoder models, a suffix for decoder-only models, in which "
-    r"`\n` and `\t` mean newline and tab. A missing space is added. The value `bart` means no prompt."
-)
-GENERATION_TYPE_HELP = (
-    "Decoding method; _short and _long set the length penalty (0.4, 2.0), _low and _high the temperature (0.75, 1.5)."
-)
 PRUNE_HELP = "NAME_prune0_2:0_5 keeps only encoder layers 0 and 2 and decoder layers 0 and 5."
 
 
@@ -61,9 +40,14 @@ def flag(
 
 @dataclass(frozen=True, kw_only=True)
 class Arguments:
-    """Base class of every script's arguments: an instance checks its values when it is made."""
+    """Base class of every script's arguments, with the flags that all have. An instance checks its values."""
 
     script: ClassVar[str]
+
+    output_dir: str = flag(REQUIRED, "Folder for everything that the script writes; created if missing.", FILES)
+    seed: int = flag(
+        42, "Seed of random choices; equal seeds and flags give equal results.", RUN, minimum=0, maximum=LARGEST_SEED
+    )
 
     def __post_init__(self) -> None:
         for each in fields(self):
@@ -80,3 +64,27 @@ class Arguments:
     def answer_query(cls, given: dict[str, Any]) -> bool:
         """Print the answer if a flag only asks for information, such as --list_experiments; return whether one did."""
         return False
+
+
+@dataclass(frozen=True, kw_only=True)
+class TokenizerArguments(Arguments):
+    """Flags of every script that tokenizes texts."""
+
+    special_tokens_in_text: bool = flag(
+        False,
+        "Read the names of special tokens in texts (`</s>`, `<pad>`, those of a chat template) as these tokens. False "
+        "reads them as ordinary text.",
+        DATA,
+    )
+    source_language: str = flag(
+        "",
+        "Language of the inputs, for a multilingual model, as its tokenizer names it (en_XX, en, eng_Latn, ...). Empty "
+        "means the language saved with the model.",
+        DATA,
+    )
+    target_language: str = flag(
+        "",
+        "Language of the targets, for a multilingual model; labels and generated texts begin with its token. Empty "
+        "means the language saved with the model.",
+        DATA,
+    )

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from src.config.errors import UserError
-from src.config.flags.base import DATA, FILES, LARGEST_SEED, MODEL, PRUNE_HELP, REQUIRED, RUN, Arguments, flag
+from src.config.flags.base import DATA, FILES, MODEL, PRUNE_HELP, RUN, Arguments, flag
 
 FAMILIES = ("t5", "bart", "gpt2", "opt", "llama")
 ONLY_NEW_MODELS = {
@@ -29,7 +29,6 @@ class CreateStudentArguments(Arguments):
 
     script: ClassVar[str] = "create_student_main.py"
 
-    output_dir: str = flag(REQUIRED, "Folder for the model to write; created if missing.", FILES)
     from_model: str | None = flag(
         None, f"Hub name or folder of the model to take layers from. None makes a new model. {PRUNE_HELP}", MODEL
     )
@@ -40,35 +39,20 @@ class CreateStudentArguments(Arguments):
         None, "Decoder layers of --from_model to keep: from 0, or from -1 backwards. None means all.", MODEL
     )
     n_encoder_layers: int | None = flag(
-        None,
-        "Number of encoder layers; those of --from_model are evenly spaced. None means all, or 2 in a new model.",
-        MODEL,
-        minimum=1,
+        None, "Encoder layers to keep (evenly spaced) or build. None means all, or 2 in a new model.", MODEL, minimum=1
     )
     n_decoder_layers: int | None = flag(
-        None,
-        "Number of decoder layers; those of --from_model are evenly spaced. None means all, or 2 in a new model.",
-        MODEL,
-        minimum=1,
+        None, "Decoder layers to keep (evenly spaced) or build. None means all, or 2 in a new model.", MODEL, minimum=1
     )
     family: str = flag("t5", "New model: its architecture.", MODEL, choices=FAMILIES)
     d_model: int = flag(128, "New model: width of its hidden states.", MODEL, minimum=1)
-    d_ff: int | None = flag(
-        None, "New model: inner width of its feed-forward layers. None means 4 x --d_model.", MODEL, minimum=1
-    )
+    d_ff: int | None = flag(None, "New model: feed-forward width. None means 4 x --d_model.", MODEL, minimum=1)
     n_heads: int = flag(4, "New model: number of attention heads; must divide --d_model.", MODEL, minimum=1)
     dropout: float = flag(0.1, "New model: dropout rate.", MODEL, minimum=0, maximum=1)
-    max_position_embeddings: int = flag(
-        512, "New model: maximum number of tokens of a sequence. t5 has no maximum.", MODEL, minimum=1
-    )
-    vocab_size: int = flag(
-        2000, "New model: size of the vocabulary of a tokenizer trained on --dataset_path.", DATA, minimum=10
-    )
+    max_position_embeddings: int = flag(512, "New model: maximum length in tokens; t5 has none.", MODEL, minimum=1)
+    vocab_size: int = flag(2000, "New model: vocabulary size of the trained tokenizer.", DATA, minimum=10)
     tokenizer: str | None = flag(None, "New model: hub name or folder of the model whose tokenizer it uses.", DATA)
-    dataset_path: str | None = flag(
-        None, "New model: dataset file; a tokenizer is trained on its train and unlabeled splits.", FILES
-    )
-    seed: int = flag(42, "New model: seed of its random weights.", RUN, minimum=0, maximum=LARGEST_SEED)
+    dataset_path: str | None = flag(None, "New model: dataset to train a tokenizer on (train and unlabeled).", FILES)
     overwrite: bool = flag(False, "Replace the model in --output_dir.", RUN)
 
     def check(self) -> None:

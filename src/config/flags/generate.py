@@ -1,13 +1,56 @@
-"""Flags of gen_main.py."""
+"""Flags of gen_main.py and simulate_api_main.py."""
 
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import ClassVar
 
-from src.config.constants import CTRANSLATE2_TYPES
+from src.config.constants import CTRANSLATE2_TYPES, GENERATION_TYPES
 from src.config.errors import UserError
-from src.config.flags.base import DATA, DECODING, flag
-from src.config.flags.shared import WritingArguments
+from src.config.flags.base import DATA, DECODING, FILES, MODEL, PRUNE_HELP, flag
+from src.config.flags.shared import SharedArguments
+
+GENERATION_TYPE_HELP = (
+    "Decoding method; _short and _long set the length penalty (0.4, 2.0), _low and _high the temperature (0.75, 1.5)."
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class WritingArguments(SharedArguments):
+    """Flags of the scripts that only generate text: gen_main.py and simulate_api_main.py."""
+
+    model_name: str = flag("t5-large", f"Hub name or folder of the model. {PRUNE_HELP}", MODEL)
+    split_for_generation: tuple[str, ...] | None = flag(
+        None, "Splits to generate for. None means every split except ft and dev_ppl.", DATA
+    )
+    generation_type: str = flag("beam_search", GENERATION_TYPE_HELP, DECODING, choices=GENERATION_TYPES)
+    temperature: float | None = flag(
+        None, "Sampling temperature. None means that of --generation_type (1, 0.75 or 1.5).", DECODING, above=0
+    )
+    top_p: float | None = flag(
+        None, "Sample from the fewest tokens of this total probability. None means 0.95.", DECODING, above=0, maximum=1
+    )
+    top_k: int | None = flag(
+        None, "Sample from this many of the most probable tokens. 0 or None means no limit.", DECODING, minimum=0
+    )
+
+    @property
+    def nucleus(self) -> dict[str, float | None]:
+        """The sampling settings that flags set; None leaves one to the generation type."""
+        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
+
+    def check_writing(self, name: str, returned: int) -> None:
+        """Raise a UserError if the generation type cannot write `returned` (the value of --name) targets per input."""
+        beams = self.num_beams
+        if "beam_search" in self.generation_type and returned > beams:
+            raise UserError(f"--{name} {returned}: {self.generation_type} finds at most --num_beams {beams} targets")
+        if self.generation_type == "diverse_beam_search" and beams % 2:
+            raise UserError(f"--num_beams {beams}: diverse_beam_search has groups of 2 beams and needs an even number")
+        for flag_name, value in self.nucleus.items():
+            if value is not None and "sampling" not in self.generation_type:
+                raise UserError(f"--{flag_name} {value:g}: {self.generation_type} does not sample; sampling does")
+        splits = self.split_for_generation or ()
+        if len(set(splits)) < len(splits):
+            raise UserError("--split_for_generation: names a split twice")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,3 +94,44 @@ class GenerateArguments(WritingArguments):
             )
         if find_spec("ctranslate2") is None:
             raise UserError("--generation_engine ctranslate2: is not installed; run pip install ctranslate2, or use hf")
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimulateApiArguments(WritingArguments):
+    r"""Write completions and log-probabilities of a local model as a completion or chat API would return them.
+
+    Reads   a dataset file and a model, the teacher.
+    Writes  output_dir/api_completions.json (.jsonl) for prepare_datasets_main.py --logits_dataset_path: completions,
+            their tokens, and the log-probabilities of the most likely tokens at each position. A killed run continues
+            where it stopped.
+
+    Example:
+      python simulate_api_main.py --model_name outputs/shakespeare_7k/t5/ft_teacher/model --task_prompt modern: \
+        --max_input_length 48 --max_labels_length 48 --n_completions 4 --top_logprobs 5 --form jsonl \
+        --dataset_path datasets/original/shakespeare_7k.json --output_dir datasets/api/shakespeare_7k
+    """
+
+    script: ClassVar[str] = "simulate_api_main.py"
+
+    split_for_generation: tuple[str, ...] | None = flag(None, "Splits to complete. None means all but dev_ppl.", DATA)
+    generation_type: str = flag("sampling", GENERATION_TYPE_HELP, DECODING, choices=("greedy", *GENERATION_TYPES))
+    n_completions: int = flag(
+        1, "Completions for each input of training splits and unlabeled; others get one.", DECODING, minimum=1
+    )
+    top_logprobs: int = flag(
+        5, "Most likely tokens to write at each position; the generated token is always added.", DECODING, minimum=1
+    )
+    form: str = flag(
+        "published",
+        "File form: published or chat (both dataset files), or jsonl (raw responses).",
+        FILES,
+        choices=("published", "chat", "jsonl"),
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.generation_type == "greedy" and self.n_completions > 1:
+            raise UserError(
+                f"--n_completions {self.n_completions}: greedy writes the same completion every time; use sampling"
+            )
+        self.check_writing("n_completions", self.n_completions)

@@ -6,23 +6,18 @@ from typing import ClassVar
 
 from src.config.constants import CORPORA
 from src.config.errors import UserError
-from src.config.flags.base import (
-    DATA,
-    FILES,
-    LARGEST_SEED,
-    MODEL,
-    REQUIRED,
-    RUN,
-    SOURCE_LANGUAGE_HELP,
-    SPECIAL_TOKENS_HELP,
-    TARGET_LANGUAGE_HELP,
-    Arguments,
-    flag,
-)
+from src.config.flags.base import DATA, FILES, MODEL, RUN, TokenizerArguments, flag
+
+MODES = {  # by the paths that are given
+    "": "original",
+    "--dataset_path": "original",
+    "--original_dataset_path with --generation_dataset_path": "generations",
+    "--logits_dataset_path": "logits",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
-class PrepareArguments(Arguments):
+class PrepareArguments(TokenizerArguments):
     r"""Build a dataset file. The paths that are given decide the mode:
 
     original     no path, or --dataset_path: load a corpus, sample its splits, write {split: {"text", "target"}}.
@@ -38,22 +33,11 @@ class PrepareArguments(Arguments):
 
     script: ClassVar[str] = "prepare_datasets_main.py"
 
-    output_dir: str = flag(REQUIRED, "Folder for the file to write; created if missing.", FILES)
-    file_name: str = flag(
-        "dataset.json", "Name of the file to write. In mode logits, NAME.arrow is a folder for large data.", FILES
-    )
-    dataset_name: str = flag(
-        "xsum", 'Corpus to load; "" if --dataset_path is a dataset file.', FILES, choices=(*CORPORA, "")
-    )
-    dataset_path: str | None = flag(
-        None, "Dataset file to start from or, with --dataset_name, the raw files of the corpus.", FILES
-    )
-    original_dataset_path: str | None = flag(
-        None, "Mode generations: dataset file whose inputs the pseudo-targets belong to.", FILES
-    )
-    generation_dataset_path: str | None = flag(
-        None, "Mode generations: the generated_datasets.json that gen_main.py wrote.", FILES
-    )
+    file_name: str = flag("dataset.json", "File to write; in mode logits NAME.arrow is a folder for large data.", FILES)
+    dataset_name: str = flag("xsum", 'Corpus; "" if --dataset_path is a dataset file.', FILES, choices=(*CORPORA, ""))
+    dataset_path: str | None = flag(None, "Dataset file or, with --dataset_name, the raw files of the corpus.", FILES)
+    original_dataset_path: str | None = flag(None, "Mode generations: dataset with the pseudo-targets' inputs.", FILES)
+    generation_dataset_path: str | None = flag(None, "Mode generations: pseudo-targets from gen_main.py (JSON).", FILES)
     logits_dataset_path: str | None = flag(
         None, "Mode logits: file of an API's completions; docs/api-teachers.md describes its forms.", FILES
     )
@@ -67,15 +51,9 @@ class PrepareArguments(Arguments):
     unlabeled_split: bool = flag(
         False, "Write an unlabeled split: that of the corpus, or else the train rows that were not sampled.", DATA
     )
-    filter_by_length: bool = flag(
-        False, "Drop rows with more words than --max_input_length or --max_labels_length.", DATA
-    )
-    max_input_length: int = flag(
-        512, "Maximum number of words of a text, with --filter_by_length True.", DATA, minimum=1
-    )
-    max_labels_length: int = flag(
-        128, "Maximum number of words of a target, with --filter_by_length True.", DATA, minimum=1
-    )
+    filter_by_length: bool = flag(False, "Drop rows longer than --max_input_length or --max_labels_length.", DATA)
+    max_input_length: int = flag(512, "Maximum number of words of a text, if --filter_by_length.", DATA, minimum=1)
+    max_labels_length: int = flag(128, "Maximum number of words of a target, if --filter_by_length.", DATA, minimum=1)
     add_ft_split: str = flag(
         "full",
         "Rows of the split ft: all of train (full), or the corpus's own ft: its rows in train (filter) or all (split).",
@@ -92,20 +70,10 @@ class PrepareArguments(Arguments):
         True, "Mode generations: use pseudo-targets cut off at the length limit; they never teach an EOS.", DATA
     )
     n_augmentations_per_example: int | None = flag(
-        None,
-        "Number of pseudo-targets to use per input. None means all; 0 (mode logits) the references.",
-        DATA,
-        minimum=0,
+        None, "Pseudo-targets to use per input. None means all; 0 (mode logits) the references.", DATA, minimum=0
     )
-    student_name: str = flag(
-        "t5-small", "Mode logits: hub name or folder of the student, whose tokenizer is used.", MODEL
-    )
-    special_tokens_in_text: bool = flag(False, SPECIAL_TOKENS_HELP, MODEL)
-    source_language: str = flag("", SOURCE_LANGUAGE_HELP, MODEL)
-    target_language: str = flag("", TARGET_LANGUAGE_HELP, MODEL)
-    teacher_new_word_char: str = flag(
-        " ", "Mode logits: character with which the teacher's tokens mark the beginning of a word.", MODEL
-    )
+    student_name: str = flag("t5-small", "Mode logits: student whose tokenizer is used (hub name or folder).", MODEL)
+    teacher_new_word_char: str = flag(" ", "Mode logits: character that begins a word in the teacher's tokens.", MODEL)
     alignment: str = flag(
         "edit",
         "Mode logits: align tokens by edit distance (edit), or only if they begin and end at the same place (exact).",
@@ -113,22 +81,15 @@ class PrepareArguments(Arguments):
         choices=("edit", "exact"),
     )
     max_failed_share: float = flag(
-        0.1,
-        "Mode logits: stop if more than this share (0 to 1) of the answers failed. Failed ones are left out.",
-        DATA,
-        minimum=0,
-        maximum=1,
+        0.1, "Mode logits: stop if a larger share of answers failed; these are left out.", DATA, minimum=0, maximum=1
     )
-    seed: int = flag(42, "Seed for sampling rows.", RUN, minimum=0, maximum=LARGEST_SEED)
     debug: bool = flag(False, "Try the command out on 32 rows of train and 16 of every other split.", RUN)
 
     def check(self) -> None:
         super().check()
-        mode = prepare_mode(self)
-        if not self.file_name:
-            raise UserError("--file_name: must not be empty")
-        if Path(self.file_name).is_absolute() or ".." in Path(self.file_name).parts or not Path(self.file_name).name:
-            raise UserError(f"--file_name {self.file_name}: must be the name of a file in --output_dir")
+        mode, file = prepare_mode(self), Path(self.file_name)
+        if file.is_absolute() or ".." in file.parts or not file.name:
+            raise UserError(f"--file_name {self.file_name!r}: must be the name of a file in --output_dir")
         if mode == "original" and not self.dataset_name and not self.dataset_path:
             raise UserError('--dataset_name "" needs a --dataset_path')
         if mode == "original" and self.unlabeled_size is not None and not self.unlabeled_split:
@@ -147,20 +108,9 @@ class PrepareArguments(Arguments):
 
 def prepare_mode(args: PrepareArguments) -> str:
     """The mode that the given paths decide: original, generations or logits. Raises UserError for any other mix."""
-    paths = {
-        "--dataset_path": args.dataset_path,
-        "--original_dataset_path": args.original_dataset_path,
-        "--generation_dataset_path": args.generation_dataset_path,
-        "--logits_dataset_path": args.logits_dataset_path,
-    }
-    given = tuple(name for name, path in paths.items() if path)
-    if given in ((), ("--dataset_path",)):
-        return "original"
-    if given == ("--original_dataset_path", "--generation_dataset_path"):
-        return "generations"
-    if given == ("--logits_dataset_path",):
-        return "logits"
-    raise UserError(
-        f"{' with '.join(given)}: no mode takes these paths; give none or --dataset_path (original), "
-        "--original_dataset_path with --generation_dataset_path (generations), or --logits_dataset_path (logits)"
-    )
+    paths = ("dataset_path", "original_dataset_path", "generation_dataset_path", "logits_dataset_path")
+    given = " with ".join(f"--{name}" for name in paths if getattr(args, name))
+    if given not in MODES:
+        possible = ", ".join(f"{paths or 'none'} ({mode})" for paths, mode in MODES.items())
+        raise UserError(f"{given}: no mode takes these paths; give {possible}")
+    return MODES[given]

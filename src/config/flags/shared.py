@@ -1,36 +1,22 @@
-"""Flags of several scripts: all that train or write, all that train, all that write."""
+"""Flags of the scripts that train or generate text, and of those that train."""
 
 from dataclasses import dataclass
 
-from src.config.constants import BLEU_TOKENIZERS, GENERATION_TYPES, LOWER_IS_BETTER, METRICS
+from src.config.constants import BLEU_TOKENIZERS, LOWER_IS_BETTER, METRICS
 from src.config.errors import UserError
-from src.config.flags.base import (
-    DATA,
-    DEBUG_ROWS,
-    DECODING,
-    EVALUATION,
-    FILES,
-    GENERATION_TYPE_HELP,
-    LARGEST_SEED,
-    MODEL,
-    PROMPT_HELP,
-    PRUNE_HELP,
-    REQUIRED,
-    RUN,
-    SOURCE_LANGUAGE_HELP,
-    SPECIAL_TOKENS_HELP,
-    TARGET_LANGUAGE_HELP,
-    TRAINING,
-    Arguments,
-    flag,
+from src.config.flags.base import DATA, DECODING, EVALUATION, FILES, REQUIRED, RUN, TRAINING, TokenizerArguments, flag
+
+DEBUG_ROWS = 128  # of each split, with --debug True
+PROMPT_HELP = (
+    "Prompt added to every input: a prefix for encoder-decoder models, a suffix for decoder-only models, in which "
+    r"`\n` and `\t` mean newline and tab. A missing space is added. The value `bart` means no prompt."
 )
 
 
 @dataclass(frozen=True, kw_only=True)
-class SharedArguments(Arguments):
+class SharedArguments(TokenizerArguments):
     """Flags of every script that trains or generates text with a model."""
 
-    output_dir: str = flag(REQUIRED, "Folder for everything that this run writes; created if missing.", FILES)
     dataset_path: str = flag(
         REQUIRED,
         "Dataset: a JSON file of splits; a JSON Lines, Parquet, CSV or TSV file, or a folder with one for each split; "
@@ -38,10 +24,7 @@ class SharedArguments(Arguments):
         FILES,
     )
     checkpoint_path: str | None = flag(
-        None,
-        "Checkpoint to resume from, or weights to start with (.pt, .safetensors or model folder). None means the "
-        "model's own weights.",
-        FILES,
+        None, "Checkpoint to resume from, or weights to start with (.pt, .safetensors or model folder).", FILES
     )
     max_input_length: int = flag(
         512, "Maximum number of tokens of an input, prompt included; only the text is cut.", DATA, minimum=1
@@ -53,15 +36,10 @@ class SharedArguments(Arguments):
     truncation_side: str = flag(
         "right", "Side on which long inputs are cut: their end or beginning.", DATA, choices=("right", "left")
     )
-    special_tokens_in_text: bool = flag(False, SPECIAL_TOKENS_HELP, DATA)
-    source_language: str = flag("", SOURCE_LANGUAGE_HELP, DATA)
-    target_language: str = flag("", TARGET_LANGUAGE_HELP, DATA)
     mixed_precision: str = flag(
         "no", "Number format of the forward passes. `no` means float32.", RUN, choices=("no", "fp16", "bf16")
     )
-    num_beams: int = flag(
-        4, "Number of beams for beam search. Sampling without beam search ignores it.", DECODING, minimum=1
-    )
+    num_beams: int = flag(4, "Number of beams for beam search. Plain sampling ignores it.", DECODING, minimum=1)
     model_generation_settings: bool = flag(
         True,
         "Use the model's own generation settings (no_repeat_ngram_size, min_length, length_penalty, ...) unless a flag "
@@ -71,20 +49,11 @@ class SharedArguments(Arguments):
     batch_size: int = flag(
         32, "Number of rows in an optimizer update, or in a batch of a script that only generates.", DATA, minimum=1
     )
-    seed: int = flag(
-        42,
-        "Seed of all random choices; equal seeds and flags give equal results.",
-        RUN,
-        minimum=0,
-        maximum=LARGEST_SEED,
-    )
     debug: bool = flag(False, f"Try the command out on at most {DEBUG_ROWS} rows of each split.", RUN)
     resume: bool = flag(True, "Continue an interrupted run in --output_dir. False refuses to continue it.", RUN)
     overwrite: bool = flag(False, "Start again and replace what an earlier run left in --output_dir.", RUN)
     dry_run: bool = flag(
-        False,
-        "Check everything, load the models, time a few steps, report the time, memory and disk needed; write nothing.",
-        RUN,
+        False, "Check everything, time a few steps, report the time, memory and disk needed; write nothing.", RUN
     )
 
     @property
@@ -104,19 +73,14 @@ class TrainingArguments(SharedArguments):
         RUN,
     )
     max_gpu_batch_size: int = flag(
-        8,
-        "Rows in a micro-batch on each device; --batch_size must be a multiple of it, or smaller.",
-        TRAINING,
-        minimum=1,
+        8, "Rows in a micro-batch on a device; --batch_size must be a multiple of it, or smaller.", TRAINING, minimum=1
     )
     learning_rate: float = flag(
         1e-5, "Peak learning rate, reached after a linear warm-up; then it decays linearly to 0.", TRAINING, above=0
     )
     optimizer_eps: float = flag(1e-8, "Epsilon of the AdamW optimizer.", TRAINING, above=0)
     weight_decay: float = flag(1e-5, "Weight decay of the AdamW optimizer.", TRAINING, minimum=0)
-    clip_grad_norm: float | None = flag(
-        None, "Clip the gradient norm to this value. None means no clipping.", TRAINING, above=0
-    )
+    clip_grad_norm: float | None = flag(None, "Maximum gradient norm. None means no clipping.", TRAINING, above=0)
     several_references: str = flag(
         "all", "Of a list of references, train on all (one row each) or the first.", DATA, choices=("all", "first")
     )
@@ -155,10 +119,7 @@ class TrainingArguments(SharedArguments):
         None, "Epochs between extra tests. None tests only the best checkpoint, at the end.", EVALUATION, minimum=1
     )
     keep_checkpoint_after_test: bool = flag(
-        False,
-        "Keep the folder of the best checkpoint, including the optimizer, after the final test. False keeps only its "
-        "weights.",
-        EVALUATION,
+        False, "Keep the best checkpoint's folder after the final test; False keeps only its weights.", EVALUATION
     )
     save_state_every_n_minutes: float = flag(
         15.0, "Minutes between saved states to resume from. Every evaluation saves one too.", EVALUATION, above=0
@@ -204,46 +165,3 @@ class TrainingArguments(SharedArguments):
                 f"--save_checkpoint_every_n_steps: {steps} is neither an integer number of steps "
                 "nor a share of an epoch (at most 1)"
             )
-
-
-@dataclass(frozen=True, kw_only=True)
-class WritingArguments(SharedArguments):
-    """Flags of the scripts that only generate text: gen_main.py and simulate_api_main.py."""
-
-    model_name: str = flag("t5-large", f"Hub name or folder of the model. {PRUNE_HELP}", MODEL)
-    split_for_generation: tuple[str, ...] | None = flag(
-        None, "Splits to generate for. None means every split except ft and dev_ppl.", DATA
-    )
-    generation_type: str = flag("beam_search", GENERATION_TYPE_HELP, DECODING, choices=GENERATION_TYPES)
-    temperature: float | None = flag(
-        None, "Sampling temperature. None means that of --generation_type (1, 0.75 or 1.5).", DECODING, above=0
-    )
-    top_p: float | None = flag(
-        None,
-        "Sample from the fewest tokens with this total probability. None means 0.95.",
-        DECODING,
-        above=0,
-        maximum=1,
-    )
-    top_k: int | None = flag(
-        None, "Sample from this many of the most probable tokens. 0 or None means no limit.", DECODING, minimum=0
-    )
-
-    @property
-    def nucleus(self) -> dict[str, float | None]:
-        """The sampling settings that flags set; None leaves one to the generation type."""
-        return {"temperature": self.temperature, "top_p": self.top_p, "top_k": self.top_k}
-
-    def check_writing(self, name: str, returned: int) -> None:
-        """Raise a UserError if the generation type cannot write `returned` (the value of --name) targets per input."""
-        beams = self.num_beams
-        if "beam_search" in self.generation_type and returned > beams:
-            raise UserError(f"--{name} {returned}: {self.generation_type} finds at most --num_beams {beams} targets")
-        if self.generation_type == "diverse_beam_search" and beams % 2:
-            raise UserError(f"--num_beams {beams}: diverse_beam_search has groups of 2 beams and needs an even number")
-        for flag_name, value in self.nucleus.items():
-            if value is not None and "sampling" not in self.generation_type:
-                raise UserError(f"--{flag_name} {value:g}: {self.generation_type} does not sample; sampling does")
-        splits = self.split_for_generation or ()
-        if len(set(splits)) < len(splits):
-            raise UserError("--split_for_generation: names a split twice")

@@ -1,12 +1,12 @@
-"""Flags of kd_main.py and kd_dataset_with_logits_main.py."""
+"""Flags of ft_main.py, kd_main.py and kd_dataset_with_logits_main.py."""
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
 from src.config.errors import UserError
-from src.config.flags.base import DATA, FILES, MODEL, PROMPT_HELP, PRUNE_HELP, REPOSITORY, REQUIRED, TRAINING, flag
-from src.config.flags.shared import TrainingArguments
+from src.config.flags.base import DATA, FILES, MODEL, PRUNE_HELP, REPOSITORY, REQUIRED, TRAINING, flag
+from src.config.flags.shared import PROMPT_HELP, TrainingArguments
 
 EXPERIMENTS = "arg_configs/kd_experiment_configs.yaml"
 DISTILL_PROMPT = "summarize: "
@@ -15,6 +15,25 @@ DISTILL_PROMPT = "summarize: "
 def _experiment_file(written: str) -> Path:
     """The path of the experiments file; the default one is found from any working directory."""
     return REPOSITORY / written if written == EXPERIMENTS else Path(written)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuneArguments(TrainingArguments):
+    r"""Fine-tune a model, usually the teacher, on labeled data.
+
+    Reads   a dataset file (splits train, dev, test) and a pretrained model.
+    Writes  into output_dir: eval_scores.csv, eval_generations.json, the best checkpoint, a portable model folder
+            `model` that every --model_name and --teacher_name opens, and run.json.
+
+    Example:
+      python ft_main.py --model_name t5-large --task_prompt modern: --max_input_length 48 --max_labels_length 48 \
+        --metrics all --metric_for_best_model sacrebleu --epochs 15 --learning_rate 5e-05 --batch_size 96 \
+        --dataset_path datasets/original/shakespeare_7k.json --output_dir outputs/shakespeare_7k/t5/ft_teacher
+    """
+
+    script: ClassVar[str] = "ft_main.py"
+
+    model_name: str = flag("t5-large", f"Hub name or folder of the model. {PRUNE_HELP}", MODEL)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,27 +60,17 @@ class DistillStoredArguments(TrainingArguments):
     experiment_config_key: str = flag(
         REQUIRED, "Experiment to run, such as finetuning, logits_kd or noisy_kd; see --list_experiments.", TRAINING
     )
-    experiment_config_path: str = flag(
-        EXPERIMENTS, "Experiments file (YAML). The default is the one in this repository.", FILES
-    )
-    list_experiments: bool = flag(
-        False, "Print the experiments in the file, one line each, and exit. No other flag is needed.", FILES
-    )
+    experiment_config_path: str = flag(EXPERIMENTS, "Experiments file (YAML); the default is this repository's.", FILES)
+    list_experiments: bool = flag(False, "Print a line about each experiment and exit; needs no other flag.", FILES)
     student_name: str = flag("t5-small", f"Hub name or folder of the student. {PRUNE_HELP}", MODEL)
     student_state_dict_path: str | None = flag(
         None, "Weights to load into the student (.pt, .safetensors or checkpoint). None means its own.", MODEL
     )
     ft_steps_at_end: int | None = flag(
-        None,
-        "Epochs of fine-tuning on split ft after distillation, from its best checkpoint. None means 0.",
-        TRAINING,
-        minimum=0,
+        None, "Epochs of fine-tuning on ft at the end, from the best checkpoint. None means 0.", TRAINING, minimum=0
     )
     stop_training_after_n_epochs: int | None = flag(
-        None,
-        "Epochs of distillation; the learning rate still decays over --epochs. None means --epochs.",
-        TRAINING,
-        minimum=1,
+        None, "Epochs of distillation, --epochs if None; the learning rate decays over --epochs.", TRAINING, minimum=1
     )
 
     def check(self) -> None:
