@@ -14,7 +14,7 @@ from src.data.formats import read_datasets
 from src.data.references import references_of
 from src.data.schema import check_datasets, check_trainable, training_splits
 from src.models.checks_before_loading import check_model_files
-from src.models.families import has_family, layer_counts
+from src.models.families import layer_counts
 from src.models.folders import write_model_folder
 from src.models.loading import load_config, load_model, load_tokenizer
 from src.models.names import KeptLayers, parse_model_name, resolve_layers
@@ -89,12 +89,11 @@ def _layers_of(
 
 
 def _describe_layers(whole: "PreTrainedConfig", kept: list[KeptLayers | None]) -> str:
-    sides = []
-    for (side, n_total), layers in zip(layer_counts(whole).items(), kept, strict=True):
-        if n_total:
-            numbers = " ".join(map(str, resolve_layers(layers, n_total, side)))
-            sides.append(f"{side} {numbers} of {n_total}")
-    return ", ".join(sides)
+    return ", ".join(
+        f"{side} {' '.join(map(str, resolve_layers(layers, n_total, side)))} of {n_total}"
+        for (side, n_total), layers in zip(layer_counts(whole).items(), kept, strict=True)
+        if n_total
+    )
 
 
 def _build_new(config: CreateStudentArguments) -> "Student":
@@ -139,20 +138,9 @@ def training_texts(dataset_path: str) -> Iterator[str]:
 
 def model_card(config: CreateStudentArguments, model: "PreTrainedModel", origin: str) -> str:
     """The README.md of the model folder: the model's origin, its size, and the command that made it."""
-    whole = model.config.get_text_config()
-    layers = layer_counts(model.config) if has_family(model.config) else {}
-    rows = {
-        "model type": model.config.model_type,
-        **{f"{side} layers": n_layers for side, n_layers in layers.items() if n_layers},
-        "width": whole.hidden_size,
-        "attention heads": whole.num_attention_heads,
-        "vocabulary": whole.vocab_size,
-        "parameters": f"{model.num_parameters():,}",
-    }
-    table = "\n".join(f"| {name} | {value} |" for name, value in rows.items())
     return (
         "---\nlibrary_name: transformers\npipeline_tag: text-generation\n---\n"
-        f"# {Path(config.output_dir).name}\n\n{origin}\n\n| | |\n|---|---|\n{table}\n\n"
+        f"# {Path(config.output_dir).name}\n\n{origin} {model.num_parameters():,} parameters.\n\n"
         f"Made by:\n```\npython {config.script} {format_flags(config)}\n```\n"
     )
 

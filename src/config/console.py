@@ -2,8 +2,9 @@
 
 import sys
 import threading
-from functools import cache
 from typing import Any
+
+from tqdm.auto import tqdm
 
 BAR_DELAY = 2.0  # seconds; shorter work shows no bar
 LOG_INTERVAL = 30.0  # seconds between lines in a log file
@@ -12,7 +13,7 @@ LOG_INTERVAL = 30.0  # seconds between lines in a log file
 def progress_bar(total: int, description: str, unit: str, *, initial: int = 0) -> Any:
     """A tqdm bar on stderr. Short work and background threads show none; a log file gets a line every 30 seconds."""
     on_terminal = sys.stderr.isatty()
-    return _bar_class()(
+    return _Bar(
         total=total,
         initial=initial,
         desc=description,
@@ -27,30 +28,24 @@ def progress_bar(total: int, description: str, unit: str, *, initial: int = 0) -
     )
 
 
-@cache
-def _bar_class() -> Any:
-    """The class of all bars. There is only one, because tqdm starts a thread for each class and never ends it."""
-    from tqdm.auto import tqdm  # here, because importing it would slow --help
+class _Bar(tqdm):  # type: ignore[misc]
+    """A bar that stays hidden until its delay is over; otherwise `tqdm.write` would show it and not clear it.
 
-    class Bar(tqdm):
-        """A bar that stays hidden until its delay is over; otherwise `tqdm.write` would show it and not clear it."""
+    All bars have one class, because tqdm starts a thread for each class and never ends it.
+    """
 
-        def display(self, *args: Any, **kwargs: Any) -> Any:
-            return super().display(*args, **kwargs) if self._is_due() else None
+    def display(self, *args: Any, **kwargs: Any) -> Any:
+        return super().display(*args, **kwargs) if self._is_due() else None
 
-        def clear(self, *args: Any, **kwargs: Any) -> None:
-            if self._is_due():
-                super().clear(*args, **kwargs)
+    def clear(self, *args: Any, **kwargs: Any) -> None:
+        if self._is_due():
+            super().clear(*args, **kwargs)
 
-        def _is_due(self) -> bool:
-            return self._time() - self.start_t >= self.delay
-
-    return Bar
+    def _is_due(self) -> bool:
+        return self._time() - self.start_t >= self.delay
 
 
 def say(line: str) -> None:
     """Print a line on stdout without garbling a progress bar."""
-    from tqdm.auto import tqdm
-
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()

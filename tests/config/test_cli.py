@@ -329,7 +329,7 @@ def test_help_shows_every_flag(arguments_class, capsys):
 def test_light_imports():
     """--help and flag errors must be quick: nothing heavy, and not even PyYAML, is imported before it is needed."""
     code = (
-        "import sys; import src.config.flags.train, src.config.cli, src.config.experiments.load; "
+        "import sys; import src.config.flags.train, src.config.cli; "
         "print([name for name in ('torch', 'transformers', 'datasets', 'numpy', 'yaml') if name in sys.modules])"
     )
     done = subprocess.run(

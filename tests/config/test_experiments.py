@@ -8,9 +8,8 @@ import pytest
 import kd_dataset_with_logits_main
 import kd_main
 from src.config.errors import UserError
-from src.config.experiments.describe import describe
 from src.config.experiments.load import load_experiment, load_experiments
-from src.config.experiments.schema import Experiment, LayerMap, LossEntry, Schedule
+from src.config.experiments.schema import Experiment, LayerMap, LossEntry, Schedule, describe
 from src.config.flags.base import REPOSITORY
 from src.config.flags.train import EXPERIMENTS
 

@@ -15,7 +15,8 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel
 
-from src.config.experiments.schema import LAYERS, LOSS, LayerMap, LossEntry, keys_by_kind
+from src.config.experiments.load import LAYERS, LOSS, keys_by_kind
+from src.config.experiments.schema import LayerMap, LossEntry
 from src.distillation.capture import capture_states
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher

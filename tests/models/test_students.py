@@ -317,7 +317,7 @@ def test_a_new_student_opens_as_a_model(family, tmp_path, tiny_dataset, tiny_dat
     text = tiny_dataset["unlabeled"]["text"][0]
     assert tokenizer.decode(tokenizer(text).input_ids, skip_special_tokens=True) == text
     card = (folder / "README.md").read_text(encoding="utf-8")
-    assert f"| parameters | {model.num_parameters():,} |" in card and f"A new {family} model" in card
+    assert f" {model.num_parameters():,} parameters." in card and f"A new {family} model" in card
     ids = torch.tensor([tokenizer(text).input_ids])
     assert model.generate(ids, attention_mask=torch.ones_like(ids), max_new_tokens=2).shape[0] == 1
 

@@ -1,4 +1,4 @@
-"""Read and check an experiments file (YAML), such as arg_configs/kd_experiment_configs.yaml.
+"""Read, check and list an experiments file (YAML), such as arg_configs/kd_experiment_configs.yaml.
 
 An entry is an experiment, a loss, a layer map or a schedule; its keys say which. An experiment names other entries.
 """
@@ -8,29 +8,47 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NoReturn
 
+from src.config.console import say
 from src.config.divergences import DIVERGENCES
 from src.config.errors import UserError
 from src.config.experiments.schema import (
-    EXPERIMENT,
-    EXPERIMENT_KEYS,
-    LAYERS,
-    LIMITS,
-    LOSS,
-    SCHEDULE,
     TRIGGERS,
     Experiment,
     LayerMap,
     LossEntry,
     Schedule,
-    keys_by_kind,
+    describe,
     objective_names,
     weight_key,
 )
 from src.config.parsing import check_value, convert, nearest
+from src.config.yaml_files import read_mapping
 
+LOSS, LAYERS, SCHEDULE, EXPERIMENT = "loss", "layer map", "schedule", "experiment"  # the kinds of entries
+EXPERIMENT_KEYS = ("name", "layer", "scheduling", "losses")
 PATIENCE, EPOCHS_PER_LOSS = "n_patience_epochs", "epochs_per_loss"  # values of change_every_n_epochs that the run sets
 DEFAULT_PATIENCE_EPOCHS = 16  # for PATIENCE, if --n_patience_epochs is not given
+LIMITS: dict[str, dict[str, Any]] = {
+    "generate_labels_weight": {"minimum": 0, "maximum": 1},
+    "generate_temperature": {"above": 0},
+    "generate_top_p": {"above": 0, "maximum": 1},
+    "generate_top_k": {"minimum": 0},
+    "temperature": {"minimum": -1},
+    "missing_mass": {"choices": ("drop", "zero", "bucket")},
+    **dict.fromkeys(TRIGGERS, {"minimum": 1}),
+}
 Entries = dict[str, dict[str, Any]]  # the entries of each kind, by their keys in the file
+
+
+def keys_by_kind() -> dict[str, tuple[str, ...]]:
+    """The keys that an entry of each kind may have. A loss also has a weight for each registered divergence."""
+    classes: dict[str, type[Any]] = {LOSS: LossEntry, LAYERS: LayerMap, SCHEDULE: Schedule}
+    keys = {
+        kind: tuple(each.name for each in fields(entry_class) if each.name not in ("name", "divergences"))
+        for kind, entry_class in classes.items()
+    }
+    keys[LOSS] = tuple(dict.fromkeys([*keys[LOSS], *map(weight_key, DIVERGENCES)]))
+    return {**keys, EXPERIMENT: EXPERIMENT_KEYS}
 
 
 def load_experiments(path: Path) -> dict[str, Experiment]:
@@ -38,16 +56,20 @@ def load_experiments(path: Path) -> dict[str, Experiment]:
 
     Raises UserError at the first mistake: a misspelled key, an unknown name, a wrong type or value.
     """
-    from src.config.yaml_files import read_mapping  # here, because importing PyYAML would slow --help
-
-    raw = read_mapping(path)
-    kinds = {key: _kind(entry, f"{path.name}: {key}") for key, entry in raw.items()}
     entries: Entries = {kind: {} for kind in keys_by_kind()}
-    for key, kind in kinds.items():
-        entries[kind][key] = _read_entry(kind, key, raw[key], f"{path.name}: {key}")
-    return {
-        key: _experiment(key, written, entries, f"{path.name}: {key}") for key, written in entries[EXPERIMENT].items()
-    }
+    for key, raw in read_mapping(path).items():
+        where = f"{path.name}: {key}"
+        kind = _kind(raw, where)
+        entries[kind][key] = READERS[kind](key, raw, where) if kind in READERS else raw
+    return {key: _experiment(key, raw, entries, f"{path.name}: {key}") for key, raw in entries[EXPERIMENT].items()}
+
+
+def print_experiments(path: Path) -> None:
+    """Print the key and the description of every experiment in the file."""
+    experiments = load_experiments(path)
+    width = max(map(len, experiments), default=0)
+    for key, experiment in experiments.items():
+        say(f"{key:<{width}}  {describe(experiment)}")
 
 
 def load_experiment(path: Path, key: str, *, epochs: int, n_patience_epochs: int | None) -> Experiment:
@@ -75,38 +97,21 @@ def _refuse_unknown(what: str, name: str, known: Collection[str], where: str) ->
 
 
 def _kind(entry: Any, where: str) -> str:
-    """The kind that has most of the entry's keys, or of the known keys nearest to them; refuses any other key."""
+    """The kind that has most of the known keys nearest to the entry's; refuses any key that the kind lacks."""
     if not isinstance(entry, dict) or not entry:
         raise UserError(f"{where}: must hold the keys of an experiment, a loss, a layer map or a schedule")
     keys = keys_by_kind()
-    every_key = [key for known in keys.values() for key in known]
-    meant = [nearest(key, every_key) for key in entry]
-
-    def matches(kind: str) -> tuple[int, int]:
-        return sum(key in keys[kind] for key in entry), sum(key in keys[kind] for key in meant)
-
-    kind = max(keys, key=matches)
+    meant = [nearest(key, [known for kind in keys for known in keys[kind]]) for key in entry]
+    kind = max(keys, key=lambda kind: sum(key in keys[kind] for key in meant))
     for key in entry:
         if key not in keys[kind]:
             _refuse_unknown("key", key, keys[kind], where)
     return kind
 
 
-def _read_entry(kind: str, key: str, raw: dict[str, Any], where: str) -> Any:
-    if kind == LOSS:
-        return _loss(key, raw, where)
-    if kind == LAYERS:
-        return LayerMap(**_values(LayerMap, raw, where))
-    if kind == SCHEDULE:
-        return _schedule(key, raw, where)
-    return raw  # an experiment is read when all entries that it may name are known
-
-
 def _loss(key: str, raw: dict[str, Any], where: str) -> LossEntry:
     values = _values(LossEntry, raw, where)
-    without_field = [
-        name for name in DIVERGENCES if weight_key(name) in raw and not hasattr(LossEntry, weight_key(name))
-    ]
+    without_field = [name for name in DIVERGENCES if weight_key(name) in values.keys() - vars(LossEntry).keys()]
     divergences = tuple((name, values.pop(weight_key(name))) for name in without_field)
     loss = LossEntry(name=key, divergences=divergences, **values)
     if not loss.weights:
@@ -129,6 +134,13 @@ def _schedule(key: str, raw: dict[str, Any], where: str) -> Schedule:
     if schedule.random_sample and not schedule.triggers:
         raise UserError(f"{where}.random_sample: needs one of {', '.join(TRIGGERS)}")
     return schedule
+
+
+READERS = {  # an experiment is read when all entries that it may name are known
+    LOSS: _loss,
+    LAYERS: lambda key, raw, where: LayerMap(**_values(LayerMap, raw, where)),
+    SCHEDULE: _schedule,
+}
 
 
 def _experiment(key: str, raw: dict[str, Any], entries: Entries, where: str) -> Experiment:

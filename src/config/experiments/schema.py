@@ -1,14 +1,11 @@
-"""Dataclasses for the entries of an experiments file: losses, layer maps, schedules, experiments; keys and limits."""
+"""Dataclasses for the entries of an experiments file: losses, layer maps, schedules, experiments."""
 
 import json
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from src.config.divergences import DIVERGENCES
 
-LOSS, LAYERS, SCHEDULE, EXPERIMENT = "loss", "layer map", "schedule", "experiment"  # the kinds of entries
-EXPERIMENT_KEYS = ("name", "layer", "scheduling", "losses")
 TRIGGERS = ("change_every_n_epochs", "change_every_n_evaluation_steps", "change_no_improvements_for")
 
 
@@ -124,28 +121,6 @@ class Experiment:
         return written
 
 
-LIMITS: Mapping[str, Mapping[str, Any]] = {
-    "generate_labels_weight": {"minimum": 0, "maximum": 1},
-    "generate_temperature": {"above": 0},
-    "generate_top_p": {"above": 0, "maximum": 1},
-    "generate_top_k": {"minimum": 0},
-    "temperature": {"minimum": -1},
-    "missing_mass": {"choices": ("drop", "zero", "bucket")},
-    **dict.fromkeys(TRIGGERS, {"minimum": 1}),
-}
-
-
-def keys_by_kind() -> dict[str, tuple[str, ...]]:
-    """The keys that an entry of each kind may have. A loss also has a weight for each registered divergence."""
-    classes: dict[str, type[Any]] = {LOSS: LossEntry, LAYERS: LayerMap, SCHEDULE: Schedule}
-    keys = {
-        kind: tuple(each.name for each in fields(entry_class) if each.name not in ("name", "divergences"))
-        for kind, entry_class in classes.items()
-    }
-    keys[LOSS] = tuple(dict.fromkeys([*keys[LOSS], *map(weight_key, DIVERGENCES)]))
-    return {**keys, EXPERIMENT: EXPERIMENT_KEYS}
-
-
 def objective_names() -> tuple[str, ...]:
     """The names of everything that a loss entry can weigh."""
     return ("forward", *DIVERGENCES, "hidden", "attention_relation")
@@ -154,3 +129,48 @@ def objective_names() -> tuple[str, ...]:
 def weight_key(name: str) -> str:
     """The key of an objective's weight in a loss entry: "hidden" gives "hidden_weight"."""
     return f"{name}_weight"
+
+
+def describe(experiment: Experiment) -> str:
+    """One line: the losses, and when training changes from one to the next."""
+    schedule, losses = experiment.schedule, [_describe_loss(loss) for loss in experiment.losses]
+    if len(losses) == 1:
+        return losses[0]
+    order = "drawn at random" if schedule.random_sample else "then stays" if schedule.keep_last else "then again"
+    (trigger,) = schedule.triggers
+    when = {
+        "change_every_n_epochs": "every {} epochs",
+        "change_every_n_evaluation_steps": "every {} evaluations",
+        "change_no_improvements_for": "after {} evaluations without a better score",
+    }[trigger].format(getattr(schedule, trigger))
+    return f"{' -> '.join(losses)}; changes {when}, {order}"
+
+
+def _describe_loss(loss: LossEntry) -> str:
+    support = ""
+    if loss.temperature < 0:
+        support = f" to the top-{-loss.temperature:g} nucleus"
+    elif loss.temperature != 1:
+        support = f" at T {loss.temperature:g}"
+    relations = f"relations ({'KL' if loss.kl_loss else 'RMSE'})"
+    names = {name: f"{each.label}{support}" for name, each in DIVERGENCES.items()}
+    names |= {"forward": "NLL", "hidden": f"hidden {relations}", "attention_relation": f"attention {relations}"}
+    said = " + ".join(
+        names[term] if weight == 1 else f"{weight:g} {names[term]}" for term, weight in loss.weights.items()
+    )
+    said += ", scaled" if loss.loss_scale else ""
+    said += ", noisy teacher" if loss.dropout else ""
+    said += f", missing mass: {loss.missing_mass}" if loss.missing_mass != "drop" else ""
+    share = loss.generate_labels_weight
+    return said + (f", labels by the student on {share:.0%} of the steps{_describe_sampling(loss)}" if share else "")
+
+
+def _describe_sampling(loss: LossEntry) -> str:
+    """The sampling settings that differ from the defaults, such as " (top-k 50)"."""
+    settings = {
+        "T": (loss.generate_temperature, LossEntry.generate_temperature),
+        "top-p": (loss.generate_top_p, LossEntry.generate_top_p),
+        "top-k": (loss.generate_top_k, LossEntry.generate_top_k),
+    }
+    changed = [f"{name} {value:g}" for name, (value, default) in settings.items() if value != default]
+    return f" ({', '.join(changed)})" if changed else ""

@@ -58,25 +58,17 @@ class CreateStudentArguments(Arguments):
     def check(self) -> None:
         super().check()
         for side in ("encoder", "decoder"):
-            if getattr(self, f"keep_{side}_layers") is not None and getattr(self, f"n_{side}_layers") is not None:
+            if getattr(self, f"keep_{side}_layers") is None:
+                continue
+            if getattr(self, f"n_{side}_layers") is not None:
                 raise UserError(f"--keep_{side}_layers and --n_{side}_layers: give one of them")
-        if self.from_model:
-            self._check_copied()
-        else:
-            self._check_new()
-
-    def _check_copied(self) -> None:
-        for each in fields(self):
-            if each.name in ONLY_NEW_MODELS and getattr(self, each.name) != each.default:
-                raise UserError(f"--{each.name}: is for a new model; leave it out with --from_model")
-
-    def _check_new(self) -> None:
-        for side in ("encoder", "decoder"):
-            if getattr(self, f"keep_{side}_layers") is not None:
+            if not self.from_model:
                 raise UserError(f"--keep_{side}_layers: needs --from_model")
-        if bool(self.tokenizer) == bool(self.dataset_path):
-            raise UserError(
-                "a new model needs either --tokenizer or --dataset_path (to train a tokenizer on), not both"
-            )
-        if self.d_model % self.n_heads:
+        if self.from_model:
+            for each in fields(self):
+                if each.name in ONLY_NEW_MODELS and getattr(self, each.name) != each.default:
+                    raise UserError(f"--{each.name}: is for a new model; leave it out with --from_model")
+        elif bool(self.tokenizer) == bool(self.dataset_path):
+            raise UserError("a new model needs either --tokenizer or --dataset_path (to train one on), not both")
+        elif self.d_model % self.n_heads:
             raise UserError(f"--d_model {self.d_model} is not a multiple of --n_heads {self.n_heads}")

@@ -89,7 +89,7 @@ class DistillStoredArguments(TrainingArguments):
     def answer_query(cls, given: dict[str, Any]) -> bool:
         if not given.get("list_experiments"):
             return False
-        from src.config.experiments.describe import print_experiments
+        from src.config.experiments.load import print_experiments  # here, because PyYAML would slow --help
 
         print_experiments(_experiment_file(given.get("experiment_config_path", EXPERIMENTS)))
         return True
