@@ -23,7 +23,6 @@ class Divergence:
     of the teacher (N, K), returns the divergence in nats (N,).
     """
 
-    name: str
     label: str
     paper: str
     compute: Compute
@@ -36,7 +35,7 @@ def divergence(name: str, *, label: str, paper: str) -> Callable[[Compute], Comp
     """Register a function as the divergence `name`."""
 
     def register(compute: Compute) -> Compute:
-        DIVERGENCES[name] = Divergence(name, label, paper, compute)
+        DIVERGENCES[name] = Divergence(label, paper, compute)
         return compute
 
     return register

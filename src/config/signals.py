@@ -3,7 +3,7 @@
 import signal
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import FrameType
 from typing import Any, NoReturn
 
@@ -18,11 +18,9 @@ class Stopped(SystemExit):
         super().__init__(128 + number)
 
 
-@contextmanager
-def sigterm_as_exception() -> Iterator[None]:
+def sigterm_as_exception() -> AbstractContextManager[None]:
     """Inside the `with` block SIGTERM raises Stopped, as Ctrl-C raises KeyboardInterrupt."""
-    with _handled_by(_stop, signal.SIGTERM):
-        yield
+    return _handled_by(_stop, signal.SIGTERM)
 
 
 @contextmanager
@@ -37,14 +35,12 @@ def signals_deferred() -> Iterator[None]:
             signal.raise_signal(number)
 
 
-@contextmanager
-def signals_kill() -> Iterator[None]:
+def signals_kill() -> AbstractContextManager[None]:
     """Inside the `with` block Ctrl-C and SIGTERM kill the process; the shell sees the same exit statuses as otherwise.
 
     For long calls of libraries, during which Python cannot handle signals. Nothing may be half written meanwhile.
     """
-    with _handled_by(signal.SIG_DFL, *SIGNALS):
-        yield
+    return _handled_by(signal.SIG_DFL, *SIGNALS)
 
 
 def _stop(number: int, _: FrameType | None) -> NoReturn:

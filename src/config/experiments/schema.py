@@ -167,10 +167,7 @@ def _describe_loss(loss: LossEntry) -> str:
 
 def _describe_sampling(loss: LossEntry) -> str:
     """The sampling settings that differ from the defaults, such as " (top-k 50)"."""
-    settings = {
-        "T": (loss.generate_temperature, LossEntry.generate_temperature),
-        "top-p": (loss.generate_top_p, LossEntry.generate_top_p),
-        "top-k": (loss.generate_top_k, LossEntry.generate_top_k),
-    }
-    changed = [f"{name} {value:g}" for name, (value, default) in settings.items() if value != default]
+    settings = {"T": "generate_temperature", "top-p": "generate_top_p", "top-k": "generate_top_k"}
+    values = {label: (getattr(loss, name), getattr(LossEntry, name)) for label, name in settings.items()}
+    changed = [f"{label} {value:g}" for label, (value, default) in values.items() if value != default]
     return f" ({', '.join(changed)})" if changed else ""
