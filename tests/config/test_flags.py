@@ -367,7 +367,7 @@ MERGE = {"original_dataset_path": "a.json", "generation_dataset_path": "b.json"}
         ({"dataset_name": "xsun"}, "--dataset_name: 'xsun' is not one of .*nearest: 'xsum'"),
         ({"train_size": 0}, "--train_size: must be at least 1"),
         ({"add_ft_split": "half"}, "--add_ft_split: 'half' is not one of full, filter, split"),
-        ({"file_name": ""}, "--file_name '': must be the name of a file"),
+        ({"file_name": ""}, "--file_name : must be the name of a file"),
         ({"teacher_new_word_char": ""}, "--teacher_new_word_char: must not be empty"),
         ({"file_name": "a.arrow"}, "--file_name a.arrow: a folder of Arrow files needs --logits_dataset_path"),
         (

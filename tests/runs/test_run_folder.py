@@ -75,7 +75,7 @@ def test_a_score_that_is_no_finite_number_is_null_in_json(config, value):
         ({"metrics": None}, "--metrics was .* is None"),
         ({"learning_rate": 0.5}, "--learning_rate was 1e-05, is 0.5"),
         ({"checkpoint_path": "w.pt"}, "--checkpoint_path was None, is w.pt"),
-        ({"dataset_path": "e.json", "seed": 1}, "--dataset_path was d.json, is e.json; --seed was 42, is 1"),
+        ({"dataset_path": "e.json", "seed": 1}, "--seed was 42, is 1; --dataset_path was d.json, is e.json"),
     ],
 )
 def test_other_flags_are_refused_and_named(config, changes, named):

@@ -227,7 +227,7 @@ FLAGS = [
     ("output of half a character", "ft", {"output_dir": "@/\udcff"}, "--output_dir: .*is not text in UTF-8"),
     ("prepared file leaves the folder", PREPARE, {"file_name": "../x.json"}, "--file_name ../x.json: .*--output_dir"),
     ("prepared file from the root", PREPARE, {"file_name": "/x.json"}, "--file_name /x.json: .*--output_dir"),
-    ("prepared file without a name", PREPARE, {"file_name": ""}, "--file_name '': must be the name of a file"),
+    ("prepared file without a name", PREPARE, {"file_name": ""}, "--file_name : must be the name of a file"),
     ("prepared file is the folder", PREPARE, {"file_name": "."}, "--file_name .: "),
     ("prepared file is the input", PREPARE, {"output_dir": "@", "file_name": "data.json"},
      "data.json: is read to make"),

@@ -89,7 +89,7 @@ class PrepareArguments(TokenizerArguments):
         super().check()
         mode, file = prepare_mode(self), Path(self.file_name)
         if file.is_absolute() or ".." in file.parts or not file.name:
-            raise UserError(f"--file_name {self.file_name!r}: must be the name of a file in --output_dir")
+            raise UserError(f"--file_name {self.file_name}: must be the name of a file in --output_dir")
         if mode == "original" and not self.dataset_name and not self.dataset_path:
             raise UserError('--dataset_name "" needs a --dataset_path')
         if mode == "original" and self.unlabeled_size is not None and not self.unlabeled_split:
