@@ -51,7 +51,9 @@ class PrepareArguments(TokenizerArguments):
     unlabeled_split: bool = flag(
         False, "Write an unlabeled split: that of the corpus, or else the train rows that were not sampled.", DATA
     )
-    filter_by_length: bool = flag(False, "Drop rows longer than --max_input_length or --max_labels_length.", DATA)
+    filter_by_length: bool = flag(
+        False, "Drop rows with more words than --max_input_length or --max_labels_length.", DATA
+    )
     max_input_length: int = flag(512, "Maximum number of words of a text, if --filter_by_length.", DATA, minimum=1)
     max_labels_length: int = flag(128, "Maximum number of words of a target, if --filter_by_length.", DATA, minimum=1)
     add_ft_split: str = flag(
@@ -81,7 +83,11 @@ class PrepareArguments(TokenizerArguments):
         choices=("edit", "exact"),
     )
     max_failed_share: float = flag(
-        0.1, "Mode logits: stop if a larger share of answers failed; these are left out.", DATA, minimum=0, maximum=1
+        0.1,
+        "Mode logits: stop if a larger share (0 to 1) of answers failed; these are left out.",
+        DATA,
+        minimum=0,
+        maximum=1,
     )
     debug: bool = flag(False, "Try the command out on 32 rows of train and 16 of every other split.", RUN)
 

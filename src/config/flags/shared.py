@@ -24,7 +24,9 @@ class SharedArguments(TokenizerArguments):
         FILES,
     )
     checkpoint_path: str | None = flag(
-        None, "Checkpoint to resume from, or weights to start with (.pt, .safetensors or model folder).", FILES
+        None,
+        "Checkpoint to resume from, or weights to start with (.pt, .safetensors or model folder); None: the model's own.",
+        FILES,
     )
     max_input_length: int = flag(
         512, "Maximum number of tokens of an input, prompt included; only the text is cut.", DATA, minimum=1
@@ -53,7 +55,7 @@ class SharedArguments(TokenizerArguments):
     resume: bool = flag(True, "Continue an interrupted run in --output_dir. False refuses to continue it.", RUN)
     overwrite: bool = flag(False, "Start again and replace what an earlier run left in --output_dir.", RUN)
     dry_run: bool = flag(
-        False, "Check everything, time a few steps, report the time, memory and disk needed; write nothing.", RUN
+        False, "Check everything, load the models, time a few steps, report time, memory and disk; write nothing.", RUN
     )
 
     @property
@@ -119,7 +121,9 @@ class TrainingArguments(SharedArguments):
         None, "Epochs between extra tests. None tests only the best checkpoint, at the end.", EVALUATION, minimum=1
     )
     keep_checkpoint_after_test: bool = flag(
-        False, "Keep the best checkpoint's folder after the final test; False keeps only its weights.", EVALUATION
+        False,
+        "Keep the best checkpoint's folder, optimizer included, after the final test; False keeps only its weights.",
+        EVALUATION,
     )
     save_state_every_n_minutes: float = flag(
         15.0, "Minutes between saved states to resume from. Every evaluation saves one too.", EVALUATION, above=0
