@@ -25,7 +25,7 @@ class SharedArguments(TokenizerArguments):
     )
     checkpoint_path: str | None = flag(
         None,
-        "Checkpoint to resume from, or weights to start with (.pt, .safetensors or model folder); None: its own weights.",
+        "Checkpoint to resume from, or weights to start with (.pt, .safetensors, model folder); None: the model's own.",
         FILES,
     )
     max_input_length: int = flag(
