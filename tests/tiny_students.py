@@ -12,7 +12,7 @@ from src.models.new_models import build_from_scratch
 from src.tokens.preprocessing import Preprocessor
 
 UNCUT = 2**30
-FAMILY = {"unigram": "t5", "bytes": "gpt2", "wordpiece": "t5"}
+FAMILY = {"unigram": "t5", "bytes": "gpt2"}
 
 
 def unigram(pieces: Sequence[str], *, byte_fallback: bool = False) -> PreTrainedTokenizerFast:

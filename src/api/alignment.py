@@ -1,19 +1,19 @@
 """Align a teacher's tokens with the student's, and store the teacher's log-probabilities by student token.
 
 Tokens of both sides are spans of one text: the bytes (UTF-8) that they spell. A token that begins a word begins with
-a space here, however its tokenizer writes that (`▁cat`, `Ġcat`, `cat` without `##`, the first token of a text). An
-alignment is a list with the index of the teacher's token for each student token, or −1; alignments never cross.
+a space here, however its tokenizer writes that (`▁cat`, `Ġcat`, the first token of a text). An alignment is a list
+with the index of the teacher's token for each student token, or −1; alignments never cross.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 from math import exp
 
 from src.api.logprobs import add_logs, read_tokens
 from src.api.responses import Completion
-from src.api.spelling import Span, TeacherTokens, encode_with_leading_space, token_bytes
-from src.api.student_vocabulary import StudentTokens, canonical_tokens, strip_span
+from src.api.spelling import Span, encode_with_leading_space, token_bytes
+from src.api.student_vocabulary import StudentTokens
 
 UNALIGNED = -1
 
@@ -45,7 +45,7 @@ def align_by_edits(text: bytes, teacher: Sequence[Span], student: Sequence[Span]
     for block in edits.as_matching_blocks():  # the last block is empty and ends both sides
         for between in range(j, block.b):
             match = their_token_at.get(strip_span(text, student[between])[0], UNALIGNED)
-            if i <= match < block.a and _is_prefix(theirs[match], ours[between]):
+            if i <= match < block.a and ours[between] and _is_prefix(theirs[match], ours[between]):
                 aligned[between] = match
                 i = match + 1
         i, j = block.a + block.size, block.b + block.size
@@ -54,8 +54,28 @@ def align_by_edits(text: bytes, teacher: Sequence[Span], student: Sequence[Span]
 
 
 def _is_prefix(one: bytes, other: bytes) -> bool:
-    """Whether one of two tokens begins with the other, and neither is empty."""
-    return bool(one) and bool(other) and (one.startswith(other) or other.startswith(one))
+    """Whether one of two tokens begins with the other."""
+    return one.startswith(other) or other.startswith(one)
+
+
+def canonical_tokens(text: bytes, spans: Sequence[Span]) -> list[bytes]:
+    """The bytes of each span of `text` without white space around them, after one space if they begin a word."""
+    tokens = []
+    for start, end in spans:
+        piece = text[start:end]
+        body = piece.strip()
+        begins_word = start == 0 or text[start - 1 : start].isspace() or piece[:1].isspace()
+        tokens.append(b" " + body if body and begins_word else body or piece)
+    return tokens
+
+
+def strip_span(text: bytes, span: Span) -> Span:
+    """A span without white space at its ends; a span of nothing else is returned unchanged."""
+    start, end = span
+    piece = text[start:end]
+    if not piece.strip():
+        return span
+    return end - len(piece.lstrip()), start + len(piece.rstrip())
 
 
 def align_by_spans(text: bytes, teacher: Sequence[Span], student: Sequence[Span]) -> list[int]:
@@ -97,19 +117,6 @@ class Alignment:
     empty: int = 0
 
 
-def keep_bytes(spelled: bytes) -> bytes:
-    return spelled
-
-
-def add_leading_space(spelled: bytes) -> bytes:
-    return spelled if spelled[:1] == b" " else b" " + spelled
-
-
-def drop_leading_space(spelled: bytes) -> bytes:
-    """The bytes after the space; b"", which is no token, if there is no space."""
-    return spelled[1:] if spelled[:1] == b" " else b""
-
-
 class Aligner:
     """Turn completions into the student tokens and log-probabilities to learn at each label token.
 
@@ -119,19 +126,20 @@ class Aligner:
     def __init__(self, student: StudentTokens, rule: str, new_word_char: str = " ") -> None:
         self.counted = Alignment()
         self._student, self._align, self._new_word_char = student, RULES[rule], new_word_char
-        self._id_of = self._lookup(keep_bytes)
-        self._id_with_space = self._lookup(add_leading_space)
-        self._id_without_space = self._lookup(drop_leading_space)
+        self._id_of = {space: cache(partial(self._lookup, space)) for space in (-1, 0, 1)}
 
-    def _lookup(self, respell: Callable[[bytes], bytes]) -> Callable[[str], int | None]:
-        """A cached function from a teacher's token string to the student's token, if there is one."""
+    def _lookup(self, space: int, name: str) -> int | None:
+        """The student's token for a teacher's token string, if there is one.
 
-        @cache
-        def id_of(name: str) -> int | None:
-            spelled = token_bytes(name, self._new_word_char)
-            return self._student.id_of(spelled if spelled == self._student.end_of_text else respell(spelled))
-
-        return id_of
+        space: 1 looks for it with a space before it, −1 without the one that it has, 0 as it is.
+        """
+        spelled = token_bytes(name, self._new_word_char)
+        if spelled != self._student.end_of_text:
+            if space > 0 and spelled[:1] != b" ":
+                spelled = b" " + spelled
+            elif space < 0:
+                spelled = spelled[1:] if spelled[:1] == b" " else b""  # b"" is no token
+        return self._student.id_of(spelled)
 
     def align(
         self, completion: Completion, labels: Sequence[int], characters: Sequence[Span]
@@ -149,10 +157,9 @@ class Aligner:
         tokens: list[list[int]] = []
         logs: list[list[float]] = []
         for label, span, i in zip(labels, spans, self._align(text, teacher.spans, spans), strict=True):
-            kept: dict[int, float] = {}
-            if i != UNALIGNED:
-                kept = self._kept(teacher, i, label, self._student.begins_with_space(label, text, span))
-            self._count(teacher.top[i] if i != UNALIGNED else None, kept, span)
+            top = None if i == UNALIGNED else teacher.top[i]
+            kept = {} if top is None else self._kept(top, teacher.names[i], label)
+            self._count(top, kept, span)
             tokens.append(list(kept) or [label])
             logs.append(list(kept.values()) or [0.0])
         if completion.is_cut_off:
@@ -162,18 +169,15 @@ class Aligner:
         self.counted.empty += not completion.prediction.strip()
         return tokens, logs
 
-    def _kept(self, teacher: TeacherTokens, i: int, label: int, label_has_space: bool) -> dict[int, float]:
-        """Log-probability by student token at teacher token `i`; the token that was written becomes the label.
+    def _kept(self, top: dict[str, float], chosen: str, label: int) -> dict[int, float]:
+        """Log-probability by student token; the token that was written, `chosen`, becomes the label.
 
         If only one of the two includes the space before its word, the teacher's other tokens get or lose theirs.
         """
-        chosen = teacher.names[i]
         chosen_has_space = token_bytes(chosen, self._new_word_char)[:1] == b" "
-        id_of = self._id_of
-        if label_has_space != chosen_has_space:
-            id_of = self._id_with_space if label_has_space else self._id_without_space
+        id_of = self._id_of[self._student.begins_with_space(label) - chosen_has_space]
         kept: dict[int, float] = {}
-        for name, value in teacher.top[i].items():
+        for name, value in top.items():
             token = label if name == chosen else id_of(name)
             if token is not None:
                 kept[token] = add_logs(kept[token], value) if token in kept else value

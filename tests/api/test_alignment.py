@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tiny_students import byte_level, preprocessor, unigram, wordpiece
 
-from src.api.alignment import RULES, UNALIGNED, Aligner
+from src.api.alignment import RULES, UNALIGNED, Aligner, canonical_tokens
 from src.api.responses import Completion
 from src.api.spelling import encode_with_leading_space, locate_pieces
-from src.api.student_vocabulary import StudentTokens, canonical_tokens
+from src.api.student_vocabulary import StudentTokens
 from src.config.errors import UserError
 from src.tokens.continuation import LocatedTokens
 
@@ -22,9 +22,8 @@ STUDENTS = {
     "unigram": unigram(PIECES),
     "fallback": unigram(PIECES, byte_fallback=True),
     "bytes": byte_level([piece.replace("▁", "Ġ") for piece in PIECES] + ["The"]),
-    "wordpiece": wordpiece([piece.replace("▁", "") if piece[0] == "▁" else f"##{piece}" for piece in PIECES] + ["##x"]),
 }
-IS_ENCODER_DECODER = {"unigram": True, "fallback": True, "bytes": False, "wordpiece": True}
+IS_ENCODER_DECODER = {"unigram": True, "fallback": True, "bytes": False}
 
 
 def spans_of(tokens: list[str], text: str) -> list[tuple[int, int]]:
@@ -165,15 +164,15 @@ def test_strings_that_are_one_token(kind):
         token = student.id_of(spelled)
         return None if token is None else tokenizer.convert_ids_to_tokens(token)
 
-    space, inside = {"bytes": ("Ġ", ""), "wordpiece": ("", "##")}.get(kind, ("▁", ""))
+    space = "Ġ" if kind == "bytes" else "▁"
     assert name(b" cat") == f"{space}cat"
-    assert name(b"ing") == f"{inside}ing"
-    assert name(b"x") == f"{inside}x"
+    assert name(b"ing") == "ing"
+    assert name(b"x") == "x"
     assert name(b"cat") is None
     assert name(b" catx") is None
     assert name(b"") is None
-    assert name(b".") == "."  # WordPiece has a `##.`, which no text is made of
-    assert name(b" ") == {"bytes": "Ġ", "wordpiece": None}.get(kind, "▁")
+    assert name(b".") == "."
+    assert name(b" ") == space
     assert name(tokenizer.eos_token.encode()) == tokenizer.eos_token
     assert name(b"<pad>") is None
     assert name(tokenizer.pad_token.encode()) in (None, tokenizer.eos_token)
@@ -181,7 +180,6 @@ def test_strings_that_are_one_token(kind):
 
 
 def test_strings_are_normalized_as_the_student_does():
-    assert StudentTokens(STUDENTS["wordpiece"]).id_of(b" CAT") == STUDENTS["wordpiece"].convert_tokens_to_ids("cat")
     ellipsis = StudentTokens(STUDENTS["unigram"]).id_of("…".encode())
     assert ellipsis == STUDENTS["unigram"].convert_tokens_to_ids("...")  # NFKC
     assert StudentTokens(STUDENTS["bytes"]).id_of(b" CAT") is None
@@ -227,6 +225,13 @@ def test_a_slow_tokenizer_is_refused():
         StudentTokens(Slow())
 
 
+def test_a_tokenizer_without_spaces_in_its_tokens_is_refused():
+    with pytest.raises(
+        UserError, match="--student_name: the tokens of a WordPiece tokenizer do not include the spaces"
+    ):
+        StudentTokens(wordpiece([]))
+
+
 # --------------------------------------------------------------------------------------------------- what is stored
 
 
@@ -237,13 +242,11 @@ def test_the_teachers_strings_that_the_student_has_are_kept(kind):
         {".": -0.3, ",": -1.5}
     )  # fmt: skip
     labels, found, aligner = stored(kind, completion)
-    the, cat, dog, a, ing = {
-        "bytes": ("Ġthe", "Ġcat", "Ġdog", "Ġa", "ing"), "wordpiece": ("the", "cat", "dog", "a", "##ing")
-    }.get(kind, ("▁the", "▁cat", "▁dog", "▁a", "ing"))  # fmt: skip
+    the, cat, dog, a = (f"{'Ġ' if kind == 'bytes' else '▁'}{word}" for word in ("the", "cat", "dog", "a"))
     assert labels == [the, cat, ".", STUDENTS[kind].eos_token]
     assert found == [
         {the: -0.1, a: -2.5},  # a first word has no space, and is a word all the same
-        {cat: -0.2, dog: -1.8, ing: -6.0},
+        {cat: -0.2, dog: -1.8, "ing": -6.0},
         {".": -0.3, ",": -1.5},
         {STUDENTS[kind].eos_token: 0.0},
     ]
@@ -266,10 +269,11 @@ def test_a_prefix_learns_from_the_longer_token(kind):
 
 
 def test_tokens_of_one_id_are_added():
-    completion = published("Cat", {"Cat": -0.5, "cat": -1.5, " CAT": -2.5})
-    labels, found, _ = stored("wordpiece", completion)
-    assert labels[0] == "cat"
-    assert found[0] == {"cat": pytest.approx(log(exp(-0.5) + exp(-1.5) + exp(-2.5)))}
+    """The student's normalization (NFKC) turns `…` and `‥.` into `...`."""
+    completion = published("the...", {"the": -0.1}, {"...": -0.5, "…": -1.5, "‥.": -2.5})
+    labels, found, _ = stored("unigram", completion)
+    assert labels[1] == "..."
+    assert found[1] == {"...": pytest.approx(log(exp(-0.5) + exp(-1.5) + exp(-2.5)))}
 
 
 def test_a_word_begun_by_a_token_of_its_own_keeps_the_others_without_their_space():
