@@ -16,10 +16,10 @@ FIRST_NAMED, REASONS_NAMED = 3, 5  # places of each reason, and reasons, in a me
 
 @dataclass
 class Answers:
-    """Answers of an API file. counted: by split; failed: by split and reason; places: the first ones by reason."""
+    """Answers of an API file. counted, failed: by split; places: of those that failed, by reason."""
 
     counted: Counter[str] = field(default_factory=Counter)
-    failed: Counter[tuple[str, str]] = field(default_factory=Counter)
+    failed: Counter[str] = field(default_factory=Counter)
     places: dict[str, list[str]] = field(default_factory=dict)
 
     def is_usable(self, completion: Completion, split: str, *, needs_logprobs: bool) -> bool:
@@ -28,22 +28,13 @@ class Answers:
         if reason is None and needs_logprobs and lacks_logprobs(completion):
             reason = NO_LOGPROBS
         self.counted[split] += 1
-        if reason is None:
-            return True
-        self.failed[split, reason] += 1
-        places = self.places.setdefault(reason, [])
-        if len(places) < FIRST_NAMED:
-            places.append(completion.place)
-        return False
+        if reason is not None:
+            self.failed[split] += 1
+            self.places.setdefault(reason, []).append(completion.place)
+        return reason is None
 
     def check(self, path: str, max_share: float) -> None:
         """Warn of answers that failed. Raises UserError if more than `max_share` of all failed, or all of a split."""
-        for (split, reason), count in self.failed.items():
-            if reason == NO_PREDICTION and count == self.counted[split]:
-                raise UserError(
-                    f"{path}: split '{split}': no row has the teacher's prediction, which is its target; let the "
-                    "teacher complete it too, or leave the split out"
-                )
         n_failed, n_answers = self.failed.total(), self.counted.total()
         if not n_failed:
             return
@@ -54,19 +45,17 @@ class Answers:
                 f"{reasons}; ask for them again, with log-probabilities"
             )
         for split, count in self.counted.items():
-            if count == sum(n for (of, _), n in self.failed.items() if of == split):
+            if count == self.failed[split]:
                 raise UserError(
-                    f"{path}: split '{split}': all of its {count} answers failed: {reasons}; ask for them again"
+                    f"{path}: split '{split}': all of its {count} answers failed: {reasons}; ask for them again, or "
+                    "leave the split out"
                 )
         logger.warning("%s: %d of %d answers failed and are left out: %s", path, n_failed, n_answers, reasons)
 
     def _describe(self, path: str) -> str:
         """The reasons, the most frequent first, each with its first places."""
-        counts = Counter[str]()
-        for (_, reason), count in self.failed.items():
-            counts[reason] += count
         parts = []
-        for reason, count in counts.most_common(REASONS_NAMED):
-            places = [place.removeprefix(f"{path}: ") for place in self.places[reason]]
-            parts.append(f"{count} {reason} ({'; '.join(places)}{'; …' if count > len(places) else ''})")
-        return ", ".join(parts) + (", …" if len(counts) > REASONS_NAMED else "")
+        for reason, places in sorted(self.places.items(), key=lambda item: -len(item[1]))[:REASONS_NAMED]:
+            first = "; ".join(place.removeprefix(f"{path}: ") for place in places[:FIRST_NAMED])
+            parts.append(f"{len(places)} {reason} ({first}{'; …' if len(places) > FIRST_NAMED else ''})")
+        return ", ".join(parts) + (", …" if len(self.places) > REASONS_NAMED else "")

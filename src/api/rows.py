@@ -35,14 +35,12 @@ TOKENS_PER_CALL = 10_000  # tokens of the completions that are tokenized togethe
 class Plan:
     """The split of each completion; completions are numbered from 0 through the file.
 
-    splits: names in order; split_of: {number: split}, without those that are left out; also_ft: numbers whose row makes
-    an `ft` row too; uses_references: the targets are references; has_lists: some rows have several references, so all
-    rows get a list.
+    splits: names in order; splits_of: {number: its splits}, without those that are left out; uses_references: the
+    targets are references; has_lists: some rows have several references, so all rows get a list.
     """
 
     splits: tuple[str, ...]
-    split_of: dict[int, str]
-    also_ft: frozenset[int]
+    splits_of: dict[int, tuple[str, ...]]
     uses_references: bool = False
     has_lists: bool = False
 
@@ -93,10 +91,11 @@ def plan_rows(file: ApiFile, merge: Merge, *, debug: bool, seed: int, max_failed
     numbers = {split: {GENERATED: rows} for split, rows in (training | others).items()}
     if debug:
         numbers = debug_rows(numbers, seed=seed)
-    also_ft = frozenset(numbers[FT][GENERATED]) if FT in numbers and FT not in seen.others else frozenset()
-    own = [split for split in numbers if split != FT or FT in seen.others]
-    split_of = {number: split for split in own for number in numbers[split][GENERATED]}
-    return Plan(tuple(numbers), split_of, also_ft, uses_references, seen.has_lists)
+    splits_of: dict[int, tuple[str, ...]] = {}
+    for split, columns in numbers.items():
+        for number in columns[GENERATED]:
+            splits_of[number] = (*splits_of.get(number, ()), split)
+    return Plan(tuple(numbers), splits_of, uses_references, seen.has_lists)
 
 
 def _rotation(file: ApiFile, seen: _Seen, merge: Merge) -> dict[str, list[int]]:
@@ -191,13 +190,7 @@ def _numbered(file: ApiFile, description: str, *, each_reference: bool = False) 
             number += max(1, len(each.completions))
 
 
-@dataclass(frozen=True)
-class _Waiting:
-    """A training row whose target is not tokenized yet; `completion` is None if its labels are hard."""
-
-    split: str
-    columns: dict[str, Any]
-    completion: Completion | None
+_Waiting = tuple[str, dict[str, Any], Completion | None]  # split, columns, and no completion if the labels are hard
 
 
 def aligned_rows(
@@ -214,21 +207,17 @@ def aligned_rows(
     for number, row in _numbered(file, "align tokens", each_reference=plan.uses_references):
         reference = references_of(row.reference) if plan.has_lists else row.reference
         for i, completion in enumerate(row.completions or (None,), start=number):
-            split = plan.split_of.get(i)
-            if split is None and i not in plan.also_ft:
-                continue
-            if plan.uses_references or split == TEST:
+            if plan.uses_references or row.split == TEST:
                 completion = None
             known = row.reference if row.split == TRAIN else reference
             target = known if completion is None else completion.prediction
             columns = {TEXT: row.text, TARGET: target, REFERENCE: reference}
-            if i in plan.also_ft:
-                yield FT, columns
-            if split is not None and is_training_split(split):
-                waiting.append(_Waiting(split, columns, completion))
-                n_tokens += len(target or "") // 4  # a rough estimate
-            elif split is not None:
-                yield split, columns
+            for split in plan.splits_of.get(i, ()):
+                if is_training_split(split):
+                    waiting.append((split, columns, completion))
+                    n_tokens += len(target or "") // 4  # a rough estimate
+                else:
+                    yield split, columns
         if n_tokens >= TOKENS_PER_CALL:
             yield from _aligned(waiting, preprocessor, aligner)
             waiting, n_tokens = [], 0
@@ -240,10 +229,10 @@ def _aligned(
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     if not waiting:
         return
-    located = preprocessor.locate_labels([row.columns[TARGET] for row in waiting])
-    for row, (labels, characters) in zip(waiting, located, strict=True):
-        if row.completion is None:
+    located = preprocessor.locate_labels([columns[TARGET] for _, columns, _ in waiting])
+    for (split, columns, completion), (labels, characters) in zip(waiting, located, strict=True):
+        if completion is None:
             tokens, logs = [[label] for label in labels], [[0.0] for _ in labels]
         else:
-            tokens, logs = aligner.align(row.completion, labels, characters)
-        yield row.split, {**row.columns, TOKENS: tokens, LOGITS: logs}
+            tokens, logs = aligner.align(completion, labels, characters)
+        yield split, {**columns, TOKENS: tokens, LOGITS: logs}

@@ -311,8 +311,14 @@ def without(split: str, *names: str) -> dict:
 
 BROKEN = row("w", "the cat") | {"tokens": ["the", " dog"]}
 REFUSED = {
-    "dev": (without("dev", "prediction"), "api.json: split 'dev': no row has the teacher's prediction"),
-    "train": (without("train", "prediction"), "api.json: split 'train': no row has the teacher's prediction"),
+    "dev": (
+        without("dev", "prediction"),
+        "api.json: 1 of 7 answers failed, more than --max_failed_share 0.1: 1 no prediction (split 'dev', row 0); ask",
+    ),
+    "train": (
+        without("train", "prediction"),
+        "api.json: 4 of 7 answers failed, more than --max_failed_share 0.1: 4 no prediction (split 'train', row 0; ",
+    ),
     "a dev row": (
         {**API, "dev": {"text": ["d", "e"], "prediction": ["a", None]}},
         "1 of 8 answers failed, more than --max_failed_share 0.1: 1 no prediction (split 'dev', row 1)",

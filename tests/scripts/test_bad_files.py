@@ -984,7 +984,7 @@ API = [
     ("chat: a likely one null", chat(known(top_logprobs=[None])),
      "got `null` - at `$.response.choices[0].logprobs.content[0].top_logprobs[0]`"),
     ("dev without a prediction", line() + line(split="dev", response=...),
-     "api.jsonl: split 'dev': no row has the teacher's"),
+     "api.jsonl: 1 of 2 answers failed, more than --max_failed_share 0.1: 1 no prediction (line 2)"),
     ("only test", line(split="test"), "api.jsonl: no completions of"),
 ]  # fmt: skip
 
@@ -1006,8 +1006,11 @@ def published(**columns: Any) -> str:
 
 
 API_JSON = [
-    ("no prediction", published(prediction=...), "api.json: split 'train': no row has the teacher's prediction"),
-    ("prediction null", published(prediction=[None]), "api.json: split 'train': no row has the teacher's prediction"),
+    ("no prediction", published(prediction=...), "api.json: 1 of 1 answers failed, more than --max_failed_share 0.1"),
+    ("prediction null", published(prediction=[None]),
+     "api.json: 1 of 1 answers failed, more than --max_failed_share 0.1"),
+    ("prediction a number", published(prediction=[3]),
+     "api.json: split 'train', row 0: Expected `str | null`, got `int` - at `$.prediction`"),
     ("no text", published(text=...), "api.json: split 'train': column 'text' is missing"),
     ("text null", published(text=[None]), "api.json: split 'train', row 0: Expected `str`, got `null` - at `$.text`"),
     ("tokens a text that calls", published(tokens=["__import__('os').system('touch executed')"]),

@@ -140,7 +140,7 @@ def refused(script: str, command: list[str], place: Path, capsys) -> str:
         ("prepare", {"logits_dataset_path": "@/a.jsonl", "student_name": "@/t5_student"}, "a.jsonl: No such file"),
         ("prepare", {"logits_dataset_path": "@/data.json", "student_name": "@/none"}, "none: no such model folder"),
         ("prepare", {"logits_dataset_path": "@/data.json", "student_name": "@/t5_student"},
-         "data.json: split 'train': no row has the teacher's prediction"),
+         "data.json: 7 of 7 answers failed, more than --max_failed_share 0.1: 7 no prediction"),
         ("prepare", {"logits_dataset_path": "@/data.json", "generation_dataset_path": "@/data.json"}, "no mode takes"),
         ("student", {"from_model": "@/none", "dataset_path": None}, "none: no such model folder"),
         # an API's file
