@@ -27,7 +27,7 @@ from src.decoding.durable import (
 )
 from src.decoding.generate import behind_eos
 from src.decoding.generator import TargetGenerator, load_generator
-from src.decoding.settings import Decoding, decoding_of
+from src.decoding.settings import decoding_of
 from src.decoding.top_logprobs import eos_ids, top_logprobs
 from src.preflight.report import hold_folder, report_finished, report_generation
 from src.runs.folder import RunFolder
@@ -66,7 +66,12 @@ def _write(config: SimulateApiArguments, generation: DurableGeneration, path: Pa
     datasets = generation.datasets
     completions: GeneratedCompletions = {split: [[] for _ in columns[TEXT]] for split, columns in datasets.items()}
     for split, row, records in generation.results():
-        completions[split][row] = [_completion(record) for record in records]
+        completions[split][row] = [
+            GeneratedCompletion(
+                np.asarray(record["tokens"], np.int32), np.asarray(record["logprobs"], np.float32), record["ended"]
+            )
+            for record in records
+        ]
     token_bytes = TokenBytes(generation.generator.tokenizer)
     if config.form == "jsonl":
         with atomic_write(path) as file:
@@ -76,23 +81,17 @@ def _write(config: SimulateApiArguments, generation: DurableGeneration, path: Pa
     return f"{generation.n_targets} completions"
 
 
-def _decoding(config: SimulateApiArguments) -> Decoding:
+def _prepare(config: SimulateApiArguments, run: RunFolder, datasets: Datasets) -> DurableGeneration:
+    """Check and load the model."""
     is_greedy = config.generation_type == "greedy"
-    return decoding_of(
+    decoding = decoding_of(
         "beam_search" if is_greedy else config.generation_type,
         num_beams=1 if is_greedy else config.num_beams,
         targets_per_input=config.n_completions,
         max_new_tokens=config.max_labels_length,
         nucleus=config.nucleus,
     )
-
-
-# ----------------------------------------------------------------------------------------------------- model → numbers
-
-
-def _prepare(config: SimulateApiArguments, run: RunFolder, datasets: Datasets) -> DurableGeneration:
-    """Check and load the model."""
-    generator = load_generator(config, _decoding(config), datasets)
+    generator = load_generator(config, decoding, datasets)
     generator.model.generation_config.forced_eos_token_id = None  # an API's completion that is cut has no EOS
     known = torch.tensor(sorted(generator.tokenizer.get_vocab().values()))
 
@@ -137,11 +136,3 @@ def _records(
         {"tokens": tokens[place].tolist(), "logprobs": rounded[place].tolist(), "ended": has_eos}
         for place, has_eos in zip(places, ended, strict=True)
     ]
-
-
-def _completion(record: dict[str, Any]) -> GeneratedCompletion:
-    n = len(record["tokens"])
-    tokens = np.asarray(record["tokens"], dtype=np.int32).reshape(n, -1 if n else 0)
-    return GeneratedCompletion(
-        tokens, np.asarray(record["logprobs"], dtype=np.float32).reshape(tokens.shape), record["ended"]
-    )

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 
 import gen_main
 import simulate_api_main
-from src.api.simulated import GeneratedCompletion, spell, token_string
+from src.api.simulated import GeneratedCompletion, chat_choice, token_string
 from src.config.signals import Interrupted, StopRequests
 from src.decoding.generator import TargetGenerator
 from src.decoding.top_logprobs import top_logprobs
@@ -317,15 +317,16 @@ def completion(tokens: list[int], *, others: tuple[int, ...] = (), ended: bool =
 def test_characters_split_over_tokens(byte_models, family):
     tokenizer = load_tokenizer(byte_models[family])
     ids = tokenizer(SENTENCE, add_special_tokens=False)["input_ids"]
-    spelled = spell(completion(ids, others=(tokenizer.eos_token_id,)), TokenBytes(tokenizer))
-    assert spelled.text == SENTENCE
-    assert spelled.finish_reason == "stop"
-    pieces = [position.piece for position in spelled.positions]
+    choice = chat_choice(completion(ids, others=(tokenizer.eos_token_id,)), TokenBytes(tokenizer))
+    assert (choice["message"]["content"], choice["finish_reason"]) == (SENTENCE, "stop")
+    content = choice["logprobs"]["content"]
+    pieces = [bytes(token["bytes"]) for token in content]
     assert len(pieces) == len(ids)
     assert b"".join(pieces).decode() == SENTENCE
     assert bytes([0xF0]) in pieces
-    for position in spelled.positions:
-        assert position.top == {tokenizer.eos_token.encode(): -1.0, position.piece: -2.0}
+    for token, piece in zip(content, pieces, strict=True):
+        top = {bytes(each["bytes"]): each["logprob"] for each in token["top_logprobs"]}
+        assert top == {tokenizer.eos_token.encode(): -1.0, piece: -2.0}
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
@@ -334,11 +335,10 @@ def test_a_broken_character_ends_a_completion(byte_models, family):
     tokenizer = load_tokenizer(byte_models[family])
     token_bytes = TokenBytes(tokenizer)
     ids = tokenizer(SENTENCE, add_special_tokens=False)["input_ids"]
-    cut = spell(completion(ids[:-2], ended=False), token_bytes)
-    assert (cut.text, cut.finish_reason) == ("漢é ", "length")
-    broken = spell(completion([*ids[:-2], ids[-1]]), token_bytes)
-    assert (broken.text, broken.finish_reason) == ("漢é ", "length")
-    assert b"".join(position.piece for position in broken.positions).decode() == broken.text
+    for written in (completion(ids[:-2], ended=False), completion([*ids[:-2], ids[-1]])):
+        choice = chat_choice(written, token_bytes)
+        assert (choice["message"]["content"], choice["finish_reason"]) == ("漢é ", "length")
+        assert b"".join(bytes(token["bytes"]) for token in choice["logprobs"]["content"]).decode() == "漢é "
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
