@@ -3,7 +3,6 @@
 Shapes: N tokens written in a batch of completions, K most likely tokens, T tokens of one completion.
 """
 
-from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +10,16 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from src.api.simulated import DIGITS, RESULTS, GeneratedCompletion, GeneratedCompletions, dataset_form, response_lines
-from src.config.constants import DEV_PPL, IGNORE_INDEX, TEXT, UNLABELED
+from src.api.simulated import (
+    DIGITS,
+    IMPOSSIBLE,
+    RESULTS,
+    GeneratedCompletion,
+    GeneratedCompletions,
+    dataset_form,
+    response_lines,
+)
+from src.config.constants import DEV_PPL, IGNORE_INDEX, STOP, TEXT, UNLABELED
 from src.config.errors import UserError
 from src.config.flags.generate import SimulateApiArguments
 from src.data.schema import Datasets, is_training_split
@@ -25,15 +32,16 @@ from src.decoding.durable import (
     open_generation_run,
     select_splits,
 )
-from src.decoding.generate import behind_eos
-from src.decoding.generator import TargetGenerator, load_generator
+from src.decoding.generate import behind_eos, finish_reasons
+from src.decoding.generator import load_generator
 from src.decoding.settings import decoding_of
-from src.decoding.top_logprobs import eos_ids, top_logprobs
+from src.models.forward import target_labels, target_logits
 from src.preflight.report import hold_folder, report_finished, report_generation
 from src.runs.folder import RunFolder
 from src.storage.atomic import atomic_write
 from src.tokens.batch import Batch
 from src.tokens.collate import pad_sequences
+from src.tokens.order import chunks
 from src.tokens.token_bytes import TokenBytes
 
 
@@ -96,21 +104,25 @@ def _prepare(config: SimulateApiArguments, run: RunFolder, datasets: Datasets) -
     known = torch.tensor(sorted(generator.tokenizer.get_vocab().values()))
 
     def generate_batch(batch: Batch, k: int) -> list[dict[str, Any]]:
-        tokens = generator.generate(batch, k)
-        lengths = (~behind_eos(tokens, generator.model.generation_config)).sum(dim=1).tolist()
+        tokens, settings = generator.generate(batch, k), generator.model.generation_config
+        lengths = (~behind_eos(tokens, settings)).sum(dim=1).tolist()
         written = [row[:length] for row, length in zip(tokens.tolist(), lengths, strict=True)]
-        sources = [i // k for i in range(len(written))]
-        size = config.batch_size
-        parts = [slice(start, start + size) for start in range(0, len(written), size)]
-        scored = ((written[part], _with_labels(batch, sources[part], written[part])) for part in parts)
-        return [record for rows, labeled in scored for record in _records(config, generator, rows, labeled, known)]
+        ended = [reason == STOP for reason in finish_reasons(tokens, settings, config.max_labels_length)]
+        records = []
+        for rows in chunks(np.arange(len(written)), config.batch_size):
+            part = slice(rows[0], rows[-1] + 1)
+            labeled = _with_labels(batch, (rows // k).tolist(), written[part])
+            with generator.accelerator.autocast():
+                best, logprobs = top_logprobs(generator.model, labeled, known, min(config.top_logprobs, len(known)))
+            if logprobs.isnan().any():
+                raise UserError(f"{config.model_name}: its log-probabilities are NaN; try --mixed_precision no")
+            records += _records(best, logprobs, written[part], ended[part])
+        return records
 
-    return DurableGeneration(config, run, datasets, n_completions(config, datasets), generator, generate_batch)
-
-
-def n_completions(config: SimulateApiArguments, splits: Iterable[str]) -> dict[str, int]:
-    """Completions per input by split: --n_completions where inputs are trained on, one elsewhere."""
-    return {split: config.n_completions if split == UNLABELED or is_training_split(split) else 1 for split in splits}
+    k_of = {  # completions are wanted where inputs are trained on
+        split: config.n_completions if split == UNLABELED or is_training_split(split) else 1 for split in datasets
+    }
+    return DurableGeneration(config, run, datasets, k_of, generator, generate_batch)
 
 
 def _with_labels(batch: Batch, sources: list[int], written: list[list[int]]) -> Batch:
@@ -120,19 +132,30 @@ def _with_labels(batch: Batch, sources: list[int], written: list[list[int]]) -> 
     return Batch(batch.input_ids[sources], batch.attention_mask[sources], labels.to(batch.input_ids.device), rows)
 
 
-def _records(
-    config: SimulateApiArguments, generator: TargetGenerator, rows: list[list[int]], labeled: Batch, known: Tensor
-) -> list[dict[str, Any]]:
-    """`GeneratedCompletion`s as JSON values; `rows` are the token ids of the labels of `labeled`."""
-    with generator.accelerator.autocast():
-        tokens, logprobs = top_logprobs(generator.model, labeled, known, min(config.top_logprobs, len(known)))
-    if logprobs.isnan().any():
-        raise UserError(f"{config.model_name}: its log-probabilities are NaN; try --mixed_precision no")
+def _records(tokens: Tensor, logprobs: Tensor, written: list[list[int]], ended: list[bool]) -> list[dict[str, Any]]:
+    """`GeneratedCompletion`s as JSON values, from (N, K + 1) tokens and log-probabilities of the N tokens `written`."""
     rounded = np.round(logprobs.cpu().numpy().astype(np.float64), DIGITS) + 0.0  # -0.0 becomes 0.0
-    ends = np.cumsum([len(row) for row in rows])
-    ended = [row[-1] in eos_ids(generator) for row in rows]
-    places = [slice(end - len(row), end - has_eos) for row, end, has_eos in zip(rows, ends, ended, strict=True)]
-    return [
-        {"tokens": tokens[place].tolist(), "logprobs": rounded[place].tolist(), "ended": has_eos}
-        for place, has_eos in zip(places, ended, strict=True)
-    ]
+    records, start = [], 0
+    for row, has_eos in zip(written, ended, strict=True):
+        place = slice(start, start + len(row) - has_eos)
+        records.append({"tokens": tokens[place].tolist(), "logprobs": rounded[place].tolist(), "ended": has_eos})
+        start += len(row)
+    return records
+
+
+@torch.no_grad()
+def top_logprobs(model: torch.nn.Module, batch: Batch, known: Tensor, top: int) -> tuple[Tensor, Tensor]:
+    """(N, K + 1) token ids and their log-probabilities: the K = `top` most likely, falling, then the label.
+
+    N: the batch's labels. The distribution is the model's own over its whole vocabulary (temperature 1, no nucleus);
+    known: (V′,) ids that the tokenizer has; only these are among the K.
+    """
+    logits = target_logits(model, batch).float()
+    labels = target_labels(batch)[:, None]
+    total = logits.logsumexp(dim=-1, keepdim=True)
+    label_logits = logits.gather(1, labels)
+    unknown = torch.ones(logits.shape[-1], dtype=torch.bool, device=logits.device)
+    unknown[known.to(logits.device)] = False
+    best = logits.masked_fill_(unknown, -torch.inf).topk(top, dim=-1)
+    logprobs = torch.cat([best.values, label_logits], dim=1) - total
+    return torch.cat([best.indices, labels], dim=1), logprobs.clamp_(min=IMPOSSIBLE, max=0)

@@ -17,12 +17,12 @@ import simulate_api_main
 from src.api.simulated import GeneratedCompletion, chat_choice, token_string
 from src.config.signals import Interrupted, StopRequests
 from src.decoding.generator import TargetGenerator
-from src.decoding.top_logprobs import top_logprobs
 from src.models.folders import write_model_folder
 from src.models.forward import target_labels, target_logits
 from src.models.loading import load_model, load_tokenizer
 from src.models.new_models import build_from_scratch
 from src.models.new_tokenizers import train_tokenizer
+from src.simulate_api import top_logprobs
 from src.tokens.batch import Batch
 from src.tokens.collate import collate
 from src.tokens.preprocessing import Preprocessor
