@@ -10,18 +10,11 @@ from src.data.pseudo_targets import input_hash
 from src.data.schema import Columns, Datasets
 from src.data.writers import write_datasets
 from src.decoding.ctranslate2_engine import CTranslate2Engine, check_settings, is_converted, is_installed
-from src.decoding.durable import (
-    DurableGeneration,
-    finish_file,
-    has_finished,
-    keep_file,
-    open_generation_run,
-    select_splits,
-)
+from src.decoding.durable import DurableGeneration
 from src.decoding.generate import finish_reasons, to_texts
 from src.decoding.generator import TargetGenerator, load_generator
 from src.decoding.settings import LENGTH_PENALTIES, decoding_of
-from src.preflight.report import hold_folder, report_finished, report_generation
+from src.preflight.report import write_or_report
 from src.runs.folder import RunFolder
 from src.tokens.batch import Batch
 
@@ -35,22 +28,7 @@ def generate(config: GenerateArguments, datasets: Datasets) -> Path:
     by itself ("stop") or at --max_labels_length ("length"). With --dry_run True only a report is printed.
     Raises UserError for what is wrong with flags, data or model.
     """
-    chosen = select_splits(config, datasets, left_out=(FT, DEV_PPL))
-    run = open_generation_run(config, datasets)
-    path = run.path / RESULT
-    with hold_folder(run, config):
-        if has_finished(run, path):
-            if config.dry_run:
-                report_finished(run)
-            else:
-                keep_file(run, path)
-            return path
-        generation = _prepare(config, run, chosen)
-        if config.dry_run:
-            report_generation(generation)
-        else:
-            finish_file(run, path, _write(config, generation, path))
-    return path
+    return write_or_report(config, datasets, RESULT, (FT, DEV_PPL), _prepare, _write)
 
 
 def _prepare(config: GenerateArguments, run: RunFolder, datasets: Datasets) -> DurableGeneration:

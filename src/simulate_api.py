@@ -24,19 +24,12 @@ from src.config.errors import UserError
 from src.config.flags.generate import SimulateApiArguments
 from src.data.schema import Datasets, is_training_split
 from src.data.writers import write_datasets
-from src.decoding.durable import (
-    DurableGeneration,
-    finish_file,
-    has_finished,
-    keep_file,
-    open_generation_run,
-    select_splits,
-)
+from src.decoding.durable import DurableGeneration
 from src.decoding.generate import behind_eos, finish_reasons
 from src.decoding.generator import load_generator
 from src.decoding.settings import decoding_of
 from src.models.forward import target_labels, target_logits
-from src.preflight.report import hold_folder, report_finished, report_generation
+from src.preflight.report import write_or_report
 from src.runs.folder import RunFolder
 from src.storage.atomic import atomic_write
 from src.tokens.batch import Batch
@@ -50,23 +43,7 @@ def simulate(config: SimulateApiArguments, datasets: Datasets) -> Path:
 
     Raises UserError for a mistake in flags, data or model.
     """
-
-    chosen = select_splits(config, datasets, left_out=(DEV_PPL,))
-    run = open_generation_run(config, datasets)
-    path = run.path / RESULTS[config.form]
-    with hold_folder(run, config):
-        if has_finished(run, path):
-            if config.dry_run:
-                report_finished(run)
-            else:
-                keep_file(run, path)
-            return path
-        generation = _prepare(config, run, chosen)
-        if config.dry_run:
-            report_generation(generation)
-        else:
-            finish_file(run, path, _write(config, generation, path))
-    return path
+    return write_or_report(config, datasets, RESULTS[config.form], (DEV_PPL,), _prepare, _write)
 
 
 def _write(config: SimulateApiArguments, generation: DurableGeneration, path: Path) -> str:

@@ -1,12 +1,15 @@
-"""The report of a dry run: models, data, work, disk, memory and time of a prepared run."""
+"""Dry runs: reports on a prepared run (models, data, work, disk, memory, time); and `write_or_report`."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
 
 from src.config.console import say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST
-from src.config.flags.shared import SharedArguments
-from src.decoding.durable import DurableGeneration
+from src.config.flags.shared import SharedArguments, WritingArguments
+from src.data.schema import Datasets
+from src.decoding.durable import DurableGeneration, select_splits
 from src.devices import memory as machine
 from src.distillation.teachers import LiveTeacher, StoredTeacher
 from src.models.forward import unwrapped
@@ -14,13 +17,15 @@ from src.preflight.estimates import Work, disk_at_peak, disk_of_evaluations, wor
 from src.preflight.measure import TrainingTimes, time_generation, time_training, training_needs
 from src.preflight.sections import data_lines, describe_model, smaller_flags, state_of_folder, tokenizer_and_device
 from src.preflight.words import Part, Section, disk_lines, memory_lines, plural, render, span, time_lines
-from src.runs.folder import RunFolder
+from src.runs.description import FINISHED, data_fingerprint
+from src.runs.folder import RunFolder, open_run
 from src.training import rhythm
 from src.training.engine import Trainer
 from src.training.phase import Phase
 from src.training.setup import PreparedTraining
 
 NOT_TIMED = ["not known: there is not enough memory for a step"]
+Config = TypeVar("Config", bound=WritingArguments)
 
 
 @contextmanager
@@ -93,6 +98,38 @@ def report_generation(generation: DurableGeneration) -> None:
     sections.append(("memory", memory_lines(memory, str(device), smaller_flags(config, memory, device))))
     sections.append(("time", NOT_TIMED if seconds is None else time_lines([Part("target", left, seconds)])))
     _print(sections)
+
+
+def write_or_report(
+    config: Config,
+    datasets: Datasets,
+    result: str,
+    left_out: Collection[str],
+    prepare: Callable[[Config, RunFolder, Datasets], DurableGeneration],
+    write: Callable[[Config, DurableGeneration, Path], str],
+) -> Path:
+    """Write the file `result` unless an earlier run did, or with --dry_run True report on it; returns its path.
+
+    left_out: splits that --split_for_generation has to name; prepare: checks and loads the model; write: generates and
+    writes the file, and returns a line on what it holds.
+    """
+    chosen = select_splits(config, datasets, left_out=left_out)
+    run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets)})
+    path = run.path / result
+    with hold_folder(run, config):
+        is_finished = run.status == FINISHED and path.is_file()
+        if config.dry_run:
+            if is_finished:
+                report_finished(run)
+            else:
+                report_generation(prepare(config, run, chosen))
+            return path
+        what = "written already" if is_finished else write(config, prepare(config, run, chosen), path)
+        if not is_finished:
+            run.finish({})
+        run.tidy()
+        say(f"{what}: {path}")
+    return path
 
 
 def _print(sections: Sequence[Section]) -> None:
