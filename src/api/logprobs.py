@@ -91,15 +91,13 @@ def _names_and_top(completion: Completion) -> tuple[list[str], list[dict[str, fl
         if read.content is not UNSET:
             return _of_chat_api(read.content or [])
         return _with_tops(read.tokens or [], read.token_logprobs or None, read.top_logprobs or None, place)
-    if read and (_is_empty(completion.tokens) or _is_chat_token(checked(read[0], Any, place, path))):
+    first = checked(read[0], Any, place, path) if read else None
+    if isinstance(first, dict) and isinstance(
+        first.get("token"), str
+    ):  # a chat API's; a column `tokens` may be there too
         return _of_chat_api(checked(logprobs, list[_ChatToken], place, path))
     names = checked(completion.tokens, list[str] | None, place, f"{completion.path}.tokens") or []
     return _with_tops(names, None, checked(logprobs, list[Position] | None, place, path) or [], place)
-
-
-def _is_chat_token(entry: Any) -> bool:
-    """Whether an entry of `logprobs` is a chat API's object; such a file may have a column `tokens` too."""
-    return isinstance(entry, dict) and isinstance(entry.get("token"), str)
 
 
 def _with_tops(

@@ -167,15 +167,13 @@ def _rows_of_lines(path: str, description: str) -> Iterator[ApiRow]:
                 try:
                     row = _decoder(_Row).decode(line)
                 except (DecodeError, UnicodeDecodeError, RecursionError):  # a mistake, or Python's -Infinity
-                    row = _parsed_row(parse_json(line, place), place)
+                    row = checked(Raw(encode(parse_json(line, place))), _Row, place)
                 yield _api_row(row, place)
             bar.update(len(line))
 
 
-def _parsed_row(fields: Any, place: str) -> _Row:
-    """A row from parsed values, whose tokens and log-probabilities stay parsed; raises as `checked`."""
-    if not isinstance(fields, dict):
-        return checked(fields, _Row, place)
+def _parsed_row(fields: dict[str, Any], place: str) -> _Row:
+    """A row of a dataset file, whose tokens and log-probabilities stay parsed; raises as `checked`."""
     row: _Row = checked({name: value for name, value in fields.items() if name not in LATER}, _Row, place)
     row.tokens, row.logprobs = (cast(Raw, fields.get(name)) for name in ("tokens", "logprobs"))
     if "response" in fields:

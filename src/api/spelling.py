@@ -4,6 +4,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from os.path import commonprefix
 
 from src.tokens.token_bytes import BYTE_TOKEN, REPLACEMENT, byte_of_character
@@ -36,7 +37,9 @@ def token_bytes(name: str, new_word_char: str = " ") -> bytes:
     the character becomes a space, `<0xE2>` a byte, and with Ġ all characters are those of byte-level BPE.
     """
     if name.startswith("bytes:"):
-        spelled, n_escapes = BYTE_ESCAPE.subn(_unescape, name.removeprefix("bytes:").encode())
+        spelled, n_escapes = BYTE_ESCAPE.subn(
+            lambda escape: bytes([int(escape[1], 16)]), name.removeprefix("bytes:").encode()
+        )
         if n_escapes:
             return spelled
     if new_word_char == "Ġ":
@@ -49,10 +52,6 @@ def token_bytes(name: str, new_word_char: str = " ") -> bytes:
             return bytes([int(byte[1], 16)])
         name = name.replace(new_word_char, " ")
     return name.encode(errors="surrogateescape")  # `api/logprobs.py` decodes a chat API's bytes so
-
-
-def _unescape(escape: re.Match) -> bytes:
-    return bytes([int(escape[1], 16)])
 
 
 def encode_with_leading_space(text: str) -> bytes:
@@ -92,27 +91,23 @@ def _n_leading_spaces(text: bytes) -> int:
 def _fill_replacements(pieces: Sequence[bytes], text: bytes) -> list[bytes] | None:
     """The pieces with the text's own bytes in place of each run of pieces that have U+FFFD; None if that cannot be."""
     mark = REPLACEMENT.encode()
-    unknown = [mark in piece for piece in pieces]
-    if not any(unknown) or mark in text:
+    if mark in text or not any(mark in piece for piece in pieces):
         return None
-    rest = text.strip()
+    rest, at = text.strip(), 0
     filled: list[bytes] = []
-    at, i = 0, 0
-    while i < len(pieces):
-        n = next((j for j in range(i, len(pieces)) if unknown[j] != unknown[i]), len(pieces))
-        if unknown[i]:
-            clean = next((j for j in range(n, len(pieces)) if unknown[j]), len(pieces))
-            following = b"".join(pieces[n:clean])
-            end = rest.find(following, at + 1) if clean < len(pieces) else len(rest) - len(following.rstrip())
+    runs = [(is_unknown, list(run)) for is_unknown, run in groupby(pieces, lambda piece: mark in piece)]
+    for i, (is_unknown, run) in enumerate(runs):
+        if is_unknown:
+            following = b"".join(piece for _, after in runs[i + 1 : i + 2] for piece in after)
+            end = rest.find(following, at + 1) if i + 2 < len(runs) else len(rest) - len(following.rstrip())
             if end <= at:
                 return None
-            filled += [rest[at:end], *[b""] * (n - i - 1)]
+            filled += [rest[at:end], *[b""] * (len(run) - 1)]
             at = end
         else:
-            known = b"".join(pieces[i:n])
-            filled += pieces[i:n]
+            known = b"".join(run)
+            filled += run
             at += len(known if i else known.lstrip())
-        i = n
     return filled
 
 

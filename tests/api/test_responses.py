@@ -141,7 +141,7 @@ def test_a_position_of_which_nothing_is_known(top):
         ([{"a": -1.0}], [1], "Expected `str`, got `int` - at `$.tokens[0]`"),
         ({"tokens": ["a"], "token_logprobs": [], "top_logprobs": [{}, {}]}, None, "found 2"),
         ({"tokens": ["a"], "token_logprobs": [-1.0, -1.0]}, None, "1 tokens need as many log-probabilities, found 2"),
-        (["a"], None, "Expected `object`, got `str` - at `$.logprobs[0]`"),
+        (["a"], None, "Expected `object | null`, got `str` - at `$.logprobs[0]`"),
         ([{"token": "a", "logprob": -1.0, "top_logprobs": {"a": -1.0}}], None, "at `$.logprobs[0].top_logprobs`"),
         ([{"token": "\ufffd", "logprob": -1.0, "bytes": [300]}], None, "`int` <= 255 - at `$.logprobs[0].bytes[0]`"),
         ([{"token": "\ufffd", "logprob": -1.0, "bytes": "x"}], None, "at `$.logprobs[0].bytes`"),

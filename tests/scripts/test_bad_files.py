@@ -1013,6 +1013,8 @@ API_JSON = [
      "api.json: split 'train', row 0: Expected `str | null`, got `int` - at `$.prediction`"),
     ("no text", published(text=...), "api.json: split 'train': column 'text' is missing"),
     ("text null", published(text=[None]), "api.json: split 'train', row 0: Expected `str`, got `null` - at `$.text`"),
+    ("no tokens", published(tokens=...),
+     "api.json: split 'train', row 0: 0 tokens need as many log-probabilities, found 1"),
     ("tokens a text that calls", published(tokens=["__import__('os').system('touch executed')"]),
      "row 0: Expected `array | null`, got `str` - at `$.tokens`"),
     ("log-probabilities a text", published(logprobs=["[{'b': -1.0}]"]),
