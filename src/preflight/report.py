@@ -7,7 +7,8 @@ from typing import TypeVar
 
 from src.config.console import say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST
-from src.config.flags.shared import SharedArguments, WritingArguments
+from src.config.flags.generate import WritingArguments
+from src.config.flags.shared import SharedArguments
 from src.data.schema import Datasets
 from src.decoding.durable import DurableGeneration, select_splits
 from src.devices import memory as machine
