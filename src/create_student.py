@@ -14,11 +14,11 @@ from src.data.formats import read_datasets
 from src.data.references import references_of
 from src.data.schema import check_datasets, check_trainable, training_splits
 from src.models.checks_before_loading import check_model_files
-from src.models.families import layer_counts
+from src.models.families import FAMILY_OF_TYPE, layer_counts
 from src.models.folders import write_model_folder
 from src.models.loading import load_config, load_model, load_tokenizer
 from src.models.names import KeptLayers, parse_model_name, resolve_layers
-from src.models.new_models import ModelSizes, build_from_scratch, family_to_build
+from src.models.new_models import ModelSizes, build_from_scratch
 from src.models.new_tokenizers import train_tokenizer
 from src.models.pruning import prune, pruned_config, spaced_layers
 from src.storage.atomic import check_output_folder, recover
@@ -98,7 +98,7 @@ def _describe_layers(whole: "PreTrainedConfig", kept: list[KeptLayers | None]) -
 
 def _build_new(config: CreateStudentArguments) -> "Student":
     """A model with random weights, with the tokenizer of another model or one trained on a dataset."""
-    family = family_to_build(config.family)
+    family = FAMILY_OF_TYPE[config.family]
     if config.n_encoder_layers is not None and not family.is_encoder_decoder:
         raise UserError(f"--n_encoder_layers {config.n_encoder_layers}: a {family.name} model has no encoder")
     if config.tokenizer:

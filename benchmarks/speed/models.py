@@ -13,7 +13,8 @@ from transformers import PreTrainedModel, T5ForConditionalGeneration
 
 from benchmarks.speed.rows import Learning, Lengths, Shape, Writing
 from src.config.constants import IGNORE_INDEX
-from src.models.new_models import ModelSizes, build_from_scratch, family_to_build
+from src.models.families import FAMILY_OF_TYPE
+from src.models.new_models import ModelSizes, build_from_scratch
 from src.tokens.batch import Batch
 from src.tokens.collate import pad_sequences
 
@@ -43,7 +44,7 @@ def batch_of(work: Learning | Writing, pairs: Pairs = (), *, seed: int = 0) -> B
     """Random tokens in sequences of the row's lengths, or of the lengths `pairs` if the row's lengths vary."""
     rng = np.random.default_rng(seed)
     inputs = _lengths(work.inputs, [pair[0] for pair in pairs], work.rows, rng)
-    is_encoder_decoder = isinstance(work, Writing) or family_to_build(work.family).is_encoder_decoder
+    is_encoder_decoder = isinstance(work, Writing) or FAMILY_OF_TYPE[work.family].is_encoder_decoder
 
     def words(length: int) -> np.ndarray:
         tokens = rng.integers(FIRST_WORD, work.vocabulary, length)

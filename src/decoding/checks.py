@@ -10,11 +10,11 @@ from src.config.console import say
 from src.config.flags.shared import SharedArguments
 from src.decoding.generate import write_tokens
 from src.decoding.settings import Decoding, decoding_of
+from src.models.checks_before_loading import beyond_positions
 from src.models.families import has_family
 from src.models.forward import teacher_forced
 from src.models.forward_check import plain_tokens, two_rows
 from src.models.library_errors import in_one_line, quiet
-from src.models.positions import beyond_positions
 from src.tokens.batch import Batch
 
 N_NEW = 3  # tokens that a check generates

@@ -5,6 +5,7 @@ Shapes: B inputs, S source tokens, K targets per input, R rows of the decoder, N
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from inspect import signature
 from typing import Any
 
@@ -16,7 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from src.decoding.grouped_attention import AttentionByInput, attention_by_input
 from src.decoding.kv_cache import growing_cache
 from src.decoding.token_rules import single_start
-from src.models.lazy_logits import LazyLogits, OutputProjection, Seen, agree, output_projection
+from src.models.lazy_logits import LazyLogits, OutputProjection, agree, as_seen, output_projection
 from src.tokens.batch import Batch
 
 
@@ -43,7 +44,7 @@ class Decoder:
         self._mask = batch.attention_mask
         self._live: Tensor | None = None  # None: all rows, in `read`
         self._projection: OutputProjection | None = None  # None: the model's own module computes the logits
-        self._seen = Seen()
+        self._seen = LazyLogits(torch.empty(0))
 
     def read(self) -> LazyLogits:
         """(B * K, V) logits of the first new token. Afterwards there are K rows per input."""
@@ -62,7 +63,7 @@ class Decoder:
         if the model's own module computes the logits."""
         hidden = args[0][:, -1:]
         hidden = hidden if self._live is None else hidden.index_select(0, self._live)
-        self._seen = Seen.of(hidden[:, 0])
+        self._seen = as_seen(hidden[:, 0])
         return (hidden if self._projection is None else hidden[:0], *args[1:])
 
     def _first(self, **inputs: Any) -> LazyLogits:
@@ -71,14 +72,14 @@ class Decoder:
         projection = output_projection(self._model)
         if projection is None or not agree(self._seen, projection, logits):
             return LazyLogits(logits)
-        cast = self._seen.logits(projection).cast().projection
+        cast = replace(self._seen, projection=projection).cast().projection
         assert cast is not None
         self._projection = cast.packed()
-        return self._seen.logits(self._projection)
+        return replace(self._seen, projection=self._projection)
 
     def _logits(self, **inputs: Any) -> LazyLogits:
         logits = self._run(**inputs)
-        return LazyLogits(logits) if self._projection is None else self._seen.logits(self._projection)
+        return LazyLogits(logits) if self._projection is None else replace(self._seen, projection=self._projection)
 
     def _run(self, **inputs: Any) -> Tensor:
         return self._model(**inputs, attention_mask=self._mask, use_cache=True, return_dict=True).logits[:, -1]

@@ -16,9 +16,8 @@ from transformers import PreTrainedModel
 from src.decoding.decoders import open_decoder
 from src.decoding.nucleus import Nucleus, draw
 from src.decoding.token_rules import StockProcessors, TokenRules
-from src.models.families import layer_counts
+from src.models.families import head_shape, layer_counts
 from src.models.lazy_logits import LazyLogits
-from src.models.projections import head_shape
 from src.tokens.batch import Batch
 
 COMPACTION_THRESHOLD = 1 / 8  # share of ended rows at which the others are copied; 0.03 to 0.3 are about as fast

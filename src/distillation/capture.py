@@ -15,10 +15,9 @@ from torch import Tensor, nn
 from src.config.console import say
 from src.config.errors import UserError
 from src.config.experiments.schema import Experiment, LossEntry
-from src.models.families import layer_counts
+from src.models.families import HeadShape, attention_projections, head_shape, layer_counts
 from src.models.forward import lazy_target_logits, read_positions, teacher_forced, unwrapped
 from src.models.lazy_logits import LazyLogits
-from src.models.projections import HeadShape, attention_projections, head_shape
 from src.tokens.batch import Batch
 
 if TYPE_CHECKING:

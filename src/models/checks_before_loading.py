@@ -1,4 +1,4 @@
-"""Check models before their weights are read: files, maximum lengths, a shared tokenizer."""
+"""Check models before their weights are read: files, lengths, a shared tokenizer."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -6,16 +6,15 @@ from typing import TYPE_CHECKING
 from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments
 from src.config.parsing import shown
-from src.models.generation_config import check_settings, safe_generation_config
+from src.models.generation_config import changed_settings, safe_generation_config
 from src.models.loading import load_config, load_tokenizer, model_class
 from src.models.names import parse_model_name
-from src.models.positions import beyond_positions, has_position_table
 from src.models.sources import find_model, find_weights
 from src.models.tokenizer_file import PROBE
 from src.models.weights import shard_files
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedTokenizerBase
 
 SPECIAL_TOKENS = ("pad_token_id", "eos_token_id", "bos_token_id", "unk_token_id")
 
@@ -42,12 +41,40 @@ def check_model_files(name: str, *, state_dict_path: str | Path | None = None) -
 
 
 def check_lengths(name: str, flags: SharedArguments) -> None:
-    """Raise UserError if the maximum lengths exceed the model's positions, or are below the model's minimum length."""
+    """Raise UserError if the model's own minimum length is more than --max_labels_length."""
+    if not flags.model_generation_settings:
+        return
     config = load_config(name)
-    generation_config = safe_generation_config(config, find_model(parse_model_name(name)[0]))
-    check_settings(generation_config, name, flags, is_encoder_decoder=config.is_encoder_decoder)
-    for what, length, limit in beyond_positions(config, flags) if has_position_table(config) else ():
-        raise UserError(f"{what}: {length} tokens, but {name} has positions for {limit}")
+    settings = changed_settings(safe_generation_config(config, find_model(parse_model_name(name)[0])))
+    # `min_length` of a decoder-only model counts the input too.
+    for setting in ("min_length", "min_new_tokens") if config.is_encoder_decoder else ("min_new_tokens",):
+        if settings.get(setting, 0) > flags.max_labels_length:
+            raise UserError(
+                f"{name}: its generation config has {setting} {settings[setting]}, more than --max_labels_length "
+                f"{flags.max_labels_length}; raise it, or pass --model_generation_settings False"
+            )
+
+
+def beyond_positions(config: "PreTrainedConfig", flags: SharedArguments) -> list[tuple[str, int, int]]:
+    """(flags, the length they allow, the model's positions) for encoder and decoder, where the length is too large."""
+    if config.is_encoder_decoder:
+        lengths = {
+            "encoder": ("--max_input_length", flags.max_input_length),
+            "decoder": ("--max_labels_length", flags.max_labels_length),
+        }
+    else:
+        together = flags.max_input_length + flags.max_labels_length
+        lengths = {"decoder": ("--max_input_length plus --max_labels_length", together)}
+    limits = {side: _stated_positions(config, side) for side in lengths}
+    return [(*asked, limit) for side, asked in lengths.items() if (limit := limits[side]) and asked[1] > limit]
+
+
+def _stated_positions(config: "PreTrainedConfig", side: str) -> int | None:
+    """The maximum length of a sequence in the config, in tokens; None if it names none (relative positions)."""
+    part = config.get_text_config(encoder=side == "encoder", decoder=side == "decoder")
+    names = (f"max_{side}_position_embeddings", "max_position_embeddings", "max_seq_len")
+    limits = (getattr(each, name, None) for each in (part, config) for name in names)
+    return next((limit for limit in limits if isinstance(limit, int)), None)
 
 
 def check_same_tokenizer(

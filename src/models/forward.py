@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from src.config.constants import IGNORE_INDEX
-from src.models.lazy_logits import LazyLogits, OutputProjection, Seen, agree, output_projection
+from src.models.lazy_logits import LazyLogits, OutputProjection, agree, as_seen, output_projection
 from src.tokens.batch import Batch
 from src.tokens.order import least_padding
 
@@ -55,14 +55,13 @@ def teacher_forced(model: nn.Module, batch: Batch, *, with_hidden_states: bool =
     """
     core = unwrapped(model)
     inputs, places = teacher_forcing_inputs(core, batch)
-    is_understood = _understands_projection(core, batch)
-    with _before_projection(core, places, n_passed=0 if is_understood else len(places)) as seen:
+    projection = _tested_projection(core, batch)
+    with _before_projection(core, places, n_passed=0 if projection else len(places)) as seen:
         output = model(**inputs, use_cache=False, output_hidden_states=with_hidden_states)
-    projection = output_projection(core)
     if not seen:  # a model that names no projection
         logits = LazyLogits(output.logits.flatten(0, 1)[places])
-    elif is_understood and projection is not None:
-        logits = seen[0].logits(projection)
+    elif projection is not None:
+        logits = replace(seen[0], projection=projection)
     else:
         logits = LazyLogits(output.logits)
     if not with_hidden_states:
@@ -78,22 +77,18 @@ def lazy_target_logits(model: nn.Module, batch: Batch) -> LazyLogits:
     Half of a batch of random rows is padding; rows of similar length have little. There are as many passes as save
     more time than they cost.
     """
-    core, on_cpu = unwrapped(model), batch.input_ids.device.type == "cpu"
+    core, device = unwrapped(model), batch.input_ids.device
+    on_cpu = device.type == "cpu"
     parts = least_padding(batch.lengths.inputs, batch.lengths.labels, _cost_of_pass(core, on_cpu=on_cpu))
     if len(parts) == 1:
         return teacher_forced(model, batch).logits
-    _understands_projection(core, batch)
+    _tested_projection(core, batch)
     with _one_lookup(core, batch) if on_cpu and torch.is_grad_enabled() else nullcontext():
         logits = [teacher_forced(model, batch.part(rows)).logits for rows in parts]
-    together = replace(logits[0], rows=torch.cat([part.rows for part in logits]))
     order = np.concatenate(parts)
-    if (np.diff(order) == 1).all():
-        return together
-    counts = batch.lengths.n_known
-    starts = np.empty_like(counts)
-    starts[order] = counts[order].cumsum() - counts[order]
-    places = np.concatenate([np.arange(start, start + n) for start, n in zip(starts, counts, strict=True)])
-    return together.rows_of(torch.from_numpy(places).to(batch.input_ids.device))
+    row_of = order.repeat(batch.lengths.n_known[order])  # of each of the N positions, as the passes computed them
+    places = torch.from_numpy(row_of.argsort(kind="stable")).to(device)
+    return replace(logits[0], rows=torch.cat([part.rows for part in logits])[places])
 
 
 def _cost_of_pass(core: PreTrainedModel, *, on_cpu: bool) -> int:
@@ -111,32 +106,24 @@ def _one_lookup(core: PreTrainedModel, batch: Batch) -> Iterator[None]:
     The gradient of a lookup is as large as the embeddings, however few tokens are looked up.
     """
     inputs, _ = teacher_forcing_inputs(core, batch)
-    read = [inputs[name].flatten() for name in ("input_ids", "decoder_input_ids") if name in inputs]
-    tokens = torch.cat(read).unique()
+    tokens = torch.cat(
+        [inputs[name].flatten() for name in ("input_ids", "decoder_input_ids") if name in inputs]
+    ).unique()
+    tables: dict[nn.Module, Tensor] = {}
+
+    def look_up(module: nn.Module, args: tuple, output: Tensor) -> Tensor:
+        if not torch.isin(args[0], tokens).all():
+            return output
+        if module not in tables:
+            tables[module] = module.forward(tokens)
+        return nn.functional.embedding(torch.searchsorted(tokens, args[0]), tables[module])
+
     weight = getattr(core.get_input_embeddings(), "weight", None)
     with ExitStack() as hooks:
         for module in core.modules():
             if isinstance(module, nn.Embedding) and module.weight is weight:
-                hooks.callback(module.register_forward_hook(_SmallTable(tokens, module.num_embeddings)).remove)
+                hooks.callback(module.register_forward_hook(look_up).remove)
         yield
-
-
-class _SmallTable:
-    """A forward hook of an embedding module that looks up `tokens` (ascending) once, and later inputs in the result."""
-
-    def __init__(self, tokens: Tensor, size: int) -> None:
-        self._tokens = tokens
-        self._places = tokens.new_full((size,), -1)
-        self._places[tokens] = torch.arange(len(tokens), device=tokens.device)
-        self._table: Tensor | None = None
-
-    def __call__(self, module: nn.Module, args: tuple, output: Tensor) -> Tensor:
-        places = self._places[args[0]]
-        if (places < 0).any():
-            return output
-        if self._table is None:
-            self._table = module.forward(self._tokens)
-        return nn.functional.embedding(places, self._table)
 
 
 def read_positions(model: nn.Module, batch: Batch) -> dict[str, Tensor]:
@@ -196,19 +183,19 @@ def unwrapped(model: nn.Module) -> PreTrainedModel:
 
 
 @contextmanager
-def _before_projection(core: PreTrainedModel, places: Tensor, *, n_passed: int) -> Iterator[list[Seen]]:
+def _before_projection(core: PreTrainedModel, places: Tensor, *, n_passed: int) -> Iterator[list[LazyLogits]]:
     """Within: the output projection gets only the first `n_passed` valid rows; the list holds all of them.
 
     The list stays empty for a model without `get_output_embeddings`. Raises ValueError for a projection whose input is
     not (B, L, D).
     """
-    seen: list[Seen] = []
+    seen: list[LazyLogits] = []
 
     def select(_module: nn.Module, args: tuple) -> tuple:
         if args[0].dim() != 3:
             raise ValueError("its output projection does not read one state for each token")
         rows = args[0].flatten(0, 1)[places]
-        seen.append(Seen.of(rows))
+        seen.append(as_seen(rows))
         return (rows[:n_passed], *args[1:])
 
     head = core.get_output_embeddings()
@@ -220,23 +207,19 @@ def _before_projection(core: PreTrainedModel, places: Tensor, *, n_passed: int) 
             handle.remove()
 
 
-def _understands_projection(core: PreTrainedModel, batch: Batch) -> bool:
-    """Whether the model's logits are those of `output_projection`.
+def _tested_projection(core: PreTrainedModel, batch: Batch) -> OutputProjection | None:
+    """The model's `output_projection` if it computes the model's logits, else None.
 
     Tested once per model, on one row of a batch; the caller's random state is kept.
     """
-    if core not in _is_understood:
-        projection = output_projection(core)
-        devices = [batch.known_labels.device] if batch.known_labels.device.type == "cuda" else []
+    projection = output_projection(core)
+    if projection is not None and core not in _is_understood:
+        one = replace(batch, input_ids=batch.input_ids[:1], attention_mask=batch.attention_mask[:1])
+        one = replace(one, labels=batch.known_labels[:1].clamp_min(0))
+        inputs, places = teacher_forcing_inputs(core, one)
+        devices = [places.device] if places.device.type == "cuda" else []
         with torch.no_grad(), torch.random.fork_rng(devices):
-            _is_understood[core] = projection is not None and _agrees(core, projection, batch)
-    return _is_understood[core]
-
-
-def _agrees(core: PreTrainedModel, projection: OutputProjection, batch: Batch) -> bool:
-    one = replace(batch, input_ids=batch.input_ids[:1], attention_mask=batch.attention_mask[:1])
-    one = replace(one, labels=batch.known_labels[:1].clamp_min(0))
-    inputs, places = teacher_forcing_inputs(core, one)
-    with _before_projection(core, places, n_passed=len(places)) as seen:
-        expected = core(**inputs, use_cache=False).logits
-    return agree(seen[0], projection, expected)
+            with _before_projection(core, places, n_passed=len(places)) as seen:
+                expected = core(**inputs, use_cache=False).logits
+            _is_understood[core] = agree(seen[0], projection, expected)
+    return projection if _is_understood.get(core) else None

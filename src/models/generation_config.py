@@ -119,20 +119,6 @@ def wrong_setting(settings: dict[str, Any]) -> str | None:
     return None
 
 
-def check_settings(ids: "GenerationConfig", name: str, config: SharedArguments, *, is_encoder_decoder: bool) -> None:
-    """Raise UserError if the model's minimum length is more than --max_labels_length."""
-    if not config.model_generation_settings:
-        return
-    counted = ("min_length", "min_new_tokens") if is_encoder_decoder else ("min_new_tokens",)  # of others: inputs too
-    for setting in counted:
-        least = changed_settings(ids).get(setting, 0)
-        if least > config.max_labels_length:
-            raise UserError(
-                f"{name}: its generation config has {setting} {least}, more than --max_labels_length "
-                f"{config.max_labels_length}; raise it, or pass --model_generation_settings False"
-            )
-
-
 def apply_settings(model: "PreTrainedModel", name: str, config: SharedArguments) -> None:
     """Print the model's own settings, or remove them with --model_generation_settings False."""
     settings = changed_settings(model.generation_config)

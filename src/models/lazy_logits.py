@@ -14,9 +14,7 @@ from src.models.packed_linear import packed, product
 
 TOLERANCE = {torch.bfloat16: 0.05, torch.float16: 0.01}  # relative to the largest logit; 1e-4 in float32
 CPU_CHUNK, ACCELERATOR_CHUNK = 2**23, 2**27  # logits of a chunk: 33 MB, near the caches of a CPU; 537 MB
-PACKED_CHUNK = (
-    8_000_000  # logits of a chunk with a layout, which allocates each product: below 32 MiB, which glibc reuses
-)
+PACKED_CHUNK = 8_000_000  # with a layout, which allocates each product: below 32 MiB, which glibc reuses
 LEAST_ROWS = 256  # of a chunk: with 55 rows (33 MB of a vocabulary of 150,000) a product is half as fast
 
 
@@ -134,28 +132,19 @@ class LazyLogits:
         return (slice(start, min(start + size, len(self))) for start in range(0, len(self), size))
 
 
-@dataclass(frozen=True)
-class Seen:
-    """The input of a model's output projection: rows (N, D), and autocast's dtype if autocast is on."""
+def as_seen(rows: Tensor) -> LazyLogits:
+    """The input rows (N, D) of a model's output projection, with autocast's dtype if autocast is on; no projection yet.
 
-    rows: Tensor | None = None
-    dtype: torch.dtype | None = None
-
-    @classmethod
-    def of(cls, rows: Tensor) -> "Seen":
-        """To be called in a hook of the projection, where autocast's state is the model's."""
-        device = rows.device.type
-        return cls(rows, torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
-
-    def logits(self, projection: OutputProjection) -> LazyLogits:
-        assert self.rows is not None
-        return LazyLogits(self.rows, projection, self.dtype)
+    To be called in a hook of the projection, where autocast's state is the model's.
+    """
+    device = rows.device.type
+    return LazyLogits(rows, dtype=torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else None)
 
 
-def agree(seen: Seen, projection: OutputProjection, logits: Tensor) -> bool:
-    """Whether a projection computes the model's logits (N, V) from the input of the model's own projection."""
+def agree(seen: LazyLogits, projection: OutputProjection, logits: Tensor) -> bool:
+    """Whether a projection computes the model's logits (N, V) from the rows that the model's own projection reads."""
     largest = max(1.0, float(logits.abs().max()))
-    ours = seen.logits(projection).cast().some(slice(None))
+    ours = replace(seen, projection=projection).cast().some(slice(None))
     return bool((ours - logits).abs().max() <= TOLERANCE.get(seen.dtype or logits.dtype, 1e-4) * largest)
 
 

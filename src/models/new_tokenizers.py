@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from src.config.errors import UserError
-from src.models.new_models import family_to_build
+from src.models.families import FAMILY_OF_TYPE
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,7 +27,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, *, family: str) -> "P
     """
     from transformers import PreTrainedTokenizerFast
 
-    train = _train_unigram if family_to_build(family).is_encoder_decoder else _train_bpe
+    train = _train_unigram if FAMILY_OF_TYPE[family].is_encoder_decoder else _train_bpe
     texts = list(dict.fromkeys(text for text in texts if text.strip()))  # pseudo-targets repeat their inputs
     if not texts:
         raise UserError("no text to train a tokenizer on")

@@ -24,13 +24,12 @@ from src.distillation.relations import regrouped
 from src.distillation.student_targets import student_writes
 from src.distillation.token_losses import token_divergence
 from src.models import loading
-from src.models.families import FAMILIES, family_of, layer_counts
+from src.models.families import FAMILIES, attention_projections, family_of, layer_counts
 from src.models.folders import write_model_folder
 from src.models.forward import read_positions, target_labels, target_logits, teacher_forcing_inputs
 from src.models.generation_config import fit_to_tokenizer
 from src.models.loading import is_encoder_decoder, load_config, load_model
 from src.models.new_tokenizers import train_tokenizer
-from src.models.projections import attention_projections
 from src.tokens.batch import Batch
 from src.tokens.preprocessing import Preprocessor
 from tests.models.test_forward import EOS, batch_for
