@@ -14,10 +14,10 @@ from src.decoding.generate import write_tokens
 from src.decoding.settings import Decoding
 from src.devices.processes import Accelerator, make_accelerator
 from src.models.checks_before_loading import check_lengths, check_model_files
+from src.models.folders import warn_if_prompt_differs
 from src.models.generation_config import apply_settings, fit_to_tokenizer
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
 from src.models.multilingual import set_languages
-from src.models.trained_prompt import warn_if_prompt_differs
 from src.tokens.batch import Batch
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.unknown_characters import check_characters_known

@@ -30,13 +30,10 @@ def check_model_files(name: str, *, state_dict_path: str | Path | None = None) -
             f"{base}: its tokenizer has {n_tokens} tokens, its embeddings only {n_embeddings} (config.json: vocab_size)"
         )
     safe_generation_config(config, find_model(base))
-    weights = None
-    if state_dict_path is not None:
-        weights = find_weights(Path(state_dict_path))
-    elif Path(find_model(base)).is_dir():
-        weights = find_weights(Path(find_model(base)))
-    if weights is not None and weights.name.endswith(".index.json"):
-        for shard in shard_files(weights):
+    place = Path(state_dict_path or find_model(base))
+    if state_dict_path is not None or place.is_dir():
+        weights = find_weights(place)
+        for shard in shard_files(weights) if weights.name.endswith(".index.json") else ():
             find_weights(shard)
 
 

@@ -68,14 +68,13 @@ def safe_generation_config(config: "PreTrainedConfig", source: str | None = None
         with quiet(), in_one_line(source, "generation_config.json cannot be read"):
             stored = GenerationConfig.from_pretrained(source)
     settings = changed_settings(stored)
-    wrong = wrong_setting(settings)
-    if wrong is not None:
-        raise UserError(f"{source or config.model_type}: generation_config.json: {wrong}")
+    for name, value in settings.items():
+        if type(NEUTRAL.get(name)) in (int, float) and type(value) not in (int, float):
+            raise UserError(f"{source or config.model_type}: generation_config.json: {name}: {value!r} is not a number")
     if settings.keys() & BEAM_SETTINGS:  # transformers does not save these without beams
         settings["num_beams"] = stored.num_beams if (stored.num_beams or 1) > 1 else DEFAULT_BEAMS
-    ids = {key: getattr(stored, key, None) for key in TOKEN_KEYS}
-    ids = {key: getattr(config, key, None) if value in (None, []) else value for key, value in ids.items()}
-    ids = {key: None if value == [] else value for key, value in ids.items()}
+    both = {key: (getattr(stored, key, None), getattr(config, key, None)) for key in TOKEN_KEYS}
+    ids = {key: next((value for value in values if value not in (None, [])), None) for key, values in both.items()}
     if ids["pad_token_id"] in (None, -1):  # −1 in older models: no padding
         eos = ids["eos_token_id"]
         ids["pad_token_id"] = eos[0] if isinstance(eos, list) else eos
@@ -102,21 +101,6 @@ def changed_settings(ids: "GenerationConfig") -> dict[str, Any]:
     """The settings (name → value) that change what the model generates."""
     values = {name: getattr(ids, name, None) for name in SETTINGS}
     return {name: value for name, value in values.items() if value not in (None, []) and value != NEUTRAL.get(name)}
-
-
-def wrong_setting(settings: dict[str, Any]) -> str | None:
-    """The error in the first setting that should be a number and is not, or is negative; None if all are right."""
-    for name, value in settings.items():
-        neutral = NEUTRAL.get(name)
-        if neutral is None or isinstance(neutral, bool):
-            continue
-        is_number = isinstance(value, int if isinstance(neutral, int) else int | float) and not isinstance(value, bool)
-        least = float("-inf") if name == "length_penalty" else 0
-        if not is_number or value < least:
-            return (
-                f"{name}: {value!r} is not {'a whole number' if isinstance(neutral, int) else 'a number'} of at least 0"
-            )
-    return None
 
 
 def apply_settings(model: "PreTrainedModel", name: str, config: SharedArguments) -> None:

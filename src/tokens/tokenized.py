@@ -17,14 +17,7 @@ from src.data.schema import Columns, Datasets, is_training_split
 from src.data.soft_targets import LOGITS, TOKENS, StoredRows
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.ragged import Ragged
-from src.tokens.truncation import (
-    Cuts,
-    Lengths,
-    empty_targets_warning,
-    inputs_warning,
-    special_tokens_warning,
-    targets_warning,
-)
+from src.tokens.truncation import Cuts, Lengths, cut_warnings
 
 
 @dataclass(frozen=True)
@@ -69,7 +62,7 @@ class TokenizedDatasets:
         self._input_of_text: dict[str, int] = {}
         self._inputs = Ragged.of([])
         self._whole_inputs = np.zeros(0, dtype=np.int32)
-        self._warnings = [inputs_warning, targets_warning, empty_targets_warning, special_tokens_warning]
+        self._warned: set[str] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
         self._coming: Future[TokenizedSplit] | None = None
         self._closed = Event()
@@ -114,11 +107,10 @@ class TokenizedDatasets:
 
     def _warn(self, split: TokenizedSplit) -> None:
         """Print each kind of warning once, for the first split that has it."""
-        for warning in tuple(self._warnings):
-            line = warning(split.cuts)
-            if line is not None and (warning is not empty_targets_warning or is_training_split(split.name)):
-                self._warnings.remove(warning)
-                say(f"warning: {split.name}: {line}")
+        for kind, warning in cut_warnings(split.cuts).items():
+            if kind not in self._warned and (kind != "empty targets" or is_training_split(split.name)):
+                self._warned.add(kind)
+                say(f"warning: {split.name}: {warning}")
 
     def tokenize_ahead(self, name: str) -> None:
         """Start to tokenize a split in a thread, so that an epoch need not wait for it."""

@@ -55,43 +55,33 @@ class Cuts:
     special_token: str | None = None
 
 
-def inputs_warning(cuts: Cuts) -> str | None:
-    """The warning that more than 10 % of the inputs are cut, or None."""
-    inputs = cuts.inputs
-    if inputs.share <= WARN_ABOVE:
-        return None
-    end = "end" if cuts.truncation_side == "right" else "beginning"
-    cut = f"inputs are cut to --max_input_length {inputs.limit} at their {end} (--truncation_side)"
-    return f"{_count(inputs)} {cut}; {_enough(inputs)}"
+def cut_warnings(cuts: Cuts) -> dict[str, str]:
+    """The warnings about a split, by kind: inputs or targets of which more than 10 % are cut, empty targets (which only
+    teach the model to stop), and names of special tokens (which a chat template means as tokens)."""
+    inputs, targets, warnings = cuts.inputs, cuts.targets, {}
+    if inputs.share > WARN_ABOVE:
+        end = "end" if cuts.truncation_side == "right" else "beginning"
+        cut = f"inputs are cut to --max_input_length {inputs.limit} at their {end} (--truncation_side)"
+        warnings["inputs"] = _count(inputs, cut)
+    if targets is not None and targets.share > WARN_ABOVE:
+        most = "most targets are truncated: " if targets.share > 0.5 else ""
+        warnings["targets"] = most + _count(targets, f"targets are cut to --max_labels_length {targets.limit}")
+    if targets is not None and cuts.n_empty:
+        warnings["empty targets"] = (
+            f"{cuts.n_empty:,} of {targets.n:,} targets are empty after truncation: the text is blank, "
+            f"or --max_labels_length {targets.limit} is too small"
+        )
+    if cuts.special_token is not None:
+        warnings["special tokens"] = (
+            f"texts contain names of special tokens ({cuts.special_token}), which are read as text; "
+            "--special_tokens_in_text True reads them as tokens"
+        )
+    return warnings
 
 
-def targets_warning(cuts: Cuts) -> str | None:
-    """The warning that more than 10 % of the targets are cut, or None."""
-    targets = cuts.targets
-    if targets is None or targets.share <= WARN_ABOVE:
-        return None
-    most = "most targets are truncated: " if targets.share > 0.5 else ""
-    return f"{most}{_count(targets)} targets are cut to --max_labels_length {targets.limit}; {_enough(targets)}"
-
-
-def empty_targets_warning(cuts: Cuts) -> str | None:
-    """The warning that targets are empty, which only teach the model to stop, or None."""
-    if cuts.targets is None or not cuts.n_empty:
-        return None
-    return (
-        f"{cuts.n_empty:,} of {cuts.targets.n:,} targets are empty after truncation: the text is blank, "
-        f"or --max_labels_length {cuts.targets.limit} is too small"
-    )
-
-
-def special_tokens_warning(cuts: Cuts) -> str | None:
-    """The warning that texts have names of special tokens, or None. With a chat template, names should be tokens."""
-    if cuts.special_token is None:
-        return None
-    return (
-        f"texts contain names of special tokens ({cuts.special_token}), which are read as text; "
-        "--special_tokens_in_text True reads them as tokens"
-    )
+def _count(lengths: Lengths, are_cut: str) -> str:
+    kept = f"{lengths.enough} would keep {percent(WHOLE)} of them whole"
+    return f"{lengths.n_cut:,} of {lengths.n:,} ({percent(lengths.share)}) {are_cut}; {kept}"
 
 
 def percent(share: float) -> str:
@@ -99,11 +89,3 @@ def percent(share: float) -> str:
     if not share:
         return "0 %"
     return f"{100 * share:.0f} %" if share >= 0.1 else f"{max(0.1, 100 * share):.1f} %"
-
-
-def _count(lengths: Lengths) -> str:
-    return f"{lengths.n_cut:,} of {lengths.n:,} ({percent(lengths.share)})"
-
-
-def _enough(lengths: Lengths) -> str:
-    return f"{lengths.enough} would keep {percent(WHOLE)} of them whole"

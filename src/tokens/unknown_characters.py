@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import compress
 from math import ceil
 
 from src.config.console import say
@@ -26,57 +27,45 @@ def check_characters_known(preprocessor: Preprocessor, datasets: Datasets, sourc
     """
     split = next(iter(training_splits(datasets) or datasets))
     uncut = replace(preprocessor, max_input_length=UNCUT, max_labels_length=UNCUT)
-    texts = _sample(datasets[split][TEXT])
-    _say_unknown(split, "inputs", texts, _with_unknown(uncut, texts))
-    if TARGET not in datasets[split]:
-        return
-    targets = _sample(first_references(datasets[split][TARGET]))
-    unknown = _with_unknown(uncut, targets)
-    if sum(unknown) >= REFUSE_ABOVE * len(targets):
-        example = targets[unknown.index(1)]
-        raise UserError(
-            f"{source}: split '{split}': nearly all targets have characters that the model's tokenizer does not know, "
-            f"as {shown(example)}; choose a model whose tokenizer knows them"
-        )
-    _say_unknown(split, "targets", targets, unknown)
-    labels = uncut.encode_labels(targets).tokens
-    written = [
-        str(uncut.tokenizer.decode(labels[row].tolist(), skip_special_tokens=True)) for row in range(len(targets))
-    ]
-    _say_changed(split, targets, written, unknown)
+    for kind, column in (("inputs", TEXT), ("targets", TARGET)):
+        if column not in datasets[split]:
+            continue
+        texts = first_references(datasets[split][column])
+        texts = texts[:: ceil(len(texts) / ROWS)]
+        is_unknown = _have_unknown(uncut, texts)
+        unknown = list(compress(texts, is_unknown))
+        if kind == "targets" and len(unknown) >= REFUSE_ABOVE * len(texts):
+            raise UserError(
+                f"{source}: split '{split}': nearly all targets have characters that the model's tokenizer does not "
+                f"know, as {shown(unknown[0])}; choose a model whose tokenizer knows them"
+            )
+        if len(unknown) > WARN_ABOVE * len(texts):
+            n_unknown = f"{len(unknown):,} of {len(texts):,} {kind}"
+            say(
+                f"warning: {split}: {n_unknown} have characters that the tokenizer does not know, as "
+                f"{shown(unknown[0])}"
+            )
+        if kind == "targets":
+            known = [text for text, is_one in zip(texts, is_unknown, strict=True) if not is_one]
+            _warn_of_changed(split, uncut, known, len(texts))
 
 
-def _sample(texts: Sequence[str]) -> list[str]:
-    return list(texts[:: ceil(len(texts) / ROWS)])
-
-
-def _with_unknown(preprocessor: Preprocessor, texts: Sequence[str]) -> list[int]:
-    """1 for each text with an unknown token. White space is not counted."""
+def _have_unknown(preprocessor: Preprocessor, texts: Sequence[str]) -> list[bool]:
+    """Whether each text has an unknown token. White space is not counted."""
     unknown = preprocessor.tokenizer.unk_token_id
     if unknown is None or unknown == preprocessor.tokenizer.eos_token_id:
-        return [0] * len(texts)
+        return [False] * len(texts)
     tokens = preprocessor.encode_labels([" ".join(text.split()) for text in texts]).tokens
-    return [int(unknown in tokens[row]) for row in range(len(texts))]
+    return [unknown in tokens[row] for row in range(len(texts))]
 
 
-def _say_unknown(split: str, kind: str, texts: Sequence[str], unknown: Sequence[int]) -> None:
-    if sum(unknown) > WARN_ABOVE * len(texts):
-        example = shown(texts[unknown.index(1)])
-        n_unknown = f"{sum(unknown):,} of {len(texts):,} {kind}"
-        say(f"warning: {split}: {n_unknown} have characters that the tokenizer does not know, as {example}")
-
-
-def _say_changed(split: str, targets: Sequence[str], written: Sequence[str], unknown: Sequence[int]) -> None:
-    """Warn about targets that change when encoded and decoded, although all their characters are known."""
-    pairs = [
-        (target, text)
-        for target, text, is_unknown in zip(targets, written, unknown, strict=True)
-        if not is_unknown and target.strip() != text.strip()
-    ]
-    if len(pairs) <= WARN_ABOVE * len(targets):
-        return
-    letters = [("".join(text.split()).casefold() for text in pair) for pair in pairs]
-    what = " (white space or case alone)" if all(a == b for a, b in letters) else ""
-    target, text = pairs[0]
-    changed = f"{len(pairs):,} of {len(targets):,} targets{what}"
-    say(f"warning: {split}: the tokenizer changes {changed}: {shown(target)} comes back as {shown(text.strip())}")
+def _warn_of_changed(split: str, preprocessor: Preprocessor, targets: list[str], n_sampled: int) -> None:
+    """Warn if many targets, all of whose characters are known, change when they are encoded and decoded."""
+    labels = preprocessor.encode_labels(targets).tokens
+    decode = preprocessor.tokenizer.decode
+    written = [str(decode(labels[row], skip_special_tokens=True)) for row in range(len(targets))]
+    pairs = [(a.strip(), b.strip()) for a, b in zip(targets, written, strict=True) if a.strip() != b.strip()]
+    if len(pairs) > WARN_ABOVE * n_sampled:
+        changed = f"{len(pairs):,} of {n_sampled:,} targets"
+        (target, text), *_ = pairs
+        say(f"warning: {split}: the tokenizer changes {changed}: {shown(target)} comes back as {shown(text)}")

@@ -15,10 +15,10 @@ from torch.optim import Optimizer
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.errors import UserError
+from src.models.folders import PROMPT_FILE, PROMPT_KEY
 from src.models.forward import unwrapped
 from src.models.library_errors import in_one_line, quiet
 from src.models.loading import load_saved
-from src.models.trained_prompt import PROMPT_FILE, PROMPT_KEY
 from src.models.weights import read_tensors
 from src.storage.atomic import atomic_folder, writing_to
 from src.storage.json_files import read_json, write_json

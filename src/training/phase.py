@@ -13,9 +13,9 @@ from src.config.parsing import shown
 from src.data.schema import Datasets
 from src.distillation.capture import LayerIndices
 from src.distillation.teachers import Teacher
+from src.models.folders import trained_prompt, warn_if_prompt_differs
 from src.models.loading import tokenizer_settings
 from src.models.multilingual import saved_languages
-from src.models.trained_prompt import trained_prompt, warn_if_prompt_differs
 
 FORWARD = LossEntry(name="forward", forward_weight=1.0)  # plain fine-tuning: NLL of the labels
 

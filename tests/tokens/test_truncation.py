@@ -14,7 +14,7 @@ import ft_main
 import gen_main
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedDatasets
-from src.tokens.truncation import Cuts, Lengths, empty_targets_warning, inputs_warning, percent, targets_warning
+from src.tokens.truncation import Cuts, Lengths, cut_warnings, percent
 
 
 def tokens(*lengths: int, limit: int) -> Lengths:
@@ -42,27 +42,27 @@ def test_percent(share, shown):
 
 def test_a_tenth_may_be_cut_without_a_word():
     few = Cuts(tokens(*[3] * 9, 8, limit=4), tokens(*[3] * 9, 8, limit=4))
-    assert (inputs_warning(few), targets_warning(few), empty_targets_warning(few)) == (None, None, None)
+    assert cut_warnings(few) == {}
     more = Cuts(tokens(*[3] * 8, 7, 8, limit=4), tokens(*[3] * 7, 6, 7, 8, limit=5))
-    assert inputs_warning(more) == (
+    assert cut_warnings(more)["inputs"] == (
         "2 of 10 (20 %) inputs are cut to --max_input_length 4 at their end (--truncation_side); 8 would keep 99 % of "
         "them whole"
     )
-    assert targets_warning(more) == (
+    assert cut_warnings(more)["targets"] == (
         "3 of 10 (30 %) targets are cut to --max_labels_length 5; 8 would keep 99 % of them whole"
     )
 
 
 def test_most_targets():
     half, most = (Cuts(tokens(1, limit=9), tokens(*lengths, limit=4)) for lengths in ((3, 4, 5, 6), (3, 5, 6)))
-    assert "most" not in targets_warning(half)
-    assert targets_warning(most).startswith("most targets are truncated: 2 of 3 (67 %) targets are cut to")
-    assert targets_warning(Cuts(tokens(1, limit=9))) is None
+    assert "most" not in cut_warnings(half)["targets"]
+    assert cut_warnings(most)["targets"].startswith("most targets are truncated: 2 of 3 (67 %) targets are cut to")
+    assert cut_warnings(Cuts(tokens(1, limit=9))) == {}
 
 
 def test_targets_that_are_nothing():
     cuts = Cuts(tokens(1, limit=9), tokens(*[1] * 1200, limit=2), n_empty=1100)
-    assert empty_targets_warning(cuts) == (
+    assert cut_warnings(cuts)["empty targets"] == (
         "1,100 of 1,200 targets are empty after truncation: the text is blank, or --max_labels_length 2 is too small"
     )
 
