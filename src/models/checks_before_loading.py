@@ -8,10 +8,9 @@ from src.config.flags.shared import SharedArguments
 from src.config.parsing import shown
 from src.models.generation_config import changed_settings, safe_generation_config
 from src.models.loading import load_config, load_tokenizer, model_class
-from src.models.names import parse_model_name
-from src.models.sources import find_model, find_weights
+from src.models.names import find_model, parse_model_name
 from src.models.tokenizer_file import PROBE
-from src.models.weights import shard_files
+from src.models.weights import find_weights, shard_files
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -54,16 +53,13 @@ def check_lengths(name: str, flags: SharedArguments) -> None:
 
 def beyond_positions(config: "PreTrainedConfig", flags: SharedArguments) -> list[tuple[str, int, int]]:
     """(flags, the length they allow, the model's positions) for encoder and decoder, where the length is too large."""
+    n_inputs, n_labels = flags.max_input_length, flags.max_labels_length
     if config.is_encoder_decoder:
-        lengths = {
-            "encoder": ("--max_input_length", flags.max_input_length),
-            "decoder": ("--max_labels_length", flags.max_labels_length),
-        }
+        asked = [("encoder", "--max_input_length", n_inputs), ("decoder", "--max_labels_length", n_labels)]
     else:
-        together = flags.max_input_length + flags.max_labels_length
-        lengths = {"decoder": ("--max_input_length plus --max_labels_length", together)}
-    limits = {side: _stated_positions(config, side) for side in lengths}
-    return [(*asked, limit) for side, asked in lengths.items() if (limit := limits[side]) and asked[1] > limit]
+        asked = [("decoder", "--max_input_length plus --max_labels_length", n_inputs + n_labels)]
+    lengths = [(what, length, _stated_positions(config, side)) for side, what, length in asked]
+    return [(what, length, limit) for what, length, limit in lengths if limit and length > limit]
 
 
 def _stated_positions(config: "PreTrainedConfig", side: str) -> int | None:

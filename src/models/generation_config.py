@@ -7,7 +7,7 @@ from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments
 from src.models.library_errors import in_one_line, quiet, read_json_object
 from src.models.multilingual import target_language_token
-from src.models.sources import file_exists
+from src.models.names import file_exists
 
 if TYPE_CHECKING:
     from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase

@@ -2,14 +2,24 @@
 
 import json
 import re
+import struct
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from pickle import UnpicklingError
+from zipfile import BadZipFile
+
+from huggingface_hub.errors import StrictDataclassError
+from safetensors import SafetensorError
 
 from src.config.errors import UserError, one_line
 from src.storage.json_files import check_characters
 
 MOST_CHARACTERS = 200  # of a library's message
+READ_ERRORS = (
+    OSError, ValueError, LookupError, TypeError, AttributeError, RuntimeError, EOFError, ArithmeticError, ImportError,
+    SafetensorError, UnpicklingError, StrictDataclassError, BadZipFile, struct.error,
+)  # fmt: skip
 INTERNAL_ERRORS = (LookupError, AttributeError, TypeError)  # whose messages are about the library's code, not the file
 
 
@@ -18,10 +28,16 @@ def in_one_line(place: str, problem: str) -> Iterator[None]:
     """Within: an error of a library becomes a UserError of one line, "place: problem: the library's message"."""
     try:
         yield
-    except (UserError, MemoryError):
-        raise
-    except Exception as error:
+    except READ_ERRORS as error:
         raise UserError(f"{place}: {problem}: {_message(error)[:MOST_CHARACTERS]}") from error
+
+
+class TokenizersErrors(AbstractContextManager):
+    """Within: an error of the library `tokenizers`, which has no class of its own, becomes a ValueError."""
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _traceback: object) -> None:
+        if kind is Exception:
+            raise ValueError(str(error)) from error
 
 
 def _message(error: BaseException) -> str:

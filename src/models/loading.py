@@ -11,10 +11,9 @@ from torch import nn
 from src.config.errors import UserError
 from src.models.forward_check import check_forward_pass
 from src.models.generation_config import safe_generation_config
-from src.models.library_errors import in_one_line, quiet, read_json_object
-from src.models.names import parse_model_name
+from src.models.library_errors import TokenizersErrors, in_one_line, quiet, read_json_object
+from src.models.names import find_model, parse_model_name
 from src.models.pruning import prune, pruned_config, use_file_names
-from src.models.sources import find_model
 from src.models.tokenizer_file import match_tokenizer_file
 from src.models.weights import check_finite, check_keys, read_state_dict
 
@@ -59,7 +58,7 @@ def load_tokenizer(name: str, texts: Sequence[str] = ()) -> "PreTrainedTokenizer
         raise UserError(f"{base}: holds no tokenizer (tokenizer.json); save it beside the weights with save_pretrained")
     read_json_object(base, source, "tokenizer.json")
     read_json_object(base, source, "tokenizer_config.json")
-    with quiet(), in_one_line(base, "tokenizer cannot be read"):
+    with quiet(), in_one_line(base, "tokenizer cannot be read"), TokenizersErrors():
         read: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
         tokenizer = match_tokenizer_file(read, base, source, texts)
     unknown = tokenizer.unk_token

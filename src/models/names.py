@@ -1,12 +1,23 @@
-"""Parse model names: a folder or hub name, and the layers that a `_prune` suffix keeps."""
+"""Model names: a folder or hub name and the layers that a `_prune` suffix keeps, and where the model is."""
 
 import re
 from collections.abc import Sequence
+from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 from src.config.errors import UserError
 
+WEIGHT_FILES = (
+    "model.safetensors",
+    "model.safetensors.index.json",
+    "pytorch_model.bin",
+    "pytorch_model.bin.index.json",
+)
+HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
+HUB_TIMEOUT = 10  # seconds
 KeptLayers = tuple[int, ...]
+LAYERS = r"-?\d+(?:_-?\d+)*"
 
 
 def parse_model_name(name: str) -> tuple[str, KeptLayers | None, KeptLayers | None]:
@@ -15,27 +26,18 @@ def parse_model_name(name: str) -> tuple[str, KeptLayers | None, KeptLayers | No
     `NAME_prune` keeps decoder layers 0 and −1. If a folder has the full name, the name is that folder. Raises UserError
     for a suffix that is not a list of layers.
     """
-    match = re.fullmatch(r"(.+)_prune([-\d_:,.]*)", name.rstrip("/"))
-    if match is None or Path(name).is_dir():
+    base, _, kept = name.rstrip("/").rpartition("_prune")
+    if not base or not re.fullmatch(r"[-\d_:,.]*", kept) or Path(name).is_dir():
         return name, None, None
-    base, kept = match.groups()
     if not kept:
         return base, None, (0, -1)
-    encoder, colon, decoder = kept.rpartition(":")
-    if colon and not encoder and not decoder:
-        raise UserError(f"{name}: nothing before or after the colon; write e.g. {base}_prune0_1:0_5")
-    return base, _parse_layers(name, encoder), _parse_layers(name, decoder)
-
-
-def _parse_layers(name: str, text: str) -> KeptLayers | None:
-    if not text:
-        return None
-    if not re.fullmatch(r"-?\d+(_-?\d+)*", text):
-        base = name.rpartition("_prune")[0]
+    match = re.fullmatch(rf"(?:({LAYERS})?:)?({LAYERS})?", kept)
+    if match is None or kept == ":":
         raise UserError(
-            f"{name}: '{text}' is not a list of layers; write {base}_prune, {base}_prune0_2_5 or {base}_prune0_1:0_5"
+            f"{name}: '{kept}' is not a list of layers; write {base}_prune, {base}_prune0_2_5 or {base}_prune0_1:0_5"
         )
-    return tuple(int(number) for number in text.split("_"))
+    encoder, decoder = (tuple(map(int, layers.split("_"))) if layers else None for layers in match.groups())
+    return base, encoder, decoder
 
 
 def resolve_layers(layers: Sequence[int] | None, n_total: int, what: str) -> tuple[int, ...]:
@@ -45,6 +47,8 @@ def resolve_layers(layers: Sequence[int] | None, n_total: int, what: str) -> tup
     """
     if layers is None:
         return tuple(range(n_total))
+    if not n_total:
+        raise UserError(f"{what} layers {' '.join(map(str, layers))}: the model has no {what}")
     for number in layers:
         if not -n_total <= number < n_total:
             raise UserError(f"{what} layer {number}: the model has {n_total} layers, 0 to {n_total - 1}")
@@ -52,3 +56,39 @@ def resolve_layers(layers: Sequence[int] | None, n_total: int, what: str) -> tup
     if not resolved or len(set(layers)) < len(layers) or (len(resolved) < len(layers) and n_total > 1):
         raise UserError(f"{what} layers {' '.join(map(str, layers))}: name each layer once, and at least one")
     return resolved
+
+
+@lru_cache(maxsize=64)
+def find_model(base: str) -> str:
+    """The local folder of a model (`base` itself, or a complete copy in the hub's cache), or `base` if the hub has it.
+
+    Asks the hub once, with a time limit: without a network `from_pretrained` would retry for half a minute per file.
+    Raises UserError if there is neither.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import HfHubHTTPError
+
+    failures: Any = (*HfHubHTTPError.__bases__, OSError, ValueError)  # its bases: the HTTP client's error, and OSError
+    what_to_do = "give a local folder made by save_pretrained or create_student_main.py, or a hub name with a network"
+    folder = Path(base)
+    if folder.is_dir():
+        if not (folder / "config.json").is_file():
+            raise UserError(f"{base}: holds no config.json; {what_to_do}")
+        return base
+    if folder.exists() or not HUB_NAME.fullmatch(base):
+        raise UserError(f"{base}: no such model folder; {what_to_do}")
+    try:
+        cached = try_to_load_from_cache(base, "config.json")
+        if isinstance(cached, str) and any((Path(cached).parent / file).is_file() for file in WEIGHT_FILES):
+            return str(Path(cached).parent)
+        HfApi().model_info(base, timeout=HUB_TIMEOUT)
+    except failures as error:
+        raise UserError(f"{base}: no such folder, and the hub does not give it; {what_to_do}") from error
+    return base
+
+
+def file_exists(source: str, file: str) -> bool:
+    """Whether a file is in a model folder, or in the hub repository `source`."""
+    from huggingface_hub import HfApi
+
+    return (Path(source) / file).is_file() if Path(source).is_dir() else HfApi().file_exists(source, file)

@@ -94,8 +94,5 @@ def use_file_names(model: "PreTrainedModel") -> "PreTrainedModel":
 def _kept_layers(
     config: "PreTrainedConfig", encoder: Sequence[int] | None, decoder: Sequence[int] | None
 ) -> dict[str, tuple[int, ...]]:
-    n_layers = layer_counts(config)
-    if encoder is not None and not n_layers["encoder"]:
-        raise UserError(f"encoder layers {' '.join(map(str, encoder))}: a {config.model_type} model has no encoder")
     named = {"encoder": encoder, "decoder": decoder}
-    return {side: resolve_layers(named[side], n, side) for side, n in n_layers.items() if n}
+    return {side: resolve_layers(named[side], n, side) for side, n in layer_counts(config).items()}

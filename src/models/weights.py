@@ -1,4 +1,4 @@
-"""Read and check files of weights."""
+"""Find, read and check files of weights."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -9,10 +9,20 @@ from safetensors.torch import load_file
 
 from src.config.errors import UserError
 from src.models.library_errors import in_one_line, read_json_object
-from src.models.sources import find_weights
+from src.models.names import WEIGHT_FILES
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel
+
+SHARD_SUFFIXES = (".safetensors", ".bin", ".pt")
+
+
+def find_weights(path: Path) -> Path:
+    """The file of weights: `path` itself, or the one in that folder. Raises UserError if there is none."""
+    for file in (path, *(path / name for name in WEIGHT_FILES)):
+        if file.is_file():
+            return file
+    raise UserError(f"{path}: no weights there; give a .pt or .safetensors file, or a folder with model.safetensors")
 
 
 def read_state_dict(path: str | Path) -> dict[str, torch.Tensor]:
@@ -53,14 +63,10 @@ def shard_files(index: Path) -> list[Path]:
     """The files of weights in an index, in its folder. Raises UserError for an index that names other places."""
     content = read_json_object(str(index.parent), str(index.parent), index.name)
     names = content.get("weight_map")
-    files = set(names.values()) if isinstance(names, dict) and all(map(_is_shard, names.values())) else None
-    if not files:
+    files = set(map(str, names.values())) if isinstance(names, dict) else set()
+    if not files or any(Path(file).name != file or Path(file).suffix not in SHARD_SUFFIXES for file in files):
         raise UserError(f"{index}: 'weight_map' must give for each tensor the name of a file beside it")
-    return [index.parent / name for name in sorted(files)]
-
-
-def _is_shard(name: object) -> bool:
-    return isinstance(name, str) and Path(name).name == name and Path(name).suffix in (".safetensors", ".bin", ".pt")
+    return [index.parent / file for file in sorted(files)]
 
 
 def check_finite(model: "PreTrainedModel", place: str) -> None:

@@ -58,9 +58,8 @@ class Batch:
         known = self.known_labels != IGNORE_INDEX
         last = (known * torch.arange(1, known.shape[1] + 1, device=known.device)).amax(dim=1)
         inputs, labels, n_known = torch.stack([self.attention_mask.sum(dim=1), last, known.sum(dim=1)]).cpu().numpy()
-        shortest = int(inputs.argmin())
-        is_left_padded = int(inputs[shortest]) < self.attention_mask.shape[1] and not self.attention_mask[shortest, 0]
-        return BatchLengths(inputs, labels, n_known, is_left_padded=bool(is_left_padded))
+        is_left_padded = not self.attention_mask[int(inputs.argmin()), 0]  # of the shortest row
+        return BatchLengths(inputs, labels, n_known, is_left_padded=is_left_padded)
 
     def part(self, rows: np.ndarray) -> "Batch":
         """Some rows, without the padding that all of them have and without the teacher's stored tokens."""

@@ -70,7 +70,7 @@ def _as_bytes(name: str, decoded: str) -> bytes:
 
 @cache
 def byte_of_character() -> dict[str, int]:
-    """The 256 characters of byte-level BPE (GPT-2): printable Latin-1 unchanged, the other bytes from U+0100 on."""
-    printable = [*range(ord("!"), ord("~") + 1), *range(ord("¡"), ord("¬") + 1), *range(ord("®"), ord("ÿ") + 1)]
-    others = [byte for byte in range(256) if byte not in printable]
-    return {chr(byte): byte for byte in printable} | {chr(256 + i): byte for i, byte in enumerate(others)}
+    """The 256 characters of byte-level BPE (GPT-2), each with its byte."""
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    return {character: byte for byte, character in bytes_to_unicode().items()}

@@ -264,7 +264,7 @@ FLAGS = [
     ("layer letters", "ft", {"model_name": "@/student_prune0_x"}, "student_prune0_x"),
     ("layer too far", "ft", {"model_name": "@/student_prune7"}, "student_prune7.*decoder layer 7: the model has 1"),
     ("layer twice", "ft", {"model_name": "@/student_prune0_0"}, "decoder layer"),
-    ("no layers about a colon", "ft", {"model_name": "@/student_prune:"}, "nothing before or after the colon"),
+    ("no layers about a colon", "ft", {"model_name": "@/student_prune:"}, "':' is not a list of layers"),
     ("form that is none", SIMULATE, {"form": "xml"}, "--form: 'xml' is not one of published, chat, jsonl"),
     ("greedy several times", SIMULATE, {"generation_type": "greedy", "n_completions": 2}, "--n_completions 2: greedy"),
     ("no log-probabilities", SIMULATE, {"top_logprobs": 0}, "--top_logprobs: must be at least 1"),
