@@ -73,7 +73,7 @@ def time_training(prepared: Path, student: Path) -> None:
     from src.distillation.objectives import Window, distillation_loss
     from src.distillation.teachers import StoredTeacher
     from src.models.loading import load_tokenizer
-    from src.tokens.collate import collate
+    from src.tokens.batch import collate
     from src.tokens.order import chunks, epoch_order
     from src.tokens.preprocessing import Preprocessor
     from src.tokens.tokenized import TokenizedDatasets

@@ -49,7 +49,7 @@ def read(merged: Path, student: Path) -> None:
     from src.data.formats import read_datasets
     from src.data.schema import training_splits
     from src.models.loading import load_tokenizer
-    from src.tokens.collate import collate
+    from src.tokens.batch import collate
     from src.tokens.order import epoch_order
     from src.tokens.preprocessing import Preprocessor
     from src.tokens.tokenized import TokenizedDatasets

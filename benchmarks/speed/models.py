@@ -15,8 +15,7 @@ from benchmarks.speed.rows import Learning, Lengths, Shape, Writing
 from src.config.constants import IGNORE_INDEX
 from src.models.families import FAMILY_OF_TYPE
 from src.models.new_models import ModelSizes, build_from_scratch
-from src.tokens.batch import Batch
-from src.tokens.collate import pad_sequences
+from src.tokens.batch import Batch, pad_sequences
 
 PAD, EOS, FIRST_WORD = 0, 1, 3
 TOP, MASS = 256, 0.9999  # in a trained model with 32,128 tokens, the 256 most likely hold 99.99 % on average

@@ -25,8 +25,7 @@ from src.decoding.settings import Decoding
 from src.models.folders import write_model_folder
 from src.storage.atomic import atomic_folder
 from src.storage.json_files import read_json
-from src.tokens.batch import Batch
-from src.tokens.collate import pad_sequences
+from src.tokens.batch import Batch, pad_sequences
 
 if TYPE_CHECKING:
     import ctranslate2

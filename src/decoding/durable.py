@@ -18,8 +18,7 @@ from src.decoding.generator import TargetGenerator
 from src.runs.description import UNFINISHED
 from src.runs.folder import PARTIAL, RunFolder
 from src.storage.json_files import append_json_line, read_json_lines
-from src.tokens.batch import Batch
-from src.tokens.collate import collate
+from src.tokens.batch import Batch, collate
 from src.tokens.order import chunks, longest_first
 from src.tokens.tokenized import TokenizedDatasets
 

@@ -26,7 +26,7 @@ from src.evaluation.metrics import (
     score_texts,
 )
 from src.models.forward import target_labels, teacher_forced, unwrapped
-from src.tokens.collate import collate
+from src.tokens.batch import collate
 from src.tokens.order import chunks, longest_first
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedSplit

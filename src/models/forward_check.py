@@ -12,8 +12,7 @@ from transformers import PreTrainedModel
 from src.config.errors import UserError
 from src.models.families import has_family
 from src.models.forward import teacher_forced
-from src.tokens.batch import Batch
-from src.tokens.collate import pad_sequences
+from src.tokens.batch import Batch, pad_sequences
 
 # Tolerances in float32, relative to the largest logit; with padding, other kernels sum in another order.
 SAME_INPUT, WITH_PADDING = 1e-4, 1e-2

@@ -17,7 +17,7 @@ from src.decoding.durable import DurableGeneration
 from src.devices import memory as machine
 from src.distillation.teachers import LiveTeacher
 from src.preflight.estimates import Memory, Needs, nearest_to_mean
-from src.tokens.collate import collate
+from src.tokens.batch import collate
 from src.tokens.order import chunks, epoch_order, longest_first
 from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
 from src.training.engine import Trainer

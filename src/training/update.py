@@ -17,8 +17,7 @@ from src.distillation.capture import capture_states
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.student_targets import student_writes, with_student_targets
 from src.models.forward import unwrapped
-from src.tokens.batch import Batch
-from src.tokens.collate import collate
+from src.tokens.batch import Batch, collate
 from src.tokens.order import chunks
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedSplit

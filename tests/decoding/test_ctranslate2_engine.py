@@ -9,7 +9,7 @@ import torch
 from conftest import FAMILY_NAMES
 from tiny_runs import argv, tree
 
-from src.tokens.collate import collate
+from src.tokens.batch import collate
 
 pytest.importorskip("ctranslate2", reason="an optional engine")
 

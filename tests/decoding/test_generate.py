@@ -14,8 +14,7 @@ from src.decoding.generate import finish_reasons, to_texts, write_tokens
 from src.decoding.settings import Decoding, decoding_of
 from src.models.generation_config import safe_generation_config
 from src.models.new_models import ModelSizes, build_from_scratch
-from src.tokens.batch import Batch
-from src.tokens.collate import pad_sequences
+from src.tokens.batch import Batch, pad_sequences
 from src.tokens.ragged import Ragged
 
 PAD, EOS = 0, 1

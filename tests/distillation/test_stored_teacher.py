@@ -25,8 +25,7 @@ from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher, StoredTeacher
 from src.distillation.token_losses import stored_token_divergence, token_divergence
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
-from src.tokens.batch import TopK
-from src.tokens.collate import collate
+from src.tokens.batch import TopK, collate
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedDatasets
 from src.training import setup

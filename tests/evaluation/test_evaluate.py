@@ -11,7 +11,7 @@ from src.decoding.generate import to_texts, write_tokens
 from src.decoding.settings import decoding_of
 from src.evaluation.evaluate import Evaluator
 from src.models.loading import load_model
-from src.tokens.collate import collate
+from src.tokens.batch import collate
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
 

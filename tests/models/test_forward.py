@@ -17,8 +17,7 @@ from src.models import forward, lazy_logits
 from src.models.forward import lazy_target_logits, target_labels, target_logits, teacher_forced, unwrapped
 from src.models.loading import load_model
 from src.models.new_models import ModelSizes, build_from_scratch
-from src.tokens.batch import Batch
-from src.tokens.collate import pad_sequences
+from src.tokens.batch import Batch, pad_sequences
 from src.tokens.ragged import Ragged
 from tests.models.test_students import MODEL_TYPES, tiny_random
 

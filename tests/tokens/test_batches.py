@@ -16,8 +16,7 @@ from src.config.constants import IGNORE_INDEX
 from src.config.errors import UserError
 from src.config.flags.train import FineTuneArguments
 from src.tokens import preprocessing
-from src.tokens.batch import Batch
-from src.tokens.collate import collate, pad_sequences
+from src.tokens.batch import Batch, collate, pad_sequences
 from src.tokens.order import chunks, epoch_order, least_padding, longest_first
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.ragged import Ragged

@@ -21,7 +21,7 @@ from src.distillation.teachers import LiveTeacher
 from src.evaluation.evaluate import Evaluation, Evaluator
 from src.models import forward
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
-from src.tokens.collate import collate
+from src.tokens.batch import collate
 from src.tokens.order import chunks, epoch_order
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
