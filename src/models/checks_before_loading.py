@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments
 from src.config.parsing import shown
+from src.models.families import family_of, has_family
 from src.models.generation_config import changed_settings, safe_generation_config
 from src.models.loading import load_config, load_tokenizer, model_class
 from src.models.names import find_model, parse_model_name
@@ -37,10 +38,13 @@ def check_model_files(name: str, *, state_dict_path: str | Path | None = None) -
 
 
 def check_lengths(name: str, flags: SharedArguments) -> None:
-    """Raise UserError if the model's own minimum length is more than --max_labels_length."""
+    """Raise UserError if the maximum lengths exceed the model's positions, or are below the model's minimum length."""
+    config = load_config(name)
+    has_table = has_family(config) and family_of(config).has_position_table
+    for what, length, limit in beyond_positions(config, flags) if has_table else ():
+        raise UserError(f"{what}: {length} tokens, but {name} has positions for {limit}")
     if not flags.model_generation_settings:
         return
-    config = load_config(name)
     settings = changed_settings(safe_generation_config(config, find_model(parse_model_name(name)[0])))
     # `min_length` of a decoder-only model counts the input too.
     for setting in ("min_length", "min_new_tokens") if config.is_encoder_decoder else ("min_new_tokens",):

@@ -35,6 +35,7 @@ class Family:
     projections: tuple[str, ...] = ("q_proj", "k_proj", "v_proj")
     fused_by_head: bool = False  # one module computes q, k, v of the first head, then of the second, …
     scales_queries: bool = False  # by head size ** -0.5 before they are compared, as the published BART; T5 does not
+    has_position_table: bool = False  # the model fails beyond max_position_embeddings
 
     @property
     def name(self) -> str:
@@ -67,9 +68,12 @@ FAMILIES = (
         decoder_keys=("decoder_layers",),
         attention={"enc_sa": "self_attn", "dec_sa": "self_attn", "dec_ca": "encoder_attn"},
         scales_queries=True,
+        has_position_table=True,
     ),
-    Family(("gpt2",), "transformer.h", attention={"dec_sa": "attn"}, projections=("c_attn",)),
-    Family(("gptj",), "transformer.h", attention={"dec_sa": "attn"}),
+    Family(
+        ("gpt2",), "transformer.h", attention={"dec_sa": "attn"}, projections=("c_attn",), has_position_table=True
+    ),
+    Family(("gptj",), "transformer.h", attention={"dec_sa": "attn"}, has_position_table=True),
     Family(
         ("gpt_neox",),
         "gpt_neox.layers",
@@ -77,7 +81,7 @@ FAMILIES = (
         projections=("query_key_value",),
         fused_by_head=True,
     ),
-    Family(("opt",), "model.decoder.layers", scales_queries=True),
+    Family(("opt",), "model.decoder.layers", scales_queries=True, has_position_table=True),
     Family(
         (
             "llama", "mistral", "ministral", "qwen2", "qwen3", "gemma", "gemma2", "gemma3_text", "phi", "smollm3",

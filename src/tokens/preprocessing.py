@@ -33,7 +33,7 @@ from src.tokens.token_bytes import ANCHOR
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-TEXTS_PER_CALL = 2_000  # a fraction of a second, after which Ctrl-C is noticed
+TEXTS_PER_CALL = 2_000  # a fraction of a second, between two calls of `check`
 
 
 @dataclass(eq=False)
@@ -43,6 +43,7 @@ class Preprocessor:
     max_input_length, max_labels_length: in tokens, special ones included. task_prompt: a prefix for encoder-decoder
     models, a suffix for decoder-only models; it is never cut, and names of special tokens in it are those tokens. In
     texts, names are ordinary text unless special_tokens_in_text. truncation_side: where a text that is too long is cut.
+    check: called between chunks of texts; raises to stop.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -52,6 +53,7 @@ class Preprocessor:
     task_prompt: str = ""
     truncation_side: str = "right"
     special_tokens_in_text: bool = False
+    check: Callable[[], None] = lambda: None
 
     @classmethod
     def of(
@@ -68,7 +70,8 @@ class Preprocessor:
         )
 
     def __post_init__(self) -> None:
-        # A copy: a call switches off the tokenizer's own limit, and the caller saves the tokenizer.
+        # A copy: a call switches off the tokenizer's own limit, and the caller saves the tokenizer. It also gives a
+        # second thread (`replace`) a tokenizer of its own.
         self.tokenizer = copy.deepcopy(self.tokenizer)
         self._eos: int = self.tokenizer.eos_token_id
         self._names = SpecialTokenNames(self.tokenizer)
@@ -119,6 +122,7 @@ class Preprocessor:
         parts = []
         with progress_bar(len(texts), description, "texts") as bar:
             for start in range(0, len(texts), TEXTS_PER_CALL):
+                self.check()
                 chunk = list(texts[start : start + TEXTS_PER_CALL])
                 parts.append(encode(chunk))
                 bar.update(len(chunk))

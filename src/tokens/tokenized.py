@@ -1,8 +1,10 @@
 """Data sets as tokens, tokenized once."""
 
 from collections.abc import Iterable
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from math import ceil
+from threading import Event
 
 import numpy as np
 
@@ -47,7 +49,7 @@ class TokenizedSplit:
 
 
 class TokenizedDatasets:
-    """The splits of a data set as tokens: each split is tokenized once, at its first use.
+    """The splits of a data set as tokens: each split is tokenized once, at its first use or ahead of it.
 
     Equal texts are tokenized once for all splits: `train_0 … train_{K-1}` repeat the same inputs. If a row has several
     references, the first is the label. A target whose `finish_reason` is "length" was cut off: its labels have no EOS.
@@ -61,6 +63,18 @@ class TokenizedDatasets:
         self._inputs = Ragged.of([])
         self._whole_inputs = np.zeros(0, dtype=np.int32)
         self._warned: set[str] = set()
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
+        self._coming: Future[TokenizedSplit] | None = None
+        self._closed = Event()
+
+    def close(self) -> None:
+        """Stop tokenizing ahead; otherwise the process would wait for it."""
+        self._closed.set()
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    def _check_open(self) -> None:
+        if self._closed.is_set():
+            raise CancelledError
 
     def __contains__(self, name: str) -> bool:
         return name in self.datasets
@@ -69,9 +83,12 @@ class TokenizedDatasets:
         return len(self.datasets[name][TEXT])
 
     def split(self, name: str) -> TokenizedSplit:
-        """The split's tokens."""
+        """The split's tokens; waits for any split that is being tokenized ahead."""
+        if self._coming is not None:
+            coming, self._coming = self._coming, None
+            self._add(coming.result())
         if name not in self._splits:
-            self._splits[name] = self._tokenize(name, self.datasets[name])
+            self._add(self._tokenize(name, self.datasets[name], self.preprocessor))
         return self._splits[name]
 
     def glimpse(self, name: str, at_most: int) -> TokenizedSplit:
@@ -80,14 +97,28 @@ class TokenizedDatasets:
             return self.split(name)
         every = ceil(self.rows(name) / at_most)
         columns = {column: values[::every] for column, values in self.datasets[name].items()}
-        return self._tokenize(name, columns)
+        some = self._tokenize(name, columns, self.preprocessor)
+        self._warn(some)
+        return some
 
-    def _warn(self, name: str, cuts: Cuts) -> None:
+    def _add(self, split: TokenizedSplit) -> None:
+        self._splits[split.name] = split
+        self._warn(split)
+
+    def _warn(self, split: TokenizedSplit) -> None:
         """Print each kind of warning once, for the first split that has it."""
-        for kind, warning in cut_warnings(cuts).items():
-            if kind not in self._warned and (kind != "empty targets" or is_training_split(name)):
+        for kind, warning in cut_warnings(split.cuts).items():
+            if kind not in self._warned and (kind != "empty targets" or is_training_split(split.name)):
                 self._warned.add(kind)
-                say(f"warning: {name}: {warning}")
+                say(f"warning: {split.name}: {warning}")
+
+    def tokenize_ahead(self, name: str) -> None:
+        """Start to tokenize a split in a thread, so that an epoch need not wait for it."""
+        if name in self._splits or self._coming is not None:
+            return
+        # `replace` copies the tokenizer: two threads cannot use the same one.
+        preprocessor = replace(self.preprocessor, check=self._check_open)
+        self._coming = self._thread.submit(self._tokenize, name, self.datasets[name], preprocessor)
 
     def check_stored(self, names: Iterable[str], source: str) -> None:
         """Raise UserError, naming the file `source`, if stored log-probabilities were made for another tokenizer."""
@@ -98,8 +129,8 @@ class TokenizedDatasets:
                 except UserError as error:
                     raise UserError(f"{source}: {error}") from None
 
-    def _tokenize(self, name: str, columns: Columns) -> TokenizedSplit:
-        preprocessor, texts = self.preprocessor, columns[TEXT]
+    def _tokenize(self, name: str, columns: Columns, preprocessor: Preprocessor) -> TokenizedSplit:
+        texts = columns[TEXT]
         new = list(dict.fromkeys(text for text in texts if text not in self._input_of_text))
         known = len(self._input_of_text)
         self._input_of_text.update((text, known + i) for i, text in enumerate(new))
@@ -115,12 +146,10 @@ class TokenizedDatasets:
             special_token=preprocessor.special_token_in([*new, *labeled]),
         )
         if TARGET not in columns:
-            self._warn(name, cuts)
             return TokenizedSplit(name, self._inputs, input_of_row, None, cuts)
         encoded = preprocessor.encode_labels(labeled)
         targets = Lengths.of(encoded.whole, preprocessor.max_labels_length)
         cuts = replace(cuts, targets=targets, n_empty=encoded.n_empty)
-        self._warn(name, cuts)
         teacher = self._stored(name, columns, encoded.tokens)
         labels = encoded.tokens
         if FINISH_REASON in columns and teacher is None:

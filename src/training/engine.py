@@ -170,6 +170,8 @@ class Trainer:
                     break
                 bar.set_description(f"{phase.name}, epoch {state.epoch}", refresh=False)
                 split = self._split(rhythm.rotated(phase.splits, state.epoch - state.phase_start))
+                if state.epoch + 1 < state.phase_start + phase.epochs:
+                    self.data.tokenize_ahead(rhythm.rotated(phase.splits, state.epoch + 1 - state.phase_start))
                 self._run_epoch(phase, split, bar)
                 state.epoch, state.steps_done, state.evaluated = state.epoch + 1, 0, 0
                 stage = position_after_epoch(state.stage, phase.schedule, len(phase.losses), seed=self.config.seed)

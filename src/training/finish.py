@@ -1,5 +1,6 @@
 """Finish a training run: test the best weights, write the model folder, tidy up."""
 
+from contextlib import closing
 from pathlib import Path
 
 from src.config.console import say
@@ -18,7 +19,7 @@ MODEL_FOLDER = "model"
 def train(prepared: PreparedTraining) -> dict[str, float]:
     """Run the phases, test the best weights and write the model folder; returns the test scores."""
     trainer = prepared.trainer
-    with trainer.stop:
+    with trainer.stop, closing(trainer.data):
         trainer.begin()
         trainer.fit(prepared.phases)
         _write_results(trainer, _test(trainer))

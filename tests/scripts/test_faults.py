@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from src.data import formats
 from src.models import loading
 from src.storage.atomic import atomic_folder, atomic_write, recover
 from src.tokens.preprocessing import Preprocessor
+from src.tokens.tokenized import TokenizedDatasets
 from src.training.state import read_state
 from tests.faults import (
     Case,
@@ -265,7 +267,7 @@ def test_a_run_that_starts_stops_at_once(tmp_path, cases, whole, name, where, nu
 
 @pytest.mark.parametrize("call", [1, 2, 3, 4])
 def test_a_run_that_tokenizes_another_split_stops_at_once(tmp_path, cases, whole, call):
-    """That of an evaluation, or the next epoch's."""
+    """That of an evaluation, or the next epoch's, beside this one."""
     out = tmp_path / "run" / "out"
     out.parent.mkdir()
     ended = run(cases["ft"], out, tmp_path / "log", before=caught(Preprocessor, "encode_inputs", signal.SIGTERM, call))
@@ -273,6 +275,32 @@ def test_a_run_that_tokenizes_another_split_stops_at_once(tmp_path, cases, whole
     assert ended.seconds < 10
     assert run(cases["ft"], out, tmp_path / "log").status == 0
     assert differences(whole("ft").outcome, outcome(out)) == []
+
+
+def test_the_end_does_not_wait_for_the_next_epoch_s_tokens():
+    """A thread tokenizes; between two chunks of texts it is told to stop."""
+    begun = threading.Event()
+
+    class Slow:
+        pad_token_id, eos_token_id, bos_token_id, unk_token_id = 0, 1, None, None
+        all_special_ids, all_special_tokens = (0, 1), ()
+
+        def __call__(self, texts=None, **_):
+            begun.set()
+            time.sleep(0.05)
+            return {"input_ids": [[5, 1] for _ in texts]} if isinstance(texts, list) else {"input_ids": [5, 1]}
+
+    rows = {"text": [str(i) for i in range(10**6)]}
+    data = TokenizedDatasets({"train_0": rows}, Preprocessor(Slow(), True, 8, 8))
+    started = time.monotonic()
+    data.tokenize_ahead("train_0")
+    assert begun.wait(10)
+    data.close()
+    for thread in threading.enumerate():
+        if thread.name.startswith("tokenize"):
+            thread.join(10)
+            assert not thread.is_alive()
+    assert time.monotonic() - started < 10
 
 
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])

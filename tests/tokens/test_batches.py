@@ -1,6 +1,7 @@
 """From texts to tokens to batches: truncation, masks, labels and order."""
 
 import copy
+import threading
 from itertools import product
 
 import numpy as np
@@ -454,6 +455,49 @@ def test_equal_texts_are_tokenized_once_over_all_splits_and_epochs(t5, monkeypat
             data.split(name)
     assert sorted(texts) == ["a bird", "a cat", "a dog"]
     assert targets == ["1", "2", "3", "4", "5", "6"]
+
+
+def test_a_split_tokenized_ahead_is_the_same(t5, monkeypatch):
+    """In another thread, with a tokenizer of its own, once; whichever split is asked for next waits for it."""
+    words = ["cat", "dog", "bird", "house"]
+    datasets = {
+        f"train_{k}": {"text": [f"a {word} {k % 2}" for word in words], "target": [f"{word} {k}" for word in words]}
+        for k in range(4)
+    }
+    plain = TokenizedDatasets(datasets, preprocessor(t5))
+    expected = {name: plain.split(name) for name in datasets}
+    threads, tokenizers = [], []
+    encode = Preprocessor.encode_labels
+
+    def noted(self, targets):
+        threads.append(threading.current_thread() is threading.main_thread())
+        tokenizers.append(self.tokenizer)
+        return encode(self, targets)
+
+    monkeypatch.setattr(Preprocessor, "encode_labels", noted)
+    data = TokenizedDatasets(datasets, preprocessor(t5))
+    made = [data.split("train_0")]
+    data.tokenize_ahead("train_1")
+    data.tokenize_ahead("train_1")
+    made.append(data.split("train_1"))
+    data.tokenize_ahead("train_1")  # is there
+    data.tokenize_ahead("train_2")
+    made += [data.split("train_3"), data.split("train_2")][::-1]
+    assert threads == [True, False, False, True]
+    assert tokenizers[1] is not tokenizers[0]
+    for split in made:
+        same = expected[split.name]
+        got, wanted = ([each.inputs[i].tolist() for i in each.input_of_row] for each in (split, same))
+        assert got == wanted
+        assert rows(split.labels) == rows(same.labels)
+
+
+def test_what_goes_wrong_ahead_is_raised_where_the_split_is_used(t5):
+    stored = {"text": ["a", "b"], "target": ["a", "b"], "tokens": [[[1]], [[1]]], "logits": [[[0.0]], [[0.0]]]}
+    data = TokenizedDatasets({"train_0": {"text": ["a"], "target": ["a"]}, "train_1": stored}, preprocessor(t5))
+    data.tokenize_ahead("train_1")
+    with pytest.raises(UserError, match="split 'train_1', row 0"):
+        data.split("train_1")
 
 
 def test_rows_of_every_split_read_their_own_text(t5):

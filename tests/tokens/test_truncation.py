@@ -1,6 +1,7 @@
 """Truncation by the length limits: exact counts, and one warning if much is cut."""
 
 import copy
+import threading
 
 import numpy as np
 import pytest
@@ -160,12 +161,16 @@ def warnings_of(printed: str) -> list[str]:
 
 
 def test_every_kind_is_said_once_for_the_first_split_where_it_occurs(tiny_tokenizers, capsys):
+    """Also of a split that is tokenized ahead, and then by whoever asks for it, not by the thread."""
     fine = {"text": ["a"] * 4, "target": ["a"] * 4}
     cut = {"text": [LONG] * 4, "target": [LONG] * 4}
     blank = {"text": [LONG] * 4, "target": ["", "", LONG, LONG]}
     made = Preprocessor(tiny_tokenizers["t5"], True, 8, 4)
     data = TokenizedDatasets({"dev": blank, "train_0": fine, "train_1": cut, "train_2": blank, "train_3": blank}, made)
     data.split("train_0")
+    assert capsys.readouterr().out == ""
+    data.tokenize_ahead("train_1")
+    data._coming.result()
     assert capsys.readouterr().out == ""
     data.split("train_1")
     first = warnings_of(capsys.readouterr().out)
@@ -177,6 +182,16 @@ def test_every_kind_is_said_once_for_the_first_split_where_it_occurs(tiny_tokeni
     assert line.startswith("train_2: 2 of 4 targets are empty after truncation")
     data.split("train_3")
     assert capsys.readouterr().out == ""
+
+
+def test_the_thread_itself_says_nothing(tiny_tokenizers, monkeypatch):
+    threads = []
+    monkeypatch.setattr("src.tokens.tokenized.say", lambda line: threads.append(threading.current_thread()))
+    made = Preprocessor(tiny_tokenizers["t5"], True, 8, 4)
+    data = TokenizedDatasets({"train": {"text": [LONG], "target": [LONG]}}, made)
+    data.tokenize_ahead("train")
+    data.split("train")
+    assert threads == [threading.main_thread()] * 2
 
 
 def test_a_run_says_it_once(tiny_models, rotation_path, tmp_path, capsys):
