@@ -12,19 +12,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
-from transformers import PreTrainedTokenizerBase
 
 from src.config.console import progress_bar
 from src.data.references import Target
 from src.decoding.generate import to_texts, write_tokens
 from src.decoding.settings import Decoding
-from src.evaluation.metrics import (
-    LIKELIHOOD_SCORES,
-    Options,
-    resolve_metrics,
-    score_columns,
-    score_texts,
-)
+from src.evaluation.metrics import LIKELIHOOD_SCORES, Options, resolve_metrics, score_columns, score_texts
 from src.models.forward import target_labels, teacher_forced, unwrapped
 from src.tokens.batch import collate
 from src.tokens.order import chunks, longest_first
@@ -120,7 +113,7 @@ class Evaluator:
     def write(self, model: nn.Module, split: TokenizedSplit, rows: np.ndarray) -> list[str]:
         """Generate a text for each of these rows, in one batch; does not set the model's train/eval mode."""
         batch = collate(self.preprocessor, split, rows).to(self.device)
-        return to_texts(self._tokenizer, write_tokens(unwrapped(model), batch, self.decoding))
+        return to_texts(self.preprocessor.tokenizer, write_tokens(unwrapped(model), batch, self.decoding))
 
     @torch.no_grad()
     def mean_nll(self, model: nn.Module, split: TokenizedSplit) -> float:
@@ -144,10 +137,6 @@ class Evaluator:
         logits = teacher_forced(model, batch).logits.cast()
         for part in logits.chunks():
             yield F.cross_entropy(logits.some(part), labels[part], reduction="none")
-
-    @property
-    def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return self.preprocessor.tokenizer
 
 
 @contextmanager

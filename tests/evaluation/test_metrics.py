@@ -388,7 +388,7 @@ def lacking(monkeypatch, *names):
     for name, metric in METRICS.items():
         absent = f"no {name} (get it)" if name in names else None
         monkeypatch.setitem(
-            METRICS, name, dataclasses.replace(metric, packages={}, missing=lambda absent=absent: absent)
+            METRICS, name, dataclasses.replace(metric, packages=(), missing=lambda absent=absent: absent)
         )
 
 
@@ -482,11 +482,10 @@ def test_metrics_that_were_not_asked_for_are_not_looked_for(monkeypatch):
 
 
 def test_missing_packages_are_named_with_the_command():
-    here = {"sacrebleu": "sacrebleu"}
-    metric = Metric("mine", (), dict, "", here)
+    metric = Metric("mine", (), dict, "", ("sacrebleu",))
     assert metric.why_unavailable() is None
-    metric = dataclasses.replace(metric, packages={**here, "no_such_module": "no-such-package"})
-    assert metric.why_unavailable() == "package no-such-package is not installed (pip install no-such-package)"
+    metric = dataclasses.replace(metric, packages=("sacrebleu", "no_such_module"))
+    assert metric.why_unavailable() == "package no-such-module is not installed (pip install no-such-module)"
 
 
 def test_importing_the_metrics_is_cheap():

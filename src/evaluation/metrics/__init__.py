@@ -44,7 +44,7 @@ def resolve_metrics(names: Sequence[str] | None, metric_for_best_model: str) -> 
         if absent is None:
             usable.append(name)
         elif name in named:
-            raise UserError(f"{_origin(name, asked)} needs {name}, but {absent}")
+            raise UserError(f"{'--metrics' if name in asked else '--metric_for_best_model'} needs {name}, but {absent}")
         else:
             logger.warning("--metrics all: %s is left out, %s", name, absent)
     return tuple(usable)
@@ -119,7 +119,3 @@ def _metrics_yielding(score: str) -> set[str]:
     raise UserError(
         f"--metric_for_best_model: {score!r} {fault}; nearest: {nearest(score, possible)!r} of {' '.join(possible)}"
     )
-
-
-def _origin(name: str, asked: set[str]) -> str:
-    return "--metrics" if name in asked else "--metric_for_best_model"

@@ -125,7 +125,6 @@ BERTSCORE = Metric(
     SCORES,
     bertscore,
     f"{MODEL_NAME}, layer {LAYERS}, no idf, no rescaling, mean over rows",
-    {"torch": "torch", "transformers": "transformers", "huggingface_hub": "huggingface_hub"},
-    missing,
+    missing=missing,
     final_only=True,
 )

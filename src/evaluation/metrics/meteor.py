@@ -47,4 +47,4 @@ def _words(text: str) -> list[str]:
     return [word for sentence in _SENTENCE_END.split(text) for word in tokenizer.tokenize(sentence)]
 
 
-METEOR = Metric("meteor", ("meteor",), meteor, "nltk single_meteor_score, mean over rows", {"nltk": "nltk"}, missing)
+METEOR = Metric("meteor", ("meteor",), meteor, "nltk single_meteor_score, mean over rows", ("nltk",), missing)

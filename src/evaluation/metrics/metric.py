@@ -1,7 +1,7 @@
 """What a metric is: names of scores, a function, a definition, and what it needs on this machine."""
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.util import find_spec
 
 
@@ -11,7 +11,7 @@ class Metric:
 
     compute: (predictions, a list of references for each) → one number for each of `score_names`, 0 to 100.
     definition: what exactly is computed; a function if it depends on the metric's options, as `compute` may.
-    packages: the pip name of each module that it imports. missing: a function that returns what it lacks besides these
+    packages: the modules that it imports. missing: a function that returns what it lacks besides these
     and how to get it, or None. final_only: computed in the final test alone.
     """
 
@@ -19,13 +19,13 @@ class Metric:
     score_names: tuple[str, ...]
     compute: Callable[..., dict[str, float]]
     definition: str | Callable[..., str]
-    packages: Mapping[str, str] = field(default_factory=dict)
+    packages: tuple[str, ...] = ()
     missing: Callable[[], str | None] = lambda: None
     final_only: bool = False
 
     def why_unavailable(self) -> str | None:
         """One phrase with what is missing here and how to get it; None if the metric works. Imports no package."""
-        absent = [pip_name for module, pip_name in self.packages.items() if find_spec(module) is None]
+        absent = [module.replace("_", "-") for module in self.packages if find_spec(module) is None]
         if absent:
             return f"package {' and '.join(absent)} is not installed (pip install {' '.join(absent)})"
         return self.missing()

@@ -13,7 +13,6 @@ if TYPE_CHECKING:
     from sacrebleu.metrics.base import Metric as SacreBLEUMetric
 
 ROWS_AT_ONCE = 1_000
-PACKAGES = {"sacrebleu": "sacrebleu"}
 
 
 def bleu(predictions: Sequence[str], references: Sequence[Sequence[str]], *, tokenize: str = "13a") -> dict[str, float]:
@@ -66,5 +65,5 @@ def corpus_score(metric: SacreBLEUMetric, predictions: Sequence[str], references
     return metric._compute_score_from_stats(totals).score
 
 
-SACREBLEU = Metric("sacrebleu", ("sacrebleu",), bleu, bleu_signature, PACKAGES)
-CHRF = Metric("chrf", ("chrf",), chrf, chrf_signature, PACKAGES)
+SACREBLEU = Metric("sacrebleu", ("sacrebleu",), bleu, bleu_signature, ("sacrebleu",))
+CHRF = Metric("chrf", ("chrf",), chrf, chrf_signature, ("sacrebleu",))

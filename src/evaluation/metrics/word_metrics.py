@@ -130,19 +130,19 @@ WER = Metric(
     ("wer",),
     wer,
     "edits per word of the reference, mean over rows; case-folded words or characters, signs apart",
-    {"rapidfuzz": "rapidfuzz"},
+    ("rapidfuzz",),
 )
 GLEU = Metric(
     "gleu",
     tuple(f"gleu_{order}" for order in GLEU_ORDERS),
     gleu,
     "nltk corpus_gleu, white-space words, characters of scripts without spaces",
-    {"nltk": "nltk"},
+    ("nltk",),
 )
 ROUGE = Metric(
     "rouge",
     tuple(f"{kind}_{side}" for kind in ROUGE_KINDS for side in ROUGE_SIDES),
     rouge,
     "rouge_score without stemming, mean over rows; runs of a-z0-9, other scripts by word or character",
-    {"rouge_score": "rouge-score"},
+    ("rouge_score",),
 )
