@@ -98,7 +98,7 @@ class RunFolder:
 
         If the process is killed in between, nothing of the earlier run is taken for this one's.
         """
-        if self.lock is not None and not self.lock.is_locked:
+        if self.lock is not None and not self.lock.is_acquired:
             self._make()
             self._hold(self.lock)
         if anew:
