@@ -23,22 +23,22 @@ def atomic_write(path: str | Path) -> Iterator[IO[str]]:
     """Open a text file (UTF-8) that gets the name `path` only once it is complete and on disk.
 
     The file is written under a temporary name, synced and renamed: a reader sees the old file or the complete new one.
-    If the block raises, the temporary file is deleted and `path` stays as it was. Missing parent folders are made at
-    the end, so that a killed process leaves no empty ones. Raises UserError if the file cannot be written.
+    If the block raises, the temporary file is deleted and `path` stays as it was. Missing parent folders are made.
+    Raises UserError if the file cannot be written.
     """
     path = Path(path)
-    temporary = _beside(path, ".tmp")
+    temporary = _temporary_name(path)
     if path.is_dir():
         raise UserError(f"{path}: cannot be written: it is a folder")
     try:
-        file = _open_new(temporary, path)
-        with writing_to(path):
-            with file:
+        with WritingTo(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with temporary.open("x", encoding="utf-8", newline="\n") as file:
                 lock_descriptor(file.fileno())
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
-            with signals_deferred(), _parents_made(path):
+            with signals_deferred():
                 temporary.replace(path)
     finally:
         with signals_deferred():
@@ -47,44 +47,18 @@ def atomic_write(path: str | Path) -> Iterator[IO[str]]:
     _sync_folder(path.parent)
 
 
-def _beside(path: Path, ending: str) -> Path:
-    """A temporary name in the nearest parent folder of `path` that exists."""
-    there = next(parent for parent in path.absolute().parents if parent.is_dir())
-    return there / f".{path.name}.{secrets.token_hex(4)}{ending}"
+def _temporary_name(path: Path) -> Path:
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
 
 
-@contextlib.contextmanager
-def _parents_made(path: Path) -> Iterator[None]:
-    """Make the missing parent folders of `path`; remove them again if the block leaves them empty."""
-    missing = [folder for folder in path.absolute().parents if not folder.exists()]
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        yield
-    finally:
-        for folder in missing:  # from below
-            if folder.is_dir() and not any(folder.iterdir()):
-                folder.rmdir()
-
-
-def _open_new(temporary: Path, path: Path) -> IO[str]:
-    try:
-        return temporary.open("x", encoding="utf-8", newline="\n")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-def writing_to(path: str | Path) -> contextlib.AbstractContextManager[None]:
+class WritingTo(contextlib.AbstractContextManager[None]):
     """Turn the system's error for a failed write (such as no space left) into a UserError that names `path`.
 
     Use it only for temporary files and for appending, since the message says that earlier content is intact.
+    A class, since `except` cannot select the errors of tokenizers, which have no class of their own.
     """
-    return _Writing(Path(path))
 
-
-class _Writing(contextlib.AbstractContextManager[None]):
-    """A class, since `except` cannot select the errors of tokenizers, which have no class of their own."""
-
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: str | Path) -> None:
         self._path = path
 
     def __exit__(self, kind: type | None, error: BaseException | None, *_: object) -> None:
@@ -107,18 +81,17 @@ def recover(path: str | Path) -> None:
 
     If a writer was killed between the two renames of `atomic_folder`, the former folder gets its name back.
     """
-    path = Path(path).absolute()
+    path = Path(path)
     name = re.compile(re.escape(f".{path.name}.") + r"[0-9a-f]{8}\.(tmp|former)")
-    for folder in filter(Path.is_dir, path.parents):
-        for entry in list(folder.glob(f".{glob.escape(path.name)}.*")):
-            if not name.fullmatch(entry.name) or try_lock(entry) is not None:
-                continue
-            if entry.suffix == ".former" and not path.exists():
-                entry.rename(path)
-            elif entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+    for entry in list(path.parent.glob(f".{glob.escape(path.name)}.*")):
+        if not name.fullmatch(entry.name) or try_lock(entry) is not None:
+            continue
+        if entry.suffix == ".former" and not path.exists():
+            entry.rename(path)
+        elif entry.is_dir():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink()
 
 
 def check_output_folder(path: Path) -> None:
@@ -144,19 +117,21 @@ def check_writable(path: Path) -> None:
 def atomic_folder(path: Path) -> Iterator[Path]:
     """Yield a temporary folder to fill, which gets the name `path` when the block ends without an error.
 
-    An existing folder is replaced. Missing parent folders are made at the end. Raises UserError if the folder cannot be
-    written.
+    An existing folder is replaced. Missing parent folders are made. Raises UserError if the folder cannot be written.
     """
-    building = _beside(path, ".tmp")
+    building = _temporary_name(path)
     former = building.with_suffix(".former")
     try:
-        _make_new(building, path)
-        with writing_to(path), _locked(building):
-            yield building
-            for file in filter(Path.is_file, building.rglob("*")):
-                with file.open("rb") as written:
-                    os.fsync(written.fileno())
-            with signals_deferred(), _parents_made(path):
+        with WritingTo(path):
+            building.mkdir(parents=True)
+            with _opened(building) as descriptor:
+                if descriptor is not None:
+                    lock_descriptor(descriptor)
+                yield building
+                for file in filter(Path.is_file, building.rglob("*")):
+                    with file.open("rb") as written:
+                        os.fsync(written.fileno())
+            with signals_deferred():
                 if path.is_dir():
                     path.rename(former)
                 building.rename(path)
@@ -169,30 +144,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
-def _make_new(building: Path, path: Path) -> None:
-    try:
-        building.mkdir()
-    except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-
-
-@contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """Lock the folder during the block, where the system can."""
-    if os.name != "posix":  # where a folder cannot be opened either
-        yield
-        return
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        lock_descriptor(descriptor)
-        yield
-    finally:
-        os.close(descriptor)
-
-
 def append_bytes(path: Path, data: bytes) -> None:
     """Append to a file and sync it: the data are on disk when this returns."""
-    with writing_to(path), path.open("ab") as file:
+    with WritingTo(path), path.open("ab") as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
@@ -200,9 +154,17 @@ def append_bytes(path: Path, data: bytes) -> None:
 
 def _sync_folder(folder: Path) -> None:
     """Make a rename survive a power cut. Windows has no such call and needs none."""
-    if os.name == "posix":
-        descriptor = os.open(folder, os.O_RDONLY)
-        try:
+    with _opened(folder) as descriptor:
+        if descriptor is not None:
             os.fsync(descriptor)
-        finally:
+
+
+@contextlib.contextmanager
+def _opened(folder: Path) -> Iterator[int | None]:
+    """A descriptor of the folder during the block; None on Windows, which cannot open folders."""
+    descriptor = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
+    try:
+        yield descriptor
+    finally:
+        if descriptor is not None:
             os.close(descriptor)

@@ -13,7 +13,6 @@ from typing import Any
 
 import msgspec
 
-from src.config.console import progress_bar
 from src.config.errors import UserError, one_line
 from src.storage.atomic import append_bytes, atomic_write
 
@@ -119,14 +118,9 @@ def write_json(path: str | Path, value: Any, *, indent: int | None = None) -> No
         file.write(text + "\n")
 
 
-def append_json_line(path: str | Path, value: Any) -> bytes:
-    """Append one line of JSON and return its bytes. First remove an incomplete last line, and make parent folders."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    line = (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8")
-    _drop_unfinished_line(path)
-    append_bytes(path, line)
-    return line
+def append_json_line(path: Path, value: Any) -> None:
+    """Append one line of JSON, which is on disk when this returns."""
+    append_bytes(path, (json.dumps(value, ensure_ascii=False, allow_nan=False) + "\n").encode("utf-8"))
 
 
 def read_json_lines(path: str | Path, *, repair: bool = True) -> list[Any]:
@@ -154,34 +148,3 @@ def read_json_lines(path: str | Path, *, repair: bool = True) -> list[Any]:
     if repair and end < path.stat().st_size:
         os.truncate(path, end)
     return values
-
-
-def iterate_json_lines(path: str | Path, description: str) -> Iterator[tuple[int, Any]]:
-    """Each value of a file of JSON Lines with its line number (from 1), one at a time, under a progress bar.
-
-    Blank lines are skipped. Raises UserError for a line that is not JSON.
-    """
-    path = Path(path)
-    with opened_text(path) as lines, progress_bar(path.stat().st_size, description, "B") as bar:
-        for i, line in enumerate(lines, start=1):
-            if line.strip():
-                yield i, parse_json(line, f"{path}: line {i}")
-            bar.update(len(line))
-
-
-def _drop_unfinished_line(path: Path) -> None:
-    """Cut off the bytes after the last newline, which is searched for from the end."""
-    if not path.exists():
-        return
-    with path.open("rb+") as file:
-        size = end = file.seek(0, os.SEEK_END)
-        while end > 0:
-            start = max(0, end - 65536)
-            file.seek(start)
-            newline = file.read(end - start).rfind(b"\n")
-            if newline >= 0:
-                end = start + newline + 1
-                break
-            end = start
-        if end < size:
-            file.truncate(end)

@@ -20,7 +20,7 @@ from src.models.forward import unwrapped
 from src.models.library_errors import in_one_line, quiet
 from src.models.loading import load_saved
 from src.models.weights import read_tensors
-from src.storage.atomic import atomic_folder, writing_to
+from src.storage.atomic import WritingTo, atomic_folder
 from src.storage.json_files import read_json, write_json
 from src.training.state import STATE, RunState, TrainingState, read_state
 
@@ -176,7 +176,7 @@ def reduce_to_state_dict(folder: Path) -> Path:
     values = load_saved(folder).state_dict()
     path = folder.with_name(f"{folder.name}__model.pt")
     temporary = path.with_name(f".{path.name}.tmp")
-    with writing_to(path):
+    with WritingTo(path):
         _save_tensors(values, temporary)
         temporary.replace(path)
     remove(folder)
@@ -196,7 +196,7 @@ class StateFolder:
     def save(self, training: TrainingState, state: RunState) -> None:
         """Write the state, unless it exists, then remove older ones."""
         folder = self.root / f"{state.updates}_{state.n_rows}"
-        with writing_to(folder):
+        with WritingTo(folder):
             self.root.mkdir(exist_ok=True)  # first, so that temporary files of a killed save lie in it
         if not is_resumable(folder):  # replacing it would leave a moment without a state
             save_checkpoint(folder, training, state)
