@@ -7,7 +7,7 @@ import pytest
 from src.config.constants import CORPORA
 from src.config.errors import UserError
 from src.data import hub
-from src.data.corpora import bisect, registry, request, shakespeare
+from src.data.corpora import registry, request
 from src.data.corpora.registry import load_corpus
 from src.data.corpora.request import Request
 from src.data.splits import SplitSizes
@@ -84,7 +84,7 @@ def test_bisect_filters(tmp_path, monkeypatch):
     datasets = load_corpus("bisect", Request(path))
     assert datasets["train"]["target"] == [row["target"] for row in good]
     assert {split: len(rows["text"]) for split, rows in datasets.items()} == {"train": 3, "dev": 3, "test": 9}
-    monkeypatch.setattr(bisect, "BISECT_TRAIN_ROWS", 2)
+    monkeypatch.setattr(registry, "BISECT_TRAIN_ROWS", 2)
     assert len(load_corpus("bisect", Request(path))["train"]["text"]) == 2
 
 
@@ -144,7 +144,7 @@ def test_shakespeare_needs_its_file(tmp_path, monkeypatch):
         UserError, match=r"datasets/raw/shakespeare/shakespeare_splits.json: .*--dataset_path.*original"
     ):
         load_corpus("shakespeare", Request())
-    file = tmp_path / shakespeare.SHAKESPEARE_FILE
+    file = tmp_path / registry.SHAKESPEARE_FILE
     file.parent.mkdir(parents=True)
     shakespeare_file(file, {"train": 20})
     assert len(load_corpus("shakespeare", Request())["train"]["text"]) == 16

@@ -10,7 +10,7 @@ from src.config.constants import DEV, TRAIN
 from src.config.errors import UserError
 from src.data.formats import read_datasets, rename_splits
 from src.data.hub import load_hub
-from src.data.schema import Datasets, check_shape, check_strings
+from src.data.schema import Datasets, check_strings
 from src.data.splits import SplitSizes
 
 logger = logging.getLogger(__name__)
@@ -62,7 +62,6 @@ def read_raw(
 
 def check_columns(raw: Datasets, columns: tuple[str, ...], source: str) -> None:
     """Refuse a split without these columns of strings (`answers`, which contains objects, only has to exist)."""
-    check_shape(raw, source)
     for split, rows in raw.items():
         missing = [name for name in columns if name not in rows]
         if missing:
