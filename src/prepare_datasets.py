@@ -5,8 +5,6 @@ from __future__ import annotations
 import gc
 import logging
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 from src.api.alignment import Aligner, Alignment
@@ -67,7 +65,13 @@ def prepare(config: PrepareArguments) -> Path:
 
 def prepare_original(config: PrepareArguments) -> Datasets:
     """Load the corpus or dataset file, filter it, and sample its splits."""
-    sizes = requested_sizes(config)
+    sizes = SplitSizes(
+        train=config.train_size,
+        dev=config.val_size,
+        test=config.test_size,
+        unlabeled=config.unlabeled_size,
+        dev_ppl=config.val_ppl_size,
+    )
     source = config.dataset_path or f"corpus '{config.dataset_name}'"
     datasets = load_original(config, sizes)
     if config.filter_by_length:
@@ -79,7 +83,7 @@ def prepare_original(config: PrepareArguments) -> Datasets:
     datasets = sample_split(datasets, TEST, sizes.test, seed=config.seed)
     if config.unlabeled_split and UNLABELED not in datasets:
         logger.warning("%s: no '%s' split: none there, and --train_size leaves no row of train", source, UNLABELED)
-    return in_order(datasets)
+    return in_order(debug_rows(datasets, seed=config.seed) if config.debug else datasets)
 
 
 def load_original(config: PrepareArguments, sizes: SplitSizes) -> Datasets:
@@ -97,18 +101,6 @@ def load_original(config: PrepareArguments, sizes: SplitSizes) -> Datasets:
         raise UserError(f"{source}: has '{TRAIN}_0' …, it is merged already; give the original dataset, with '{TRAIN}'")
     keep = {UNLABELED: config.load_use_unlabeled, FT: config.load_use_ft, DEV_PPL: config.load_use_val_ppl}
     return without_splits(datasets, *(split for split, kept in keep.items() if not kept))
-
-
-def requested_sizes(config: PrepareArguments) -> SplitSizes:
-    """The number of rows per split that the flags ask for."""
-    sizes = SplitSizes(
-        train=config.train_size,
-        dev=config.val_size,
-        test=config.test_size,
-        unlabeled=config.unlabeled_size,
-        dev_ppl=config.val_ppl_size,
-    )
-    return sizes.for_debug() if config.debug else sizes
 
 
 def prepare_generations(config: PrepareArguments) -> Datasets:
@@ -154,26 +146,17 @@ def prepare_logits(config: PrepareArguments, path: Path) -> str:
     )
     file = ApiFile(source)
     rows = Counter[str]()
-    with _garbage_collection_off():
+    gc.disable()  # half of the time here, although plain lists have no reference cycles
+    try:
         share = config.max_failed_share
         plan = plan_rows(file, merge, debug=config.debug, seed=config.seed, max_failed_share=share)
         with open_dataset(path, plan.splits) as add_row:
             for split, row in aligned_rows(file, plan, preprocessor, aligner):
                 add_row(split, row)
                 rows[split] += 1
-    return stored_table({split: rows[split] for split in plan.splits}, aligner.counted)
-
-
-@contextmanager
-def _garbage_collection_off() -> Iterator[None]:
-    """Switch off garbage collection, half of the time here: plain lists have no reference cycles."""
-    was_enabled = gc.isenabled()
-    gc.disable()
-    try:
-        yield
     finally:
-        if was_enabled:
-            gc.enable()
+        gc.enable()
+    return stored_table({split: rows[split] for split in plan.splits}, aligner.counted)
 
 
 def stored_table(rows: dict[str, int], counted: Alignment) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -36,11 +36,7 @@ def read_parquet(path: Path) -> Columns:
             _check_expansion(max(POINTER * n_values, sum(group.total_byte_size for group in groups)), path)
             columns = {name: [] for name in file.schema_arrow.names}
             # The sizes above count a repeated text once. In small batches its copies are not all in memory together.
-            size = 0
-            for batch in file.iter_batches(batch_size=ROWS_PER_BATCH):
-                batch.validate(full=True)  # bytes lost from a file can leave indices outside a dictionary
-                size += batch.nbytes
-                _check_expansion(size, path)
+            for batch in _checked_batches(file.iter_batches(batch_size=ROWS_PER_BATCH), path):
                 for name, values in zip(batch.schema.names, batch.columns, strict=True):
                     columns[name] += _to_list(values, texts)
         return columns
@@ -59,7 +55,7 @@ def read_arrow(path: Path) -> Columns:
     try:
         file = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
         check_unique_names(file.schema.names, path)
-        batches = _checked_batches((file.get_batch(i) for i in range(file.num_record_batches)), path)
+        batches = list(_checked_batches((file.get_batch(i) for i in range(file.num_record_batches)), path))
         table = pyarrow.Table.from_batches(batches, file.schema)
         return {name: _arrow_column(table[name], texts) for name in table.column_names}
     except (pyarrow.ArrowException, OSError, ValueError) as error:
@@ -80,7 +76,7 @@ def read_saved_folder(folder: Path) -> Datasets:
     try:
         _check_file_names(folder)
         for file in folder.rglob("*.arrow"):
-            _checked_batches(pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))), file)
+            list(_checked_batches(pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))), file))
         saved = load_from_disk(str(folder))
         saved = saved if isinstance(saved, DatasetDict) else {TRAIN: saved}
         return {str(split): rows.to_dict() for split, rows in saved.items()}
@@ -99,15 +95,14 @@ def _check_file_names(folder: Path) -> None:
                 raise UserError(f"{description}: '{entry['filename']}' is not the name of a file in this folder")
 
 
-def _checked_batches(batches: Iterable[pyarrow.RecordBatch], path: Path) -> list[pyarrow.RecordBatch]:
+def _checked_batches(batches: Iterable[pyarrow.RecordBatch], path: Path) -> Iterator[pyarrow.RecordBatch]:
     """The record batches of a file. Raises UserError at the first one that makes it expand too much."""
-    size, checked = 0, []
+    size = 0
     for batch in batches:
-        batch.validate(full=True)  # pyarrow, even `nbytes`, follows offsets without checking that they lie in the file
+        batch.validate(full=True)  # pyarrow, even `nbytes`, follows offsets and indices that bytes lost may lead astray
         size += max(batch.nbytes, POINTER * batch.num_rows * batch.num_columns)
         _check_expansion(size, path)
-        checked.append(batch)
-    return checked
+        yield batch
 
 
 def _check_expansion(needed: int, path: Path) -> None:

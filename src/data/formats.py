@@ -92,7 +92,7 @@ def read_folder(folder: Path) -> Datasets:
         return read_saved_folder(folder)
     datasets: Datasets = {}
     for entry in _visible(folder):
-        files = _files_of_rows(entry) if entry.is_dir() else [entry] * _holds_rows(entry)
+        files = list(filter(_holds_rows, _visible(entry) if entry.is_dir() else [entry]))
         for split, parts in _by_split(entry, files).items():
             if split in datasets:
                 raise UserError(f"{folder}: split '{split}' is there twice ({entry.name} is one); keep one")
@@ -126,10 +126,6 @@ def _by_split(entry: Path, files: list[Path]) -> dict[str, list[Path]]:
             missing = sorted(set(range(counts[0])) - set(numbers))
             raise UserError(f"{entry}: split '{split}' has {counts[0]} shards, of which {missing} are not there")
     return splits
-
-
-def _files_of_rows(folder: Path) -> list[Path]:
-    return list(filter(_holds_rows, _visible(folder)))
 
 
 def _holds_rows(file: Path) -> bool:
@@ -169,13 +165,9 @@ def _read_json_rows(path: Path) -> Columns:
         )
 
 
-def _read_tsv(path: Path) -> Columns:
-    return _read_csv(path, delimiter="\t")
-
-
-def _read_csv(path: Path, delimiter: str = ",") -> Columns:
+def _read_csv(path: Path) -> Columns:
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))  # documents are longer than the standard 128 KiB
-    data = read_bytes(path)
+    data, delimiter = read_bytes(path), "\t" if path.suffix == ".tsv" else ","
     try:
         rows = csv.DictReader(io.StringIO(data.decode("utf-8-sig"), newline=""), strict=True, delimiter=delimiter)
         check_unique_names(rows.fieldnames or (), path)
@@ -184,9 +176,7 @@ def _read_csv(path: Path, delimiter: str = ",") -> Columns:
         raise UserError(f"{path}: not a {path.suffix[1:].upper()} file in UTF-8: {one_line(error)}") from None
 
 
-ROW_READERS = {".jsonl": _read_json_rows, ".parquet": read_parquet, ".csv": _read_csv, ".tsv": _read_tsv}
-
-
+ROW_READERS = {".jsonl": _read_json_rows, ".parquet": read_parquet, ".csv": _read_csv, ".tsv": _read_csv}
 SPLIT_READERS = {**ROW_READERS, ".json": _read_split_json, ".arrow": read_arrow}
 
 

@@ -11,8 +11,6 @@ from src.config.errors import UserError, one_line
 from src.data.schema import Datasets
 
 HUB_PREFIX = "hf:"
-
-
 HUB_TIMEOUT = 5.0  # seconds to wait for the hub's first answer
 
 

@@ -5,13 +5,10 @@ Everything that is read may be written as JSON, by this run or a later one, so t
 
 import logging
 import math
-from collections.abc import Collection
 from datetime import timedelta
 from decimal import Decimal
 from typing import Any
 from uuid import UUID
-
-import numpy as np
 
 from src.config.constants import GENERATED, TARGET, TEXT, UNLABELED
 from src.data.schema import Datasets
@@ -36,8 +33,10 @@ def with_json_values(datasets: Datasets, source: str) -> Datasets:
     for split, columns in datasets.items():
         for name, values in columns.items():
             is_checked = name in (TEXT, GENERATED) or (name == TARGET and split != UNLABELED)
+            stays_in_file = isinstance(values, NestedColumn) and values.is_json()
+            is_ready = is_checked or stays_in_file or set(map(type, values)) <= PLAIN
             try:
-                ready[split][name] = values if is_checked or _is_json(values) else [json_form(each) for each in values]
+                ready[split][name] = values if is_ready else [json_form(each) for each in values]
             except NoJsonFormError as error:
                 left_out[name] = str(error)
             except RecursionError:
@@ -48,21 +47,18 @@ def with_json_values(datasets: Datasets, source: str) -> Datasets:
 
 
 def json_form(value: Any) -> Any:
-    """Convert a value to JSON: NaN, infinity and missing times to null, times to ISO text, arrays to lists.
+    """Convert a value of Arrow to JSON: NaN, infinity and missing times to null, times to ISO text.
 
     Raises NoJsonFormError for bytes and whatever else has none.
     """
-    if isinstance(value, np.datetime64):
-        return None if np.isnat(value) else str(value)
-    if isinstance(value, np.generic):
-        value = value.item()
     if value is None or isinstance(value, str | int):
         return value
     if isinstance(value, float | Decimal):
-        return _number(value)
+        is_whole = isinstance(value, Decimal) and value.as_tuple().exponent == 0
+        return (int(value) if is_whole else float(value)) if math.isfinite(value) else None
     if isinstance(value, dict):
         return {str(name): json_form(each) for name, each in value.items()}
-    if isinstance(value, list | tuple | set | np.ndarray):
+    if isinstance(value, list | tuple):
         return [json_form(each) for each in value]
     if isinstance(value, UUID):
         return str(value)
@@ -72,28 +68,3 @@ def json_form(value: Any) -> Any:
     if isinstance(value, timedelta):
         return value.total_seconds()
     raise NoJsonFormError(type(value).__name__)
-
-
-def _number(value: float | Decimal) -> float | None:
-    if not math.isfinite(value):
-        return None
-    is_whole = isinstance(value, Decimal) and value.as_tuple().exponent == 0
-    return int(value) if is_whole else float(value)
-
-
-def _is_json(values: Collection) -> bool:
-    """Whether no value needs a conversion. A column that stays in its file is checked there, without a copy."""
-    if isinstance(values, NestedColumn):
-        return values.is_json()
-    kinds = set(map(type, values))
-    if kinds == {float}:
-        return all(map(math.isfinite, values))
-    return kinds <= PLAIN or (kinds <= {*PLAIN, float, list, tuple, dict} and all(map(_is_json_value, values)))
-
-
-def _is_json_value(value: Any) -> bool:
-    if isinstance(value, float):
-        return math.isfinite(value)
-    if isinstance(value, dict):
-        return _is_json(value.values()) and set(map(type, value)) <= {str}
-    return not isinstance(value, list | tuple) or _is_json(value)

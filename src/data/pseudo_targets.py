@@ -10,8 +10,8 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import ceil
 
 from src.config.constants import FINISH_REASON, GENERATED, INPUT_HASH, LENGTH, TARGET, TEXT, TRAIN, UNLABELED
@@ -26,19 +26,14 @@ logger = logging.getLogger(__name__)
 class Inputs:
     """The distinct inputs in order of appearance: their columns (without targets) and each one's PTs.
 
-    reasons: why each PT ends, where the file says so. occurrences: how often each input stands in the original data,
-    where it got PTs each time; empty: once.
+    reasons: why each PT ends, where the file says so. counts: per input, the number of PTs divided by how often the
+    input occurs in the original data, rounded up.
     """
 
     columns: Columns
     targets: list[list[str]]
-    reasons: list[list[str | None]] | None = None
-    occurrences: Sequence[int] = ()
-
-    def targets_each_time(self) -> list[int]:
-        """Per input, the number of PTs divided by how often the input occurs in the data, rounded up."""
-        times = self.occurrences or [1] * len(self.targets)
-        return [ceil(len(targets) / n) for targets, n in zip(self.targets, times, strict=True)]
+    reasons: list[list[str | None]] | None
+    counts: list[int]
 
 
 @dataclass(frozen=True)
@@ -73,10 +68,9 @@ def merge_pseudo_targets(original: Datasets, generations: Datasets, merge: Merge
     if not merge.use_cut_off:
         rows = [_without_cut_off(columns, merge) for columns in rows]
     sources = [original[split] for split in dict.fromkeys((*splits, *[TRAIN] * merge.use_original))]
-    inputs = group_by_input(concatenate(rows, common_columns([*sources, *rows])))
     times = Counter(text for split in splits for text in original[split][TEXT])
-    inputs = replace(inputs, occurrences=[times[text] for text in inputs.columns[TEXT]])
-    n_repeated = sum(n > 1 for n in inputs.occurrences)
+    inputs = group_by_input(concatenate(rows, common_columns([*sources, *rows])), times)
+    n_repeated = sum(times[text] > 1 for text in inputs.columns[TEXT])
     if n_repeated:
         logger.warning(
             "%d inputs stand more than once: their further pseudo-targets are additional rows of the same splits",
@@ -171,8 +165,11 @@ def concatenate(parts: Sequence[Columns], names: Sequence[str]) -> Columns:
     return {name: [value for part in parts for value in part[name]] for name in names}
 
 
-def group_by_input(rows: Columns) -> Inputs:
-    """One row for all rows with equal text, the first of them, with the list of their PTs in the order of the rows."""
+def group_by_input(rows: Columns, times: Mapping[str, int]) -> Inputs:
+    """One row for all rows with equal text, the first of them, with the list of their PTs in the order of the rows.
+
+    times: how often an input occurs in the original data; once if it is not named.
+    """
     numbers: dict[str, int] = {}
     first_rows: list[int] = []
     targets: list[list[str]] = []
@@ -187,13 +184,13 @@ def group_by_input(rows: Columns) -> Inputs:
         if FINISH_REASON in rows:
             reasons[number].append(rows[FINISH_REASON][row])
     columns = {name: values for name, values in rows.items() if name not in (GENERATED, FINISH_REASON)}
-    return Inputs(take_rows(columns, first_rows), targets, reasons if FINISH_REASON in rows else None)
+    counts = [ceil(len(targets[number]) / times.get(text, 1)) for text, number in numbers.items()]
+    return Inputs(take_rows(columns, first_rows), targets, reasons if FINISH_REASON in rows else None, counts)
 
 
 def targets_per_input(inputs: Inputs, merge: Merge) -> int:
     """How many splits there will be: `n_per_input`, or the most PTs an input has (each time it stands in the data)."""
-    counts = inputs.targets_each_time()
-    most, fewest = max(counts, default=0), min(counts, default=0)
+    most, fewest = max(inputs.counts, default=0), min(inputs.counts, default=0)
     if merge.n_per_input is not None and merge.n_per_input > most:
         raise UserError(
             f"{merge.generations_source}: --n_augmentations_per_example {merge.n_per_input} is more than any input "
@@ -214,12 +211,11 @@ def rotate(inputs: Inputs, count: int, labeled: Columns | None) -> Datasets:
     An input that stands m times in the data has m times as many PTs, m in each split. Without any PTs there is one
     split, the labeled pairs.
     """
-    names = list(inputs.columns)
-    most = max([1, *inputs.targets_each_time()])
+    most = max([1, *inputs.counts])
     splits: Datasets = {}
     for i in range(max(count, 1)):
         places = [(row, k) for row, targets in enumerate(inputs.targets) for k in range(i, len(targets), most)]
-        split = {name: [inputs.columns[name][row] for row, _ in places] for name in names}
+        split = take_rows(inputs.columns, [row for row, _ in places])
         split[TARGET] = [inputs.targets[row][k] for row, k in places]
         if labeled is not None:
             split = {name: labeled[name] + values for name, values in split.items()}

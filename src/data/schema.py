@@ -43,7 +43,6 @@ def check_datasets(datasets: Datasets, source: str, *, need_target: bool = True)
     `target` is needed in every split but `unlabeled`, or in none with `need_target=False`. It may hold lists of texts.
     Raises UserError naming the file, the split, the column and the row (rows are counted from 0).
     """
-    check_shape(datasets, source)
     for split, columns in datasets.items():
         place = f"{source}: split '{split}'"
         check_strings(columns, TEXT, place)
@@ -60,7 +59,6 @@ def check_datasets(datasets: Datasets, source: str, *, need_target: bool = True)
 
 def check_trainable(datasets: Datasets, source: str) -> None:
     """As `check_datasets`, and there is `train` or `train_0 …` to train on."""
-    check_shape(datasets, source)
     if TRAIN not in datasets and not _rotation(datasets):
         raise UserError(f"{source}: no training split ('{TRAIN}', or '{TRAIN}_0' …), only {list(datasets)}")
     check_datasets(datasets, source)

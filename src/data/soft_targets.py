@@ -3,7 +3,7 @@
 Shapes: N rows, B rows of a batch, T label positions, K entries of the position that has the most.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -15,9 +15,8 @@ from src.config.errors import UserError
 if TYPE_CHECKING:
     import pyarrow
 
-StoredRow = tuple[
-    np.ndarray, np.ndarray, np.ndarray
-]  # entries of each position (T,), then all ids and log-probabilities
+# entries of each position (T,), then all ids and log-probabilities
+StoredRow = tuple[np.ndarray, np.ndarray, np.ndarray]
 TOKENS, LOGITS = "tokens", "logits"  # columns of a prepared data set: stored ids, and their raw log-probabilities
 
 
@@ -32,9 +31,6 @@ class NestedColumn(Sequence[list]):
 
     def __getitem__(self, row: Any) -> Any:
         return NestedColumn(self.column[row]) if isinstance(row, slice) else self.column[row].as_py()
-
-    def __iter__(self) -> Iterator[list]:
-        return (value.as_py() for value in self.column)
 
     def is_json(self) -> bool:
         """Whether all that the lists hold is text, truth values, finite numbers or null."""
@@ -56,29 +52,19 @@ class Nested:
     values: np.ndarray
 
     @classmethod
-    def of_lists(cls, rows: Sequence[Sequence[Sequence[float]]], dtype: type) -> "Nested":
-        if not all(isinstance(position, list) for row in rows for position in row):
-            raise TypeError("a position holds no list")
-        positions = np.cumsum([0, *(len(row) for row in rows)])
-        entries = np.cumsum([0, *(len(position) for row in rows for position in row)])
-        with np.errstate(over="ignore"):  # what becomes infinite is refused by `StoredRows.check`
-            values: np.ndarray = np.fromiter(
-                (value for row in rows for position in row for value in position), dtype, entries[-1]
-            )
-        return cls(positions, entries, values)
-
-    @classmethod
     def of_arrow(cls, chunk: "pyarrow.ListArray") -> "Nested":
-        """The arrays behind an Arrow array, not copied. Raises TypeError for nulls, and for what are no numbers."""
+        """The arrays behind an Arrow array, not copied; a null among floats is NaN. Raises TypeError for other nulls,
+        and for what are no numbers.
+        """
         from pyarrow import types
 
         inner = chunk.values
         kind = inner.values.type
         if not (types.is_integer(kind) or types.is_floating(kind)):
             raise TypeError(f"lists of lists of {kind}")
-        if chunk.null_count or inner.null_count or inner.values.null_count:
+        if chunk.null_count or inner.null_count or (inner.values.null_count and types.is_integer(kind)):
             raise TypeError("nulls among numbers")
-        return cls(chunk.offsets.to_numpy(), inner.offsets.to_numpy(), inner.values.to_numpy())
+        return cls(chunk.offsets.to_numpy(), inner.offsets.to_numpy(), inner.values.to_numpy(zero_copy_only=False))
 
     def __len__(self) -> int:
         return len(self.positions) - 1
@@ -106,12 +92,9 @@ class StoredRows:
         Raises UserError if they are not lists of lists of numbers of one shape.
         """
         try:
-            if isinstance(tokens, NestedColumn) and isinstance(logits, NestedColumn):
-                pairs = zip(tokens.column.chunks, logits.column.chunks, strict=True)
-                nested = [(Nested.of_arrow(ids), Nested.of_arrow(logs)) for ids, logs in pairs]
-            else:
-                nested = [(Nested.of_lists(tokens, np.int32), Nested.of_lists(logits, np.float32))]
-        except (TypeError, ValueError, OverflowError):
+            pairs = zip(_chunks(tokens, "int32"), _chunks(logits, "float32"), strict=True)
+            nested = [(Nested.of_arrow(ids), Nested.of_arrow(logs)) for ids, logs in pairs]
+        except (TypeError, ValueError):
             raise UserError(
                 f"{place}: '{TOKENS}' and '{LOGITS}' must be lists of lists of numbers (int32 and float32)"
             ) from None
@@ -144,6 +127,15 @@ class StoredRows:
                     f"{place}, row {row}: token {ids.values[entry]} with log-probability {logs.values[entry]:g}; ids "
                     f"are 0 to {n_tokens - 1}, log-probabilities at most 0"
                 )
+
+
+def _chunks(column: Sequence, dtype: str) -> list["pyarrow.ListArray"]:
+    """The Arrow arrays of a column of lists of lists. Raises TypeError or ValueError for what is none."""
+    import pyarrow
+
+    if isinstance(column, NestedColumn):
+        return column.column.chunks
+    return [pyarrow.array(column, pyarrow.list_(pyarrow.list_(pyarrow.type_for_alias(dtype))))]
 
 
 def pad_stored(rows: Sequence[StoredRow], n_positions: int) -> tuple[np.ndarray, np.ndarray]:

@@ -36,20 +36,6 @@ class SplitSizes:
     unlabeled: int | None = None
     dev_ppl: int | None = None
 
-    def for_debug(self) -> SplitSizes:
-        """At most 32 rows of train and 16 of every other split."""
-
-        def at_most(limit: int, size: int | None) -> int:
-            return limit if size is None else min(limit, size)
-
-        return SplitSizes(
-            train=at_most(DEBUG_TRAIN_ROWS, self.train),
-            dev=at_most(DEBUG_ROWS, self.dev),
-            test=at_most(DEBUG_ROWS, self.test),
-            unlabeled=at_most(DEBUG_ROWS, self.unlabeled),
-            dev_ppl=None if self.dev_ppl is None else at_most(DEBUG_ROWS, self.dev_ppl),
-        )
-
 
 def n_rows(columns: Columns) -> int:
     """The number of rows of a split."""
@@ -182,11 +168,8 @@ def draw_shares(columns: Columns, sizes: dict[str, int], *, seed: int, source: s
 
 def debug_rows(datasets: Datasets, *, seed: int) -> Datasets:
     """At most 32 sampled rows of each training split and 16 of every other one."""
-    limits = {split: DEBUG_TRAIN_ROWS if is_training_split(split) else DEBUG_ROWS for split in datasets}
-    return {
-        split: _sample(columns, min(limits[split], n_rows(columns)), split=split, seed=seed)[0]
-        for split, columns in datasets.items()
-    }
+    sizes = {split: DEBUG_TRAIN_ROWS if is_training_split(split) else DEBUG_ROWS for split in datasets}
+    return {split: _sample(rows, sizes[split], split=None, seed=seed)[0] for split, rows in datasets.items()}
 
 
 def _sample(columns: Columns, size: int | None, *, split: str | None, seed: int) -> tuple[Columns, Columns]:

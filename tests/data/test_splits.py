@@ -5,7 +5,6 @@ import pytest
 
 from src.config.errors import UserError
 from src.data import splits
-from src.data.splits import SplitSizes
 
 
 def rows(n: int, prefix: str = "t") -> dict:
@@ -116,9 +115,6 @@ def test_filter_counts_words_on_both_sides():
 
 
 def test_debug_sizes():
-    assert SplitSizes().for_debug() == SplitSizes(train=32, dev=16, test=16, unlabeled=16, dev_ppl=None)
-    asked = SplitSizes(train=7_000, dev=3, test=17, unlabeled=16, dev_ppl=750)
-    assert asked.for_debug() == SplitSizes(train=32, dev=3, test=16, unlabeled=16, dev_ppl=16)
     cut = splits.debug_rows({"train_0": rows(40), "train_1": rows(5), "dev": rows(40), "ft": rows(16)}, seed=0)
     assert {split: len(columns["id"]) for split, columns in cut.items()} == {
         "train_0": 32, "train_1": 5, "dev": 16, "ft": 16

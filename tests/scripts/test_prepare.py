@@ -115,7 +115,7 @@ def test_filter_by_length_counts_words(tmp_path):
 def test_debug(tmp_path, dataset):
     flags = ("--debug", "True", "--train_size", "50", "--val_ppl_size", "20", "--unlabeled_split", "True")
     assert sizes(prepare(tmp_path, *from_file(dataset, *flags))) == {
-        "train": 32, "dev": 16, "test": 16, "unlabeled": 16, "ft": 32, "dev_ppl": 16
+        "train": 32, "dev": 16, "test": 16, "unlabeled": 16, "ft": 16, "dev_ppl": 16
     }  # fmt: skip
 
 
