@@ -345,9 +345,7 @@ def test_what_is_refused_leaves_nothing_behind(prepare, tmp_path, name, output, 
     with pytest.raises(UserError) as error:
         prepare(data, file_name=output)
     assert said in str(error.value)
-    left = list(tmp_path.rglob("*"))
-    assert [path.suffix for path in left if path.is_file()] in ([".json"], [".jsonl"])  # the input
-    assert len(left) <= 2  # the input and perhaps the empty output folder
+    assert [path.suffix for path in tmp_path.iterdir()] in ([".json"], [".jsonl"])  # the input
     prepare(API, file_name=output)
     before = snapshot(tmp_path / "out")
     with pytest.raises(UserError):
