@@ -30,9 +30,8 @@ def atomic_write(path: str | Path) -> Iterator[IO[str]]:
     temporary = _temporary_name(path)
     if path.is_dir():
         raise UserError(f"{path}: cannot be written: it is a folder")
-    try:
-        with WritingTo(path):
-            path.parent.mkdir(parents=True, exist_ok=True)
+    with WritingTo(path), _parents_made(path):
+        try:
             with temporary.open("x", encoding="utf-8", newline="\n") as file:
                 lock_descriptor(file.fileno())
                 yield file
@@ -40,15 +39,28 @@ def atomic_write(path: str | Path) -> Iterator[IO[str]]:
                 os.fsync(file.fileno())
             with signals_deferred():
                 temporary.replace(path)
-    finally:
-        with signals_deferred():
-            if temporary.exists():
-                temporary.unlink()
+        finally:
+            with signals_deferred():
+                if temporary.exists():
+                    temporary.unlink()
     _sync_folder(path.parent)
 
 
 def _temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name}.{secrets.token_hex(4)}.tmp")
+
+
+@contextlib.contextmanager
+def _parents_made(path: Path) -> Iterator[None]:
+    """Make the missing parent folders of `path`; remove those again that are empty after the block."""
+    missing = [folder for folder in path.absolute().parents if not folder.exists()]
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield
+    finally:
+        for folder in missing:  # from below
+            if folder.is_dir() and not any(folder.iterdir()):
+                folder.rmdir()
 
 
 class WritingTo(contextlib.AbstractContextManager[None]):
@@ -121,9 +133,9 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     """
     building = _temporary_name(path)
     former = building.with_suffix(".former")
-    try:
-        with WritingTo(path):
-            building.mkdir(parents=True)
+    with WritingTo(path), _parents_made(path):
+        try:
+            building.mkdir()
             with _opened(building) as descriptor:
                 if descriptor is not None:
                     lock_descriptor(descriptor)
@@ -135,12 +147,12 @@ def atomic_folder(path: Path) -> Iterator[Path]:
                 if path.is_dir():
                     path.rename(former)
                 building.rename(path)
-    finally:
-        with signals_deferred():
-            if former.is_dir() and not path.exists():  # no new one took its name
-                former.rename(path)
-            for rest in (former, building):
-                shutil.rmtree(rest, ignore_errors=True)
+        finally:
+            with signals_deferred():
+                if former.is_dir() and not path.exists():  # no new one took its name
+                    former.rename(path)
+                for rest in (former, building):
+                    shutil.rmtree(rest, ignore_errors=True)
     _sync_folder(path.parent)
 
 

@@ -89,7 +89,7 @@ def test_random_kills(root, cases, whole):
 @pytest.mark.parametrize(
     ("name", "kill"),
     [
-        ("prepare-original", Kill(call=0, at=r"replace \.dataset\.json")),
+        ("prepare-original", Kill(call=0, at=r"replace .*\.dataset\.json")),
         ("prepare-logits", Kill(call=0, at=r"fsync .*train_1", moment="torn")),
         ("prepare-logits", Kill(call=0, at=r"rename ")),
         ("ft", Kill(call=0, at=r"fsync .*1_0\.\w+\.tmp/optimizer.pt", moment="torn")),  # the first state of all
