@@ -13,7 +13,7 @@ from src.models.checks_before_loading import check_lengths, check_model_files, c
 from src.models.compiled import check_can_compile, compile_layers
 from src.models.generation_config import apply_settings, fit_to_tokenizer
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
-from src.preflight.report import hold_folder, report_finished, report_training
+from src.preflight.report import report_training
 from src.runs.description import FINISHED
 from src.training.finish import tidy_and_show_scores, train
 from src.training.phase import check_schedule, distillation_phases, with_languages_of, with_prompt
@@ -31,9 +31,9 @@ def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experimen
     if experiment.needs_teacher:
         config = with_languages_of(config, config.teacher_name)
     run = open_training_run(config, datasets, {"experiment_config_key": experiment.as_json()})
-    with hold_folder(run, config):
+    with run.held():
         if run.status == FINISHED:
-            return report_finished(run) if config.dry_run else tidy_and_show_scores(run, config)
+            return tidy_and_show_scores(run, config)
         splits = check_data(config, datasets)
         if config.do_train:
             _check_experiment(config, datasets, experiment)

@@ -6,7 +6,7 @@ from src.config.flags.train import DistillStoredArguments
 from src.data.schema import Datasets, training_splits
 from src.data.soft_targets import LOGITS, TOKENS
 from src.distillation.teachers import StoredTeacher
-from src.preflight.report import hold_folder, report_finished, report_training
+from src.preflight.report import report_training
 from src.runs.description import FINISHED
 from src.training.finish import tidy_and_show_scores, train
 from src.training.phase import check_schedule, distillation_phases, with_prompt
@@ -22,9 +22,9 @@ def train_kd(config: DistillStoredArguments, datasets: Datasets, experiment: Exp
     """
     config = with_prompt(config)
     run = open_training_run(config, datasets, {"experiment_config_key": experiment.as_json()})
-    with hold_folder(run, config):
+    with run.held():
         if run.status == FINISHED:
-            return report_finished(run) if config.dry_run else tidy_and_show_scores(run, config)
+            return tidy_and_show_scores(run, config)
         splits = check_data(config, datasets)
         if config.do_train:
             check_schedule(config, datasets, experiment)

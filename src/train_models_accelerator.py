@@ -2,7 +2,7 @@
 
 from src.config.flags.train import FineTuneArguments
 from src.data.schema import Datasets
-from src.preflight.report import hold_folder, report_finished, report_training
+from src.preflight.report import report_training
 from src.runs.description import FINISHED
 from src.training.finish import tidy_and_show_scores, train
 from src.training.phase import Phase
@@ -16,9 +16,9 @@ def train_model(config: FineTuneArguments, datasets: Datasets) -> dict[str, floa
     --dry_run True only prints a report. Raises UserError for what is wrong with flags, data or model.
     """
     run = open_training_run(config, datasets)
-    with hold_folder(run, config):
+    with run.held():
         if run.status == FINISHED:
-            return report_finished(run) if config.dry_run else tidy_and_show_scores(run, config)
+            return tidy_and_show_scores(run, config)
         splits = check_data(config, datasets)
         student = load_student(config, datasets, run, config.model_name, splits=splits)
         phases = [Phase("fine-tune", splits, config.epochs)] if config.do_train else []

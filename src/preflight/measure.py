@@ -3,8 +3,8 @@
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass, replace
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -12,11 +12,10 @@ import numpy as np
 import torch
 
 from src.config.console import progress_bar
-from src.config.flags.shared import TrainingArguments
 from src.decoding.durable import DurableGeneration
 from src.devices import memory as machine
 from src.distillation.teachers import LiveTeacher
-from src.preflight.estimates import Memory, Needs, nearest_to_mean
+from src.preflight.estimates import Memory, Needs
 from src.tokens.batch import collate
 from src.tokens.order import chunks, epoch_order, longest_first
 from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
@@ -27,27 +26,25 @@ ROWS = 20_000  # of a split, at most, that are tokenized
 MOST_STEPS, ENOUGH = 20, 1.0  # steps are timed until there are so many, or until they took so many seconds together
 
 
-@dataclass(frozen=True)
-class TrainingTimes:
-    """Seconds of a mean update of each phase, and of the evaluation of a row without the metrics."""
-
-    updates: tuple[float, ...]
-    row: float
-
-
 def time_training(
     trainer: Trainer, phases: Sequence[tuple[Phase, str]], evaluated: str | None
-) -> tuple[TrainingTimes | None, Memory]:
-    """Time updates of each phase on its next split, and evaluation batches; None if there is not enough memory."""
+) -> tuple[tuple[list[float], float] | None, Memory]:
+    """Time updates of each phase on its next split, and evaluation batches; None if there is not enough memory.
+
+    Returns the seconds of a mean update of each phase, and of the evaluation of a row without the metrics.
+    """
     splits = {name: trainer.data.glimpse(name, ROWS) for name in (*(name for _, name in phases), evaluated) if name}
 
-    def steps(bar: Any) -> TrainingTimes:
-        updates = tuple(_time_phase(trainer, phase, splits[name], bar) for phase, name in phases)
-        return TrainingTimes(updates, _time_evaluation(trainer, splits[evaluated], bar) if evaluated else 0.0)
+    def steps(bar: Any) -> tuple[list[float], float]:
+        updates = [_time_phase(trainer, phase, splits[name], bar) for phase, name in phases]
+        return updates, _time_evaluation(trainer, splits[evaluated], bar) if evaluated else 0.0
 
     n_parts = sum(len(phase.losses) for phase, _ in phases) + (evaluated is not None)
-    with _not_compiled(trainer.config):
-        return _measure(steps, training_needs(trainer, [phase for phase, _ in phases]), trainer.device, n_parts)
+    needs = training_needs(trainer, [phase for phase, _ in phases])
+    to_come = needs.gradients + (0 if trainer.training.optimizer.state else needs.optimizer)  # loaded, if resumed
+    # Compiling would take minutes and write files.
+    with torch.compiler.set_stance("force_eager") if trainer.config.compile else nullcontext():
+        return _measure(steps, needs, to_come, trainer.device, n_parts)
 
 
 def time_generation(generation: DurableGeneration, data: TokenizedDatasets) -> tuple[float | None, Memory]:
@@ -70,12 +67,12 @@ def time_generation(generation: DurableGeneration, data: TokenizedDatasets) -> t
         bar.update()
         return sum(times.values()) / sum(k_of[name] * len(rows) for name, rows in map(batches.__getitem__, times))
 
-    return _measure(steps, Needs(_bytes_of(generation.generator.model.parameters())), device, 1)
+    return _measure(steps, Needs(_bytes_of(generation.generator.model.parameters())), 0, device, 1)
 
 
 def training_needs(trainer: Trainer, phases: Sequence[Phase]) -> Needs:
     """The memory that is known beforehand; without phases nothing is trained."""
-    model, state = trainer.training.model, trainer.training.optimizer.state
+    model = trainer.training.model
     gradients = _bytes_of(each for each in model.parameters() if each.requires_grad) if phases else 0
     teachers = [phase.teacher.model for phase in phases if isinstance(phase.teacher, LiveTeacher)]
     return Needs(
@@ -83,7 +80,6 @@ def training_needs(trainer: Trainer, phases: Sequence[Phase]) -> Needs:
         gradients=gradients,
         optimizer=2 * gradients,  # AdamW's two moments, in the format of the weights
         teacher=_bytes_of(teachers[0].parameters()) if teachers else 0,
-        optimizer_there=_bytes_of(each for held in state.values() for each in held.values() if torch.is_tensor(each)),
     )
 
 
@@ -91,26 +87,23 @@ def _bytes_of(tensors: Iterable[torch.Tensor]) -> int:
     return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
 
 
-def _measure(steps: Callable[[Any], Any], needs: Needs, device: torch.device, n_parts: int) -> tuple[Any, Memory]:
-    """What steps(bar) returns, and the memory that it took; None where memory ran out."""
+def _measure(
+    steps: Callable[[Any], Any], needs: Needs, to_come: int, device: torch.device, n_parts: int
+) -> tuple[Any, Memory]:
+    """What steps(bar) returns, None where memory ran out; and the memory that it took.
+
+    to_come: bytes that the first step adds and that stay; if there is no room for them, no step is tried.
+    """
     machine.reset_peak(device)
-    before, available, peak_before = machine.held(device), machine.within_reach(device), machine.peak(device)
-    result = peak = None
-    if before + needs.to_come <= available:
+    available, least = machine.within_reach(device), machine.held(device) + to_come
+    if least <= available:
         with progress_bar(n_parts, "dry run: time steps", "parts") as bar:
             try:
-                result = steps(bar)
-                peak = max(before, machine.peak(device))
+                return steps(bar), Memory(needs, machine.peak(device), available)
             except (RuntimeError, MemoryError) as error:
                 if not machine.is_out_of_memory(error):
                     raise
-    while_loading = device.type == "cpu" and peak is not None and peak <= max(before, peak_before)
-    return result, Memory(needs, before, peak, available, while_loading=while_loading)
-
-
-def _not_compiled(config: TrainingArguments) -> AbstractContextManager:
-    """Within: nothing is compiled, which would take minutes and write files."""
-    return torch.compiler.set_stance("force_eager") if config.compile else nullcontext()
+    return None, Memory(needs, least, available, ran_out=True)
 
 
 def _time_phase(trainer: Trainer, phase: Phase, split: TokenizedSplit, bar: Any) -> float:
@@ -159,7 +152,7 @@ def _time_typical(step: Callable[[int], None], sizes: Sequence[int], device: tor
     """
     step(int(np.argmax(sizes)))
     times: dict[int, float] = {}
-    for i in nearest_to_mean(sizes, MOST_STEPS):
+    for i in np.argsort(np.abs(np.asarray(sizes) - np.mean(sizes)), kind="stable")[:MOST_STEPS].tolist():
         times[i] = _seconds(partial(step, i), device)
         if sum(times.values()) > ENOUGH:
             break

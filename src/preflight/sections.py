@@ -1,43 +1,47 @@
-"""Sections that the reports of training and of generation share: output folder, model, data, smaller flags."""
+"""Lines of a dry run's report on the folder, model, data, memory and time, and how numbers are written there."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import timedelta
 
 import torch
+from tqdm import tqdm
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
-from src.config.errors import UserError
+from src.config.console import say
 from src.config.flags.shared import SharedArguments, TrainingArguments
 from src.devices import memory as machine
 from src.devices.processes import Accelerator
-from src.models.families import family_of, layer_counts
-from src.preflight.estimates import Memory, smaller_micro_batch
+from src.preflight.estimates import Memory
 from src.preflight.measure import ROWS
-from src.preflight.words import SplitSample, listed, span, table_of_splits
 from src.runs.description import UNFINISHED
 from src.runs.folder import RunFolder
 from src.tokens.tokenized import TokenizedDatasets
+from src.tokens.truncation import Lengths, percent
+
+HEADER = ("split", "rows", "sample", "inputs: mean", "longest", "cut", "targets: mean", "longest", "cut", "empty")
+
+
+def print_report(sections: Mapping[str, Sequence[str]]) -> None:
+    """Print headings at the left, their lines beside them."""
+    width = max(map(len, sections)) + 2
+    lines = (f"{'' if i else name:<{width}}{line}" for name, each in sections.items() for i, line in enumerate(each))
+    say("\n" + "\n".join(lines))
 
 
 def state_of_folder(run: RunFolder, if_unfinished: str) -> str:
     """Whether the run is new, continues, or replaces another one."""
     if run.status == UNFINISHED:
         return f"{run.path}: {if_unfinished}"
-    if run.former is not None or run.files():
-        return f"{run.path}: a new run; what an earlier one has left there is removed (--overwrite True)"
-    return f"{run.path}: a new run" + ("" if run.path.is_dir() else ", in a folder that will be made")
+    replaces = run.former is not None or run.files()
+    return f"{run.path}: a new run" + ("; --overwrite True removes the former one" if replaces else "")
 
 
 def describe_model(model: PreTrainedModel) -> str:
-    """Family, size, layers, vocabulary and number format."""
-    config = model.config
+    """Model type, size, vocabulary and number format."""
     n = sum(parameter.numel() for parameter in model.parameters()) / 1e6
-    try:
-        family, counts = family_of(config).name, layer_counts(config)
-        layers = " + ".join(str(count) for count in counts.values() if count)
-    except UserError:  # one whose layers nobody has described here
-        family, layers = config.model_type, str(getattr(config.get_text_config(), "num_hidden_layers", "unknown"))
-    vocabulary = f"vocabulary of {config.get_text_config().vocab_size:,}"
-    return f"{family}, {n:.2f} M parameters, {layers} layers, {vocabulary}, {str(model.dtype).removeprefix('torch.')}"
+    vocabulary = f"vocabulary of {model.config.get_text_config().vocab_size:,}"
+    return f"{model.config.model_type}, {n:.2f} M parameters, {vocabulary}, {str(model.dtype).removeprefix('torch.')}"
 
 
 def tokenizer_and_device(tokenizer: PreTrainedTokenizerBase, accelerator: Accelerator) -> list[str]:
@@ -45,34 +49,73 @@ def tokenizer_and_device(tokenizer: PreTrainedTokenizerBase, accelerator: Accele
     return [f"tokenizer of {len(tokenizer):,} tokens", f"on {machine.name_of(accelerator.device)}{passes}"]
 
 
-def data_lines(data: TokenizedDatasets, rotations: Sequence[tuple[str, ...]], config: SharedArguments) -> list[str]:
+def data_lines(data: TokenizedDatasets, rotations: Sequence[tuple[str, ...]]) -> list[str]:
     """A table of the first split of each rotation, and a line on the others."""
-    firsts = list(dict.fromkeys(first for first, *_ in rotations))
-    samples = [SplitSample(first, data.rows(first), data.glimpse(first, ROWS).cuts) for first in firsts]
-    lines = table_of_splits(samples)
+    table = [list(HEADER)]
+    for split in dict.fromkeys(first for first, *_ in rotations):
+        cuts = data.glimpse(split, ROWS).cuts
+        of_targets = [*_cells(cuts.targets), f"{cuts.n_empty:,}"] if cuts.targets else [""] * 4
+        table.append([split, f"{data.rows(split):,}", f"{cuts.inputs.n:,}", *_cells(cuts.inputs), *of_targets])
+    widths = [max(map(len, column)) for column in zip(*table, strict=True)]
+    lines = ["  ".join([f"{row[0]:<{widths[0]}}", *map(str.rjust, row[1:], widths[1:])]).rstrip() for row in table]
     for _, *others in rotations:
         if others:
-            rows = span([data.rows(split) for split in others])
-            lines.append(f"not looked at: {listed(others)}, {rows} rows{' each' if len(others) > 1 else ''}")
+            lines.append(f"not looked at: {plural(len(others), 'split')} of {span(list(map(data.rows, others)))} rows")
     unused = [split for split in data.datasets if not any(split in rotation for rotation in rotations)]
     lines += [f"not used: {', '.join(unused)}"] if unused else []
-    legend = f"lengths in tokens, before they are cut to --max_input_length {config.max_input_length}"
-    if any(each.cuts.targets for each in samples):
-        legend += f" and --max_labels_length {config.max_labels_length}"
-    empty = any(each.cuts.n_empty for each in samples)
-    return [*lines, legend, *(["empty: targets of which nothing but EOS is left"] if empty else [])]
+    return [*lines, "lengths in tokens, before truncation"]
 
 
-def smaller_flags(config: SharedArguments, memory: Memory, device: torch.device) -> list[str]:
-    """Flags that would take less memory."""
-    flags = []
-    if isinstance(config, TrainingArguments):
-        micro = smaller_micro_batch(config.batch_size, config.micro_batch_size)
-        flags += [f"--max_gpu_batch_size {micro}"] if micro else []
-    elif config.batch_size > 1:
-        flags.append(f"--batch_size {config.batch_size // 2}")
+def _cells(lengths: Lengths) -> list[str]:
+    return [f"{lengths.mean:.1f}", f"{lengths.longest:,}", percent(lengths.share)]
+
+
+def memory_lines(memory: Memory, config: SharedArguments, device: torch.device) -> list[str]:
+    """The memory at the peak, whether it fits, what to try if not, and the parts of it that are known."""
+    peak, available = size(memory.peak), size(memory.available)
+    if memory.fits:
+        first = f"about {peak} at the peak, of {available} that this run can have ({device})"
+    else:
+        more = "more than" if memory.ran_out else "about"
+        first = f"does not fit: {more} {peak} at the peak, and this run can have {available} ({device}); try "
+        first += ", ".join(_ways_to_take_less(memory, config, device))
+    known = asdict(memory.needs)
+    parts = {**known, "batches, program and data": max(0, memory.peak - sum(known.values()))}
+    return [first, " + ".join(f"{name} {size(value)}" for name, value in parts.items() if value)]
+
+
+def _ways_to_take_less(memory: Memory, config: SharedArguments, device: torch.device) -> list[str]:
+    batches = "--max_gpu_batch_size" if isinstance(config, TrainingArguments) else "--batch_size"
+    ways = [f"a smaller {batches}", "a smaller model"]
     if memory.needs.teacher and getattr(config, "teacher_dtype", "") == "fp32":
-        flags.append("--teacher_dtype bf16")
+        ways.append("--teacher_dtype bf16")
     if config.mixed_precision == "no" and device.type == "cuda":
-        flags.append("--mixed_precision bf16")
-    return [*flags, "a smaller model"]
+        ways.append("--mixed_precision bf16")
+    return ways
+
+
+def time_lines(parts: Sequence[tuple[int, str, float]]) -> list[str]:
+    """The total time in hours, minutes and seconds, and that of each part: (how many, of what, seconds of one)."""
+    total = sum(count * seconds for count, _, seconds in parts)
+    each = (f"{plural(count, one)} of {s:,.3f} s: {duration(count * s)}" for count, one, s in parts if count)
+    return [f"about {duration(total)}", *each]
+
+
+def duration(seconds: float) -> str:
+    """The time of a run: 3:20:00, or 2 days, 4:46:40."""
+    return str(timedelta(seconds=round(seconds)))
+
+
+def size(n_bytes: int) -> str:
+    """Bytes in decimal units: 340kB, 2.45MB, 17.0GB."""
+    return tqdm.format_sizeof(n_bytes, "B")
+
+
+def span(values: Sequence[int]) -> str:
+    """7,000, or 6,990 to 7,000."""
+    low, high = min(values), max(values)
+    return f"{low:,}" if low == high else f"{low:,} to {high:,}"
+
+
+def plural(n: int, one: str, many: str = "") -> str:
+    return f"{n:,} {one if n == 1 else many or one + 's'}"

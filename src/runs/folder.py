@@ -10,6 +10,7 @@ from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
+from src.config.console import say
 from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments
 from src.runs.description import (
@@ -54,17 +55,29 @@ class RunFolder:
     lock: FolderLock | None = None
     score_definitions: Mapping[str, str] = field(default_factory=dict)
 
+    @property
+    def is_dry(self) -> bool:
+        """Whether this is a dry run, which writes nothing."""
+        return bool(self.flags["dry_run"])
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Lock the folder against other runs for the block, and close the trackers at its end.
 
         Raises UserError if another run is at work, or has changed the folder since it was opened. A finished run in a
-        folder that cannot be written is only read, without a lock.
+        folder that cannot be written is only read, without a lock. A dry run only checks that the folder is free and
+        can be written, and changes nothing.
         """
         self.lock = FolderLock(self.path)
+        only_read = self.status == FINISHED and not os.access(self.path, os.W_OK)
         try:
-            if self.path.is_dir() and not (self.status == FINISHED and not os.access(self.path, os.W_OK)):
+            if self.is_dry and not only_read:
+                self.lock.check_free()
+                check_writable(self.path)
+            elif self.path.is_dir() and not only_read:
                 self._hold(self.lock)
+            if self.is_dry:
+                say(f"dry run of {self.flags['script']}: checks, loads and times a few steps; nothing is written")
             yield
         finally:
             for tracker in self.trackers:
@@ -79,16 +92,6 @@ class RunFolder:
                 f"{self.path}: another run changed this folder after this one started; run the command again"
             )
 
-    def check_free(self) -> None:
-        """Raise UserError if `held` or `begin` would: another run is at work, or the folder cannot be written.
-
-        Changes nothing on disk.
-        """
-        if self.status == FINISHED and not os.access(self.path, os.W_OK):
-            return
-        FolderLock(self.path).check_free()
-        check_writable(self.path)
-
     def files(self) -> list[Path]:
         """Files and folders of a run, which starting anew removes."""
         return [entry for pattern in RUN_FILES for entry in self.path.glob(pattern)]
@@ -99,7 +102,10 @@ class RunFolder:
         If the process is killed in between, nothing of the earlier run is taken for this one's.
         """
         if self.lock is not None and not self.lock.is_acquired:
-            self._make()
+            try:
+                self.path.mkdir(parents=True, exist_ok=True)
+            except OSError as error:
+                raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
             self._hold(self.lock)
         if anew:
             self._remove(RESUMABLE)
@@ -108,12 +114,6 @@ class RunFolder:
             self._remove(RUN_FILES)
         self._remove(UNFINISHED_FILES)
         self.trackers = open_trackers(self.path, self.flags)
-
-    def _make(self) -> None:
-        try:
-            self.path.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
 
     def finish(self, scores: Mapping[str, float]) -> None:
         """Write the final scores to run.json; from now on the same command prints them and does nothing else."""

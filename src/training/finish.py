@@ -28,7 +28,8 @@ def train(prepared: PreparedTraining) -> dict[str, float]:
 
 def tidy_and_show_scores(run: RunFolder, config: TrainingArguments) -> dict[str, float]:
     """Remove what only an unfinished run needs and print the scores of a finished one; returns them."""
-    _tidy(run, keep=config.keep_checkpoint_after_test)
+    if not run.is_dry:
+        _tidy(run, keep=config.keep_checkpoint_after_test)
     if run.scores:
         say("test: " + "  ".join(f"{name} {value:.2f}" for name, value in run.scores.items()))
     say(f"model: {run.path / MODEL_FOLDER}   scores: {run.path / 'eval_scores.csv'}")
