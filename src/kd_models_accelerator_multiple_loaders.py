@@ -6,18 +6,23 @@ from src.config.errors import UserError
 from src.config.experiments.schema import Experiment
 from src.config.flags.train import DistillArguments
 from src.data.schema import Datasets
-from src.decoding.checks import check_decoding
 from src.distillation.capture import check_comparable, keep_all_layers
 from src.distillation.teachers import LiveTeacher
-from src.models.checks_before_loading import check_lengths, check_model_files, check_same_tokenizer
-from src.models.compiled import check_can_compile, compile_layers
-from src.models.generation_config import apply_settings, fit_to_tokenizer
-from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
+from src.models.checks_before_loading import check_same_tokenizer
+from src.models.loading import is_encoder_decoder, load_config, load_tokenizer
 from src.preflight.report import report_training
 from src.runs.description import FINISHED
 from src.training.finish import tidy_and_show_scores, train
-from src.training.phase import check_schedule, distillation_phases, with_languages_of, with_prompt
-from src.training.setup import Student, check_data, load_student, open_training_run, prepare_training
+from src.training.phase import check_schedule, distillation_phases, with_teacher_settings
+from src.training.setup import (
+    Student,
+    check_data,
+    check_model,
+    load_checked,
+    load_student,
+    open_training_run,
+    prepare_training,
+)
 
 
 def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experiment) -> dict[str, float]:
@@ -27,9 +32,7 @@ def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experimen
     `config.output_dir` (docs/reliability.md); with --dry_run True only prints a report. Raises UserError for what is
     wrong with flags, data or the pairing of the models.
     """
-    config = with_prompt(config, config.teacher_name if experiment.needs_teacher else None)
-    if experiment.needs_teacher:
-        config = with_languages_of(config, config.teacher_name)
+    config = with_teacher_settings(config, config.teacher_name if experiment.needs_teacher else None)
     run = open_training_run(config, datasets, {"experiment_config_key": experiment.as_json()})
     with run.held():
         if run.status == FINISHED:
@@ -43,8 +46,8 @@ def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experimen
         if config.do_train:
             teacher = _load_teacher(config, student, experiment) if experiment.needs_teacher else None
             phases = distillation_phases(config, experiment, splits, teacher)
-        prepared = prepare_training(student, phases)
-        return report_training(prepared) if config.dry_run else train(prepared)
+        trainer = prepare_training(student, phases)
+        return report_training(trainer) if config.dry_run else train(trainer)
 
 
 def _check_experiment(config: DistillArguments, datasets: Datasets, experiment: Experiment) -> None:
@@ -64,11 +67,8 @@ def _check_experiment(config: DistillArguments, datasets: Datasets, experiment: 
 
 def _check_teacher(config: DistillArguments, experiment: Experiment) -> None:
     """Refuse a teacher whose files are unusable or that cannot teach this student."""
-    check_model_files(config.teacher_name, state_dict_path=config.teacher_state_dict_path)
-    check_lengths(config.teacher_name, config)
+    check_model(config, config.teacher_name, config.teacher_state_dict_path)
     student, teacher = load_config(config.student_name), load_config(config.teacher_name)
-    if config.compile:
-        check_can_compile(teacher)
     if is_encoder_decoder(student) != is_encoder_decoder(teacher):
         kinds = {True: "encoder-decoder", False: "decoder-only"}
         raise UserError(
@@ -81,12 +81,8 @@ def _check_teacher(config: DistillArguments, experiment: Experiment) -> None:
 
 def _load_teacher(config: DistillArguments, student: Student, experiment: Experiment) -> LiveTeacher:
     dtype = torch.bfloat16 if config.teacher_dtype == "bf16" else torch.float32
-    model = load_model(config.teacher_name, state_dict_path=config.teacher_state_dict_path, dtype=dtype)
-    fit_to_tokenizer(model, student.preprocessor.tokenizer)
-    apply_settings(model, config.teacher_name, config)
-    check_decoding(model, config.teacher_name, config)
+    weights, tokenizer = config.teacher_state_dict_path, student.preprocessor.tokenizer
+    model = load_checked(config, config.teacher_name, weights, tokenizer, dtype)
     if any(loss.compares_layers for loss in experiment.losses):
         keep_all_layers(model, "teacher")
-    if config.compile:
-        compile_layers(model)
     return LiveTeacher(model.to(student.accelerator.device), experiment.layers.of("teacher"))

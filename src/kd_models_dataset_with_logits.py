@@ -9,7 +9,7 @@ from src.distillation.teachers import StoredTeacher
 from src.preflight.report import report_training
 from src.runs.description import FINISHED
 from src.training.finish import tidy_and_show_scores, train
-from src.training.phase import check_schedule, distillation_phases, with_prompt
+from src.training.phase import check_schedule, distillation_phases, with_teacher_settings
 from src.training.setup import check_data, load_student, open_training_run, prepare_training
 
 
@@ -20,7 +20,7 @@ def train_kd(config: DistillStoredArguments, datasets: Datasets, experiment: Exp
     `config.output_dir` (docs/reliability.md); with --dry_run True only prints a report. Raises UserError for what is
     wrong with flags and data, and for an experiment that needs more than stored log-probabilities.
     """
-    config = with_prompt(config)
+    config = with_teacher_settings(config)
     run = open_training_run(config, datasets, {"experiment_config_key": experiment.as_json()})
     with run.held():
         if run.status == FINISHED:
@@ -32,8 +32,8 @@ def train_kd(config: DistillStoredArguments, datasets: Datasets, experiment: Exp
         name, weights = config.student_name, config.student_state_dict_path
         student = load_student(config, datasets, run, name, splits=splits, state_dict_path=weights)
         phases = distillation_phases(config, experiment, splits, StoredTeacher()) if config.do_train else []
-        prepared = prepare_training(student, phases)
-        return report_training(prepared) if config.dry_run else train(prepared)
+        trainer = prepare_training(student, phases)
+        return report_training(trainer) if config.dry_run else train(trainer)
 
 
 def _check_stored(config: DistillStoredArguments, datasets: Datasets, experiment: Experiment) -> None:

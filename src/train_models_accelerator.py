@@ -22,5 +22,5 @@ def train_model(config: FineTuneArguments, datasets: Datasets) -> dict[str, floa
         splits = check_data(config, datasets)
         student = load_student(config, datasets, run, config.model_name, splits=splits)
         phases = [Phase("fine-tune", splits, config.epochs)] if config.do_train else []
-        prepared = prepare_training(student, phases)
-        return report_training(prepared) if config.dry_run else train(prepared)
+        trainer = prepare_training(student, phases)
+        return report_training(trainer) if config.dry_run else train(trainer)

@@ -31,10 +31,8 @@ WRITERS = {
     "src/data/writers.py": {"OSFile", "new_file"},
     "src/decoding/ctranslate2_engine.py": {"TemporaryDirectory", "convert"},
     "src/models/folders.py": {"save_pretrained", "write_text"},
-    "src/runs/folder.py": {"mkdir", "rename", "rmtree", "unlink"},
-    "src/training/checkpoints.py": {
-        "copytree", "mkdir", "open", "rename", "replace", "rmtree", "save", "save_pretrained", "write_text",
-    },
+    "src/runs/folder.py": {"mkdir", "unlink"},
+    "src/training/checkpoints.py": {"mkdir", "open", "replace", "save"},
 }  # fmt: skip
 IMPORTS_ACCELERATE = "src/devices/processes.py"
 WRITING_CALLS = {

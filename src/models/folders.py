@@ -9,7 +9,7 @@ from src.config.parsing import shown
 from src.models.library_errors import quiet
 from src.models.names import parse_model_name
 from src.storage.atomic import atomic_folder
-from src.storage.json_files import read_json
+from src.storage.json_files import read_json, write_json
 from src.tokens.task_prompt import unescape_prompt
 
 if TYPE_CHECKING:
@@ -20,19 +20,29 @@ PROMPT_KEY = "task_prompt"
 
 
 def write_model_folder(
-    folder: str | Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", card: str
+    folder: str | Path,
+    model: "PreTrainedModel",
+    tokenizer: "PreTrainedTokenizerBase",
+    card: str,
+    task_prompt: str | None = None,
 ) -> Path:
-    """Write a portable model folder atomically: safetensors, config, generation config, tokenizer, README.md (`card`).
+    """Write a portable model folder atomically: as `save_model`, with README.md (`card`). Replaces an existing folder.
 
-    Replaces an existing folder.
+    task_prompt: the one that the model was trained with.
     """
-    folder = Path(folder)
-    with atomic_folder(folder) as building:
-        with quiet():
-            model.save_pretrained(building)
-        tokenizer.save_pretrained(building)
+    with atomic_folder(Path(folder)) as building:
+        save_model(building, model, tokenizer)
         (building / "README.md").write_text(card, encoding="utf-8")
-    return folder
+        if task_prompt is not None:
+            write_json(building / PROMPT_FILE, {PROMPT_KEY: task_prompt})
+    return Path(folder)
+
+
+def save_model(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+    """Fill a folder with safetensors, config, generation config and tokenizer."""
+    with quiet():
+        model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
 
 
 def trained_prompt(model_name: str) -> str | None:

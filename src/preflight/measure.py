@@ -44,7 +44,7 @@ def time_training(
     to_come = needs.gradients + (0 if trainer.training.optimizer.state else needs.optimizer)  # loaded, if resumed
     # Compiling would take minutes and write files.
     with torch.compiler.set_stance("force_eager") if trainer.config.compile else nullcontext():
-        return _measure(steps, needs, to_come, trainer.device, n_parts)
+        return _measure(steps, needs, to_come, trainer.accelerator.device, n_parts)
 
 
 def time_generation(generation: DurableGeneration, data: TokenizedDatasets) -> tuple[float | None, Memory]:
@@ -125,7 +125,7 @@ def _time_update(trainer: Trainer, phase: Phase, split: TokenizedSplit) -> float
     order = epoch_order(len(split), seed=trainer.config.seed, epoch=trainer.state.epoch)
     updates = list(chunks(order, trainer.config.batch_size))
     sizes = [_padded_tokens(split.lengths, rows) for rows in updates]
-    times = _time_typical(lambda i: trainer.try_update(phase, split, updates[i]), sizes, trainer.device)
+    times = _time_typical(lambda i: trainer.try_update(phase, split, updates[i]), sizes, trainer.accelerator.device)
     return sum(times.values()) / len(times)
 
 
@@ -140,7 +140,7 @@ def _time_evaluation(trainer: Trainer, split: TokenizedSplit, bar: Any) -> float
         deque(evaluator.token_losses(model, split, batches[i]), maxlen=0)
 
     model.eval()
-    times = _time_typical(evaluate, sizes, trainer.device)
+    times = _time_typical(evaluate, sizes, trainer.accelerator.device)
     bar.update()
     return sum(times.values()) / sum(len(batches[i]) for i in times)
 

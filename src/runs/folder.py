@@ -1,8 +1,6 @@
 """A run's output folder: which run it holds, who may write in it, and what is removed from it."""
 
 import os
-import secrets
-import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -27,7 +25,7 @@ from src.runs.description import (
 )
 from src.runs.records import LOSSES, PREDICTION_LINES, PREDICTIONS, SCORES
 from src.runs.trackers import Row, Tracker, open_trackers
-from src.storage.atomic import check_output_folder, check_writable
+from src.storage.atomic import check_output_folder, check_writable, remove_folder
 from src.storage.locks import FolderLock
 
 PARTIAL = "generated_datasets.partial.jsonl"  # what gen_main.py or simulate_api_main.py has generated so far
@@ -128,8 +126,7 @@ class RunFolder:
         for pattern in patterns:
             for entry in list(self.path.glob(pattern)):
                 if entry.is_dir():
-                    former = entry.rename(entry.with_name(f".{entry.name.strip('.')}.{secrets.token_hex(4)}.former"))
-                    shutil.rmtree(former)
+                    remove_folder(entry)
                 else:
                     entry.unlink()
 

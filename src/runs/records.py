@@ -35,45 +35,32 @@ def write_predictions(folder: Path, references: Mapping[str, Sequence[Target]]) 
 
 def check_records(folder: Path, n_evaluations: int, n_losses: int) -> None:
     """Raise UserError if rows that a saved state counts are missing. Writes nothing."""
-    _check_count(folder / SCORES, _count_lines(folder / SCORES), _with_header(n_evaluations))
-    _check_count(folder / LOSSES, _count_lines(folder / LOSSES), _with_header(n_losses))
-    lines = folder / PREDICTION_LINES
-    _check_count(lines, len(read_json_lines(lines, repair=False)), n_evaluations)
+    for path, expected in _counted_lines(folder, n_evaluations, n_losses).items():
+        found = 0
+        if path.name == PREDICTION_LINES:
+            found = len(read_json_lines(path, repair=False))
+        elif path.is_file():
+            with path.open("rb") as lines:
+                found = sum(line.endswith(b"\n") for line in lines)
+        if found < expected:
+            raise UserError(
+                f"{path}: {found} complete lines are left of the {expected} that were there when the run's state was "
+                "saved; put the file back, or start anew with --overwrite True"
+            )
 
 
 def truncate_records(folder: Path, n_evaluations: int, n_losses: int) -> None:
-    """Drop rows written after the state that a run continues from: they will come again. Raises as `check_records`."""
-    check_records(folder, n_evaluations, n_losses)
-    _keep_lines(folder / SCORES, _with_header(n_evaluations))
-    _keep_lines(folder / LOSSES, _with_header(n_losses))
-    _keep_lines(folder / PREDICTION_LINES, n_evaluations)
+    """Drop rows written after the state that a run continues from: they will come again."""
+    for path, count in _counted_lines(folder, n_evaluations, n_losses).items():
+        if path.is_file():
+            with path.open(encoding="utf-8", newline="\n") as lines, atomic_write(path) as file:
+                file.writelines(islice(lines, count))
 
 
-def _with_header(n_rows: int) -> int:
-    """Lines of a CSV file; its header is written with its first row."""
-    return n_rows + 1 if n_rows else 0
-
-
-def _count_lines(path: Path) -> int:
-    """Complete lines of a file, 0 if it is missing."""
-    if not path.is_file():
-        return 0
-    with path.open("rb") as lines:
-        return sum(line.endswith(b"\n") for line in lines)
-
-
-def _check_count(path: Path, found: int, expected: int) -> None:
-    if found < expected:
-        raise UserError(
-            f"{path}: {found} complete lines are left of the {expected} that were there when the run's state was "
-            "saved; put the file back, or start anew with --overwrite True"
-        )
-
-
-def _keep_lines(path: Path, count: int) -> None:
-    if path.is_file():
-        with path.open(encoding="utf-8", newline="\n") as lines, atomic_write(path) as file:
-            file.writelines(islice(lines, count))
+def _counted_lines(folder: Path, n_evaluations: int, n_losses: int) -> dict[Path, int]:
+    """The lines of each file; the header of a CSV file is written with its first row."""
+    counts = {SCORES: n_evaluations + bool(n_evaluations), LOSSES: n_losses + bool(n_losses)}
+    return {folder / name: count for name, count in {**counts, PREDICTION_LINES: n_evaluations}.items()}
 
 
 # ------------------------------------------------------------------------------------------------------------- reading

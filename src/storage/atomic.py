@@ -156,6 +156,11 @@ def atomic_folder(path: Path) -> Iterator[Path]:
     _sync_folder(path.parent)
 
 
+def remove_folder(folder: Path) -> None:
+    """Remove a folder. It is renamed first: a kill leaves no half of it under its name."""
+    shutil.rmtree(folder.rename(folder.with_name(f".{folder.name.strip('.')}.{secrets.token_hex(4)}.former")))
+
+
 def append_bytes(path: Path, data: bytes) -> None:
     """Append to a file and sync it: the data are on disk when this returns."""
     with WritingTo(path), path.open("ab") as file:

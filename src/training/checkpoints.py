@@ -1,7 +1,5 @@
 """Save and load checkpoints: model folders with the optimizer and the run's position, written atomically."""
 
-import secrets
-import shutil
 import zlib
 from collections.abc import Collection
 from pathlib import Path
@@ -11,27 +9,25 @@ from zipfile import ZipFile
 import torch
 from msgspec import to_builtins
 from torch import nn
-from torch.optim import Optimizer
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.errors import UserError
-from src.models.folders import PROMPT_FILE, PROMPT_KEY
+from src.models.folders import save_model
 from src.models.forward import unwrapped
-from src.models.library_errors import in_one_line, quiet
+from src.models.library_errors import in_one_line
 from src.models.loading import load_saved
 from src.models.weights import read_tensors
-from src.storage.atomic import WritingTo, atomic_folder
-from src.storage.json_files import read_json, write_json
+from src.storage.atomic import WritingTo, atomic_folder, remove_folder
+from src.storage.json_files import write_json
 from src.training.state import STATE, RunState, TrainingState, read_state
 
-OPTIMIZER, CARD = "optimizer.pt", "README.md"
+OPTIMIZER = "optimizer.pt"
 LAST = "__last"  # ends the name of the last checkpoint of the first phase
 
 
 def save_checkpoint(folder: Path, training: TrainingState, state: RunState) -> None:
     """Write a checkpoint: a model folder that `from_pretrained` opens, with optimizer.pt and run_state.json."""
     with atomic_folder(folder) as temporary:
-        save_model(temporary, training.model, training.tokenizer)
+        save_model(temporary, unwrapped(training.model), training.tokenizer)
         saved = {"optimizer": training.optimizer.state_dict()}
         if training.scaler is not None:
             saved["scaler"] = training.scaler.state_dict()
@@ -67,7 +63,6 @@ def load_checkpoint(folder: Path, training: TrainingState) -> RunState:
         _check_archive(folder / OPTIMIZER)
         saved = read_tensors(folder / OPTIMIZER)
         training.optimizer.load_state_dict(saved["optimizer"])
-        _check_moments(training.optimizer)
         if training.scaler is not None and "scaler" in saved:
             training.scaler.load_state_dict(saved["scaler"])
     training.scheduler.load_state_dict({**training.scheduler.state_dict(), **state.scheduler})
@@ -82,37 +77,9 @@ def _check_archive(file: Path) -> None:
         raise ValueError(f"its part {damaged} is damaged, by its own checksum")
 
 
-def _check_moments(optimizer: Optimizer) -> None:
-    """Raise ValueError for moments of another shape than their parameter: torch would only fail in the next update."""
-    for group in optimizer.param_groups:
-        for parameter in group["params"]:
-            for name, moment in optimizer.state.get(parameter, {}).items():
-                if name != "step" and (not isinstance(moment, torch.Tensor) or moment.shape != parameter.shape):
-                    raise ValueError(f"its {name} is not of the shape of a parameter")
-
-
 def is_resumable(folder: Path) -> bool:
     """Whether a folder is a checkpoint with optimizer and position, rather than only a model."""
     return (folder / STATE).is_file() and (folder / OPTIMIZER).is_file()
-
-
-def save_model(folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str | None = None) -> None:
-    """Write a portable model folder: safetensors, config, generation config, tokenizer and model card."""
-    core: PreTrainedModel = unwrapped(model)
-    with quiet():
-        core.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    if card is not None:
-        (folder / CARD).write_text(card, encoding="utf-8")
-
-
-def save_portable(
-    folder: Path, model: nn.Module, tokenizer: PreTrainedTokenizerBase, card: str, task_prompt: str
-) -> None:
-    """As `save_model`, atomically and with the prompt that the model was trained with."""
-    with atomic_folder(folder) as temporary:
-        save_model(temporary, model, tokenizer, card)
-        write_json(temporary / PROMPT_FILE, {PROMPT_KEY: task_prompt})
 
 
 def load_weights(model: nn.Module, folder: Path) -> None:
@@ -128,34 +95,6 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     core.load_state_dict(load_saved(folder, core.config).state_dict())
 
 
-def find_best(folder: Path, state: RunState) -> Path | None:
-    """The best checkpoint that the state of the checkpoint `folder` names: the folder itself or one beside it.
-
-    None if it is not there.
-    """
-    assert state.best is not None
-    if (state.best.epoch, state.best.step) == (state.epoch, state.steps_done - 1):
-        return folder  # the weights were judged best and saved at once
-    beside = (folder.parent / state.best.folder, folder.parent.parent / state.best.folder)
-    return next(filter(is_resumable, beside), None)
-
-
-def copy(source: Path, target: Path) -> None:
-    """Copy a checkpoint into another run; its counts of rows become 0, as the rows are not copied."""
-    with atomic_folder(target) as temporary:
-        shutil.copytree(source, temporary, dirs_exist_ok=True)
-        values = read_json(temporary / STATE)
-        values["run"] |= {"n_rows": 0, "n_losses": 0}
-        write_json(temporary / STATE, values, indent=1)
-
-
-def remove(folder: Path) -> None:
-    """Remove a folder. It is renamed first: a kill leaves no half of it under its name."""
-    former = folder.with_name(f".{folder.name}.{secrets.token_hex(4)}.former")
-    folder.rename(former)
-    shutil.rmtree(former)
-
-
 def checkpoint_folders(output_dir: Path) -> list[Path]:
     """The best and last checkpoints of a run, in the order of their names."""
     return sorted(entry for entry in output_dir.glob("epoch*__step*") if entry.is_dir())
@@ -165,7 +104,7 @@ def remove_others(output_dir: Path, keep: Collection[str]) -> None:
     """Remove former best checkpoints: all but the names in `keep` and the last one of the first phase."""
     for folder in checkpoint_folders(output_dir):
         if folder.name not in keep and not folder.name.endswith(LAST):
-            remove(folder)
+            remove_folder(folder)
 
 
 def reduce_to_state_dict(folder: Path) -> Path:
@@ -179,7 +118,7 @@ def reduce_to_state_dict(folder: Path) -> Path:
     with WritingTo(path):
         _save_tensors(values, temporary)
         temporary.replace(path)
-    remove(folder)
+    remove_folder(folder)
     return path
 
 
@@ -202,8 +141,8 @@ class StateFolder:
             save_checkpoint(folder, training, state)
         for entry in self.root.iterdir():
             if entry != folder:
-                remove(entry)
+                remove_folder(entry)
 
     def clear(self) -> None:
         if self.root.is_dir():
-            remove(self.root)
+            remove_folder(self.root)

@@ -5,12 +5,12 @@ A stage builds phases and hands them to `Trainer.fit`. A step is one micro-batch
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from src.config.console import progress_bar, say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST
@@ -25,6 +25,7 @@ from src.evaluation.evaluate import Evaluation, Evaluator
 from src.evaluation.metrics import LIKELIHOOD_SCORES
 from src.runs.folder import RunFolder
 from src.runs.records import check_records, truncate_records
+from src.storage.atomic import remove_folder
 from src.tokens.order import epoch_order
 from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
 from src.training import checkpoints, rhythm
@@ -35,55 +36,51 @@ from src.training.state import Best, RunState, TrainingState
 from src.training.update import Updater
 
 
+@dataclass
 class Trainer:
     """Trains one student through its phases; leaves the best and last checkpoint, scores, losses and predictions.
 
-    Random numbers depend on (seed, epoch, step): a resumed run ends like an uninterrupted one.
+    nominal_updates: the number of updates over which the learning rate falls to 0. warmup: the number over which it
+    rises first. Random numbers depend on (seed, epoch, step): a resumed run ends like an uninterrupted one.
     """
 
-    def __init__(
-        self,
-        config: TrainingArguments,
-        accelerator: Accelerator,
-        training: TrainingState,
-        data: TokenizedDatasets,
-        evaluator: Evaluator,
-        run: RunFolder,
-        stop: StopRequests,
-    ) -> None:
-        self.config = config
-        self.accelerator = accelerator
-        self.training = training
-        self.data = data
-        self.evaluator = evaluator
-        self.run = run
-        self.stop = stop
-        self.updater = Updater(config, accelerator, training, evaluator.preprocessor, self._last_good_checkpoint)
-        self.log = TrainingLog(config, training, data, evaluator, run)
-        self.terms: tuple[str, ...] = ()
-        self.resumed: Path | None = None
-        self.states = StateFolder(run.path)
+    config: TrainingArguments
+    accelerator: Accelerator
+    training: TrainingState
+    data: TokenizedDatasets
+    evaluator: Evaluator
+    run: RunFolder
+    stop: StopRequests
+    phases: Sequence[Phase]
+    nominal_updates: int
+    warmup: int
+    resumed: Path | None = None
+
+    def __post_init__(self) -> None:
+        preprocessor = self.evaluator.preprocessor
+        self.updater = Updater(self.config, self.accelerator, self.training, preprocessor, self._last_good_checkpoint)
+        self.log = TrainingLog(self.config, self.training, self.data, self.evaluator, self.run)
+        self.states = StateFolder(self.run.path)
         self.state_saved_at = time.monotonic()
+        entries = [entry for phase in self.phases for entry in phase.losses]
+        kind = preprocessor.is_encoder_decoder
+        self.terms = tuple(dict.fromkeys(t for entry in entries for t in term_names(entry, is_encoder_decoder=kind)))
 
     @property
     def state(self) -> RunState:
         return self.updater.state
 
-    @property
-    def device(self) -> torch.device:
-        return self.accelerator.device
-
     # -------------------------------------------------------------------------------------------------------- begin
 
-    def resume(self, folder: Path, phases: Sequence[Phase]) -> None:
+    def resume(self, folder: Path) -> None:
         """Load a checkpoint's weights, optimizer, scheduler and position. Writes nothing.
 
         A checkpoint of another run (of the same model) is continued too, without that run's rows and predictions.
-        Raises UserError if the position does not exist in `phases`, or files that the checkpoint needs are missing.
+        Raises UserError if the position does not exist in this run, or files that the checkpoint needs are missing.
         """
         self.updater.state, self.resumed = checkpoints.load_checkpoint(folder, self.training), folder
         state = self.state
-        if not self._has_position(phases):
+        if not self._has_position():
             raise UserError(
                 f"{folder}: this checkpoint is at epoch {state.epoch}, step {state.steps_done} of phase {state.phase}, "
                 f"a position this run never reaches. To use only its weights, pass {folder / 'model.safetensors'}"
@@ -103,45 +100,35 @@ class Trainer:
         if folder is None:
             return
         say(f"continuing from {folder}: epoch {state.epoch}, step {state.steps_done}")
-        if not is_same_run:
-            self._adopt_best(folder)
+        if state.best is not None and not is_same_run:
+            if (state.best.epoch, state.best.step) == (state.epoch, state.steps_done - 1):  # these weights
+                checkpoints.save_checkpoint(self.run.path / state.best.folder, self.training, state)
+            else:
+                say(f"{folder}: is not the best checkpoint of its run; the best is chosen anew")
+                state.best = None
         self._save_state()  # first: if killed now, the run must not find a newer state whose rows are gone
         truncate_records(self.run.path, state.n_rows, state.n_losses)
         checkpoints.remove_others(self.run.path, keep=() if state.best is None else (state.best.folder,))
 
-    def _has_position(self, phases: Sequence[Phase]) -> bool:
-        state = self.state
+    def _has_position(self) -> bool:
+        state, phases = self.state, self.phases
         if state.phase >= len(phases) or state.stage.index >= len(phases[state.phase].losses):
             return False
         split = rhythm.rotated(phases[state.phase].splits, state.epoch - state.phase_start)
         return state.steps_done <= rhythm.steps_in_epoch(self.data.rows(split), self.config.micro_batch_size)
 
-    def _adopt_best(self, folder: Path) -> None:
-        """Copy the best checkpoint of the run that `folder` is from; if it is missing, begin without a best one."""
-        best = self.state.best
-        if best is None:
-            return
-        source = checkpoints.find_best(folder, self.state)
-        if source is None:
-            say(f"{folder}: its best checkpoint, {best.folder}, is not beside it; the best is chosen anew")
-            self.state.best = None
-        else:
-            checkpoints.copy(source, self.run.path / best.folder)
-
     # ------------------------------------------------------------------------------------------------------- phases
 
-    def fit(self, phases: Sequence[Phase]) -> None:
+    def fit(self) -> None:
         """Train from the run's position to the end of the last phase, then load the best weights."""
-        kind = self.evaluator.preprocessor.is_encoder_decoder
-        entries = [entry for phase in phases for entry in phase.losses]
-        self.terms = tuple(dict.fromkeys(t for entry in entries for t in term_names(entry, is_encoder_decoder=kind)))
         try:
-            for index in range(self.state.phase, len(phases)):
-                self._run_phase(phases[index])
+            for index in range(self.state.phase, len(self.phases)):
+                self._run_phase(self.phases[index])
                 if index == 0:
-                    self._save_last()
-                if index + 1 < len(phases):
-                    self._enter_phase(index + 1, phases[index + 1])
+                    last = self.run.path / (self.state.last + LAST)
+                    checkpoints.save_checkpoint(last, self.training, self.state)
+                if index + 1 < len(self.phases):
+                    self._enter_phase(index + 1, self.phases[index + 1])
         except Interrupted:
             self._save_state()
             say(f"stopped at epoch {self.state.epoch}, step {self.state.steps_done}; the same command continues there")
@@ -165,8 +152,9 @@ class Trainer:
         done = sum(lengths[: state.epoch - state.phase_start]) + state.steps_done
         with progress_bar(sum(lengths), phase.name, "steps", initial=done) as bar:
             while state.epoch < state.phase_start + phase.epochs:
-                if self._is_out_of_patience():
-                    say(f"{phase.name}: no better score in {self.config.n_patience_epochs} epochs, stopping")
+                patience = self.config.n_patience_epochs
+                if DEV in self.data and rhythm.out_of_patience(state.epoch - 1, state.best_epoch, patience):
+                    say(f"{phase.name}: no better score in {patience} epochs, stopping")
                     break
                 bar.set_description(f"{phase.name}, epoch {state.epoch}", refresh=False)
                 split = self._split(rhythm.rotated(phase.splits, state.epoch - state.phase_start))
@@ -184,10 +172,6 @@ class Trainer:
             state.scales = {}
             say(f"{phase.name}: learning '{phase.losses[stage.index].name}' from here on")
         state.stage = stage
-
-    def _is_out_of_patience(self) -> bool:
-        patience = self.config.n_patience_epochs
-        return DEV in self.data and rhythm.out_of_patience(self.state.epoch - 1, self.state.best_epoch, patience)
 
     # ------------------------------------------------------------------------------------------------------- epochs
 
@@ -210,7 +194,8 @@ class Trainer:
             n_done = rhythm.steps_in_epoch(len(rows), micro)
             state.steps_done += n_done
             bar.update(n_done)
-            self._save_state_in_time()
+            if time.monotonic() - self.state_saved_at > 60 * self.config.save_state_every_n_minutes:
+                self._save_state()
 
     def try_update(self, phase: Phase, split: TokenizedSplit, rows: np.ndarray) -> None:
         """Make one update with the phase's first loss, to measure its time and memory.
@@ -247,7 +232,7 @@ class Trainer:
             self._judge(results[DEV].scores, phase)
         self._save_state()
         if former is not None and former is not state.best:
-            checkpoints.remove(self.run.path / former.folder)
+            remove_folder(self.run.path / former.folder)
 
     def evaluate(self, split: str, *, final: bool = False) -> Evaluation:
         """Evaluate the student with its current weights. NLL of dev is measured on the split dev_ppl, if it exists."""
@@ -282,14 +267,10 @@ class Trainer:
     def _judge(self, scores: Mapping[str, float], phase: Phase) -> None:
         """Use scores on dev: choose the loss to learn next, and save a checkpoint if they are the best so far."""
         state, score, nll = self.state, scores[self.config.metric_for_best_model], scores["nll"]
+        best_score, best_nll = (None, None) if state.best is None else (state.best.score, state.best.nll)
         state.last += f"__score{score:.3f}".replace(".", "_")
-        better = rhythm.is_better(
-            score,
-            None if state.best is None else state.best.score,
-            higher_is_better=self.config.higher_is_better,
-            nll=nll,
-            best_nll=None if state.best is None else state.best.nll,
-        )
+        direction = self.config.higher_is_better
+        better = rhythm.is_better(score, best_score, higher_is_better=direction, nll=nll, best_nll=best_nll)
         n_losses, seed = len(phase.losses), self.config.seed
         stage = position_after_evaluation(state.stage, phase.schedule, n_losses, is_better=better, seed=seed)
         self._set_stage(stage, phase)
@@ -297,15 +278,6 @@ class Trainer:
             state.best_epoch = state.epoch
             state.best = Best(score, state.epoch, state.steps_done - 1, state.last, nll if isfinite(nll) else None)
             checkpoints.save_checkpoint(self.run.path / state.best.folder, self.training, state)
-
-    # -------------------------------------------------------------------------------------------------- checkpoints
-
-    def _save_last(self) -> None:
-        checkpoints.save_checkpoint(self.run.path / (self.state.last + LAST), self.training, self.state)
-
-    def _save_state_in_time(self) -> None:
-        if time.monotonic() - self.state_saved_at > 60 * self.config.save_state_every_n_minutes:
-            self._save_state()
 
     def _save_state(self) -> None:
         self.updater.metrics.add_to(self.state.losses)

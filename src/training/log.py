@@ -1,6 +1,7 @@
 """Log a training run: rows of losses and scores, predictions, what is printed, and warnings about its health."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from src.config.console import say
 from src.config.constants import DEV, TARGET, TEXT
@@ -17,22 +18,15 @@ from src.training.update import UPDATES
 FINAL = -1  # epoch and step of the final test of the best checkpoint
 
 
+@dataclass
 class TrainingLog:
     """Writes rows to the run's trackers, counts them in its state, and says what looks wrong."""
 
-    def __init__(
-        self,
-        config: TrainingArguments,
-        training: TrainingState,
-        data: TokenizedDatasets,
-        evaluator: Evaluator,
-        run: RunFolder,
-    ) -> None:
-        self.config = config
-        self.training = training
-        self.data = data
-        self.evaluator = evaluator
-        self.run = run
+    config: TrainingArguments
+    training: TrainingState
+    data: TokenizedDatasets
+    evaluator: Evaluator
+    run: RunFolder
 
     def losses(self, state: RunState, learned: str, terms: Sequence[str]) -> None:
         """Write a row of training losses, means over the updates since the last row, and begin new sums.

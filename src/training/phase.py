@@ -55,23 +55,21 @@ def read_experiment(config: DistillStoredArguments) -> Experiment:
     )
 
 
-def with_prompt(config: Distillation, teacher_name: str | None = None) -> Distillation:
-    """The arguments with a prompt: the flag's, else the one saved in the teacher's folder, else the published default.
+def with_teacher_settings(config: Distillation, teacher_name: str | None = None) -> Distillation:
+    """The arguments with prompt and languages: the flags', else those saved in the teacher's folder.
 
-    Prints a prompt that comes from the teacher's folder, and warns if the flag contradicts it.
+    Without either, the prompt is the published default. Prints a prompt that comes from the teacher's folder, and warns
+    if the flag contradicts it. teacher_name: None if there is no model of the teacher.
     """
     known = None if teacher_name is None else trained_prompt(teacher_name)
     if config.task_prompt is None:
         if known is not None:
             say(f"--task_prompt {shown(known)}: as --teacher_name {teacher_name} was trained")
-        return replace(config, task_prompt=DISTILL_PROMPT if known is None else known)
-    if teacher_name is not None:
+        config = replace(config, task_prompt=DISTILL_PROMPT if known is None else known)
+    elif teacher_name is not None:
         warn_if_prompt_differs(config.task_prompt, teacher_name, "teacher_name")
-    return config
-
-
-def with_languages_of(config: Distillation, teacher_name: str) -> Distillation:
-    """The arguments with the languages saved in the teacher's folder, if the flags give none."""
+    if teacher_name is None:
+        return config
     source, target = saved_languages(tokenizer_settings(teacher_name))
     return replace(
         config, source_language=config.source_language or source, target_language=config.target_language or target

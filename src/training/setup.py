@@ -10,8 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
-from transformers import PreTrainedModel, get_linear_schedule_with_warmup
+from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
 
 from src.config.console import say
 from src.config.constants import DEV, FT, TARGET, TEST
@@ -52,7 +51,6 @@ class Student:
 
     config: TrainingArguments
     run: RunFolder
-    name: str
     model: PreTrainedModel
     accelerator: Accelerator
     preprocessor: Preprocessor
@@ -60,21 +58,6 @@ class Student:
     metrics: tuple[str, ...]
     splits: tuple[str, ...]
     resumed: Path | None
-
-
-@dataclass(frozen=True)
-class PreparedTraining:
-    """A run that is ready to train; nothing is written yet.
-
-    model_name: the student's. updates: the number of updates over which the learning rate falls to 0. warmup: the
-    number over which it rises first.
-    """
-
-    trainer: Trainer
-    phases: Sequence[Phase]
-    model_name: str
-    updates: int
-    warmup: int
 
 
 def open_training_run(
@@ -100,6 +83,34 @@ def check_data(config: TrainingArguments, datasets: Datasets) -> tuple[str, ...]
     return tuple(training_splits(datasets))
 
 
+def check_model(config: TrainingArguments, name: str, state_dict_path: str | Path | None) -> None:
+    """Refuse unusable files of a model, and flags that it cannot serve, before its weights are read."""
+    if config.compile:
+        check_can_compile(load_config(name))
+    check_model_files(name, state_dict_path=state_dict_path)
+    check_lengths(name, config)
+
+
+def load_checked(
+    config: TrainingArguments,
+    name: str,
+    state_dict_path: str | Path | None,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype = torch.float32,
+) -> PreTrainedModel:
+    """Load a model with the generation settings of the flags, and compile it if they say so.
+
+    Raises UserError for weights that do not fit and for a model that cannot generate as the flags want.
+    """
+    model = load_model(name, state_dict_path=state_dict_path, dtype=dtype)
+    fit_to_tokenizer(model, tokenizer)
+    apply_settings(model, name, config)
+    check_decoding(model, name, config)
+    if config.compile:
+        compile_layers(model)
+    return model
+
+
 def load_student(
     config: TrainingArguments,
     datasets: Datasets,
@@ -114,54 +125,53 @@ def load_student(
     Its weights are those of the checkpoint to continue from, of --checkpoint_path, of `state_dict_path` or its own, in
     this order. Raises UserError for what is wrong, before weights are read where possible.
     """
-    if config.compile:
-        check_can_compile(load_config(name))
-    metrics = _define_scores(config, datasets, run)
+    metrics = resolve_metrics(config.metrics, config.metric_for_best_model)
+    targets = [target for split in (DEV, TEST) if split in datasets for target in datasets[split][TARGET]]
+    run.score_definitions = score_definitions(metrics, config.metric_options, count_references(targets))
     resumed = _resumable_folder(config, run)
     weights = resumed or config.checkpoint_path or state_dict_path
-    check_model_files(name, state_dict_path=weights)
-    check_lengths(name, config)
+    check_model(config, name, weights)
     accelerator = make_accelerator(config)
     preprocessor = _load_preprocessor(config, datasets, name)
     data = TokenizedDatasets(_one_row_per_reference(config, datasets), preprocessor)
     data.check_stored(splits, config.dataset_path)
-    model = load_model(name, state_dict_path=weights)
-    fit_to_tokenizer(model, preprocessor.tokenizer)
-    apply_settings(model, name, config)
-    check_decoding(model, name, config)
-    if config.compile:
-        compile_layers(model)
-    return Student(config, run, name, model, accelerator, preprocessor, data, metrics, splits, resumed)
+    model = load_checked(config, name, weights, preprocessor.tokenizer)
+    return Student(config, run, model, accelerator, preprocessor, data, metrics, splits, resumed)
 
 
-def prepare_training(student: Student, phases: Sequence[Phase]) -> PreparedTraining:
+def prepare_training(student: Student, phases: Sequence[Phase]) -> Trainer:
     """Build the optimizer, the schedule of the learning rate and the trainer; take up a checkpoint's position.
 
     Raises UserError for a checkpoint that does not fit the model or the phases.
     """
-    config, accelerator = student.config, student.accelerator
+    config, accelerator, preprocessor = student.config, student.accelerator, student.preprocessor
     if any(entry.compares_layers for phase in phases for entry in phase.losses):
         keep_all_layers(student.model, "student")
     stop = StopRequests()
-    evaluator = _make_evaluator(student, stop)
+    decoding = decoding_of(
+        "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
+    )
+    batch_size, options = config.micro_batch_size, config.metric_options
+    evaluator = Evaluator(preprocessor, decoding, student.metrics, batch_size, accelerator.device, stop.check, options)
     updates = _nominal_updates(config, student.data, student.splits, phases)
     warmup = rhythm.warmup_updates(updates, from_checkpoint=_starts_from_weights(student.run))
     model = accelerator.prepare(student.model)
-    optimizer = accelerator.prepare(_make_optimizer(config, model, fused=accelerator.scaler is None))
+    adamw = torch.optim.AdamW(
+        model.parameters(),
+        lr=config.learning_rate,
+        eps=config.optimizer_eps,
+        weight_decay=config.weight_decay,
+        fused=accelerator.scaler is None,  # the fused kernel would skip an overflown fp16 update without reporting it
+    )
+    optimizer = accelerator.prepare(adamw)
     scheduler = get_linear_schedule_with_warmup(optimizer, warmup, updates)
-    training = TrainingState(model, student.preprocessor.tokenizer, optimizer, scheduler, accelerator.scaler)
-    trainer = Trainer(config, accelerator, training, student.data, evaluator, student.run, stop)
+    training = TrainingState(model, preprocessor.tokenizer, optimizer, scheduler, accelerator.scaler)
+    trainer = Trainer(
+        config, accelerator, training, student.data, evaluator, student.run, stop, phases, updates, warmup
+    )
     if student.resumed is not None:
-        trainer.resume(student.resumed, phases)
-    return PreparedTraining(trainer, phases, student.name, updates, warmup)
-
-
-def _define_scores(config: TrainingArguments, datasets: Datasets, run: RunFolder) -> tuple[str, ...]:
-    """The metrics of the flags; notes in the run how each of their scores is defined."""
-    metrics = resolve_metrics(config.metrics, config.metric_for_best_model)
-    targets = [target for split in (DEV, TEST) if split in datasets for target in datasets[split][TARGET]]
-    run.score_definitions = score_definitions(metrics, config.metric_options, count_references(targets))
-    return metrics
+        trainer.resume(student.resumed)
+    return trainer
 
 
 def _load_preprocessor(config: TrainingArguments, datasets: Datasets, name: str) -> Preprocessor:
@@ -171,22 +181,6 @@ def _load_preprocessor(config: TrainingArguments, datasets: Datasets, name: str)
     preprocessor = Preprocessor.of(config, tokenizer, is_encoder_decoder=is_encoder_decoder(load_config(name)))
     check_characters_known(preprocessor, datasets, config.dataset_path)
     return preprocessor
-
-
-def _make_evaluator(student: Student, stop: StopRequests) -> Evaluator:
-    config = student.config
-    decoding = decoding_of(
-        "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
-    )
-    return Evaluator(
-        student.preprocessor,
-        decoding,
-        student.metrics,
-        config.micro_batch_size,
-        student.accelerator.device,
-        stop.check,
-        config.metric_options,
-    )
 
 
 def _one_row_per_reference(config: TrainingArguments, datasets: Datasets) -> Datasets:
@@ -221,17 +215,6 @@ def _starts_from_weights(run: RunFolder) -> bool:
     if path is None:
         return run.flags.get("student_state_dict_path") is not None
     return not checkpoints.is_resumable(Path(path))
-
-
-def _make_optimizer(config: TrainingArguments, model: nn.Module, *, fused: bool) -> torch.optim.AdamW:
-    """AdamW. Its fused kernel skips an overflown fp16 update by itself and does not report it: not with a scaler."""
-    return torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        eps=config.optimizer_eps,
-        weight_decay=config.weight_decay,
-        fused=fused,
-    )
 
 
 def _nominal_updates(

@@ -26,7 +26,7 @@ class Best(msgspec.Struct, forbid_unknown_fields=True):
     score: float
     epoch: Count
     step: Count
-    folder: Annotated[str, Meta(pattern=r"^\w[-\w]*\Z")]  # copied and removed by this name: it must lead nowhere else
+    folder: Annotated[str, Meta(pattern=r"^\w[-\w]*\Z")]  # written and removed by this name: it must lead nowhere else
     nll: float | None = None
 
 

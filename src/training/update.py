@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 
 import numpy as np
 import torch
@@ -31,27 +32,22 @@ WRITING, MEASURING = 1, 2  # what random numbers are drawn for, besides dropout
 SCALE_BATCHES, SCALE_FLOOR = 100, 0.025  # micro-batches that a scale is measured on, and the least mean it assumes
 
 
+@dataclass
 class Updater:
     """Makes updates of a student from its position on, and sums their losses in `state.losses`.
 
     Random numbers depend on (seed, epoch, step): a resumed run draws what an uninterrupted one does.
     """
 
-    def __init__(
-        self,
-        config: TrainingArguments,
-        accelerator: Accelerator,
-        training: TrainingState,
-        preprocessor: Preprocessor,
-        last_good_checkpoint: Callable[[], str],
-    ) -> None:
-        self.config = config
-        self.accelerator = accelerator
-        self.training = training
-        self.preprocessor = preprocessor
-        self.last_good_checkpoint = last_good_checkpoint
-        self.state = RunState()
-        self.metrics = MetricBuffer(accelerator.device, last_good_checkpoint)
+    config: TrainingArguments
+    accelerator: Accelerator
+    training: TrainingState
+    preprocessor: Preprocessor
+    last_good_checkpoint: Callable[[], str]
+    state: RunState = field(default_factory=RunState)
+
+    def __post_init__(self) -> None:
+        self.metrics = MetricBuffer(self.accelerator.device, self.last_good_checkpoint)
 
     def _micro_batches(self, split: TokenizedSplit, rows: np.ndarray) -> list[Batch]:
         """The micro-batches of an update; its rows are sorted by length, so that batches have little padding."""

@@ -94,9 +94,8 @@ def test_rows_that_the_state_counts_on_are_gone(run, text):
     """Going on would give a file with fewer rows than the run has evaluations; what is left stays as it is."""
     if text is not None:
         (run.path / "train_losses.csv").write_text(text)
-    for refuses in (check_records, truncate_records):
-        with pytest.raises(UserError, match=r"train_losses.csv: \d complete lines are left of the 3"):
-            refuses(run.path, 0, 2)
+    with pytest.raises(UserError, match=r"train_losses.csv: \d complete lines are left of the 3"):
+        check_records(run.path, 0, 2)
     assert text is None or (run.path / "train_losses.csv").read_text() == text
 
 

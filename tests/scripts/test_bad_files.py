@@ -33,7 +33,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from tiny_runs import ONLY_TRAINING, TINY, argv, read, says, snapshot
 
-from src import create_student, kd_models_accelerator_multiple_loaders
+from src import create_student
 from src.api.logprobs import read_tokens
 from src.api.responses import ApiFile
 from src.config.cli import run_script
@@ -130,7 +130,7 @@ def no_weights(monkeypatch) -> None:
     def read_weights(*_arguments: object, **_flags: object) -> None:
         raise AssertionError("weights were read")
 
-    for module in (setup, generator, kd_models_accelerator_multiple_loaders, create_student):
+    for module in (setup, generator, create_student):
         monkeypatch.setattr(module, "load_model", read_weights)
     monkeypatch.setattr(weights, "read_state_dict", read_weights)
 

@@ -17,7 +17,6 @@ import kd_dataset_with_logits_main
 import kd_main
 import prepare_datasets_main
 import simulate_api_main
-from src import kd_models_accelerator_multiple_loaders
 from src.config.cli import run_script
 from src.decoding import generator
 from src.models import weights
@@ -244,7 +243,6 @@ def forbid_weights(monkeypatch) -> None:
 
     monkeypatch.setattr(setup, "load_model", read_weights)
     monkeypatch.setattr(generator, "load_model", read_weights)
-    monkeypatch.setattr(kd_models_accelerator_multiple_loaders, "load_model", read_weights)
     monkeypatch.setattr(weights, "read_state_dict", read_weights)
 
 

@@ -5,7 +5,6 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 
-import msgspec
 import pytest
 import torch
 from conftest import ENCODER_DECODER_NAMES, FAMILY_NAMES
@@ -184,7 +183,7 @@ def test_a_state_with_the_checksums_of_rows(checkpoint):
 @pytest.mark.parametrize("name", ["../out", "/etc", "a/b", "..", ".", "", "a\0b", 3, None])
 @pytest.mark.parametrize("where", ["best", "last"])
 def test_names_that_lead_elsewhere(checkpoint, where, name):
-    """A checkpoint of somebody else's: its folder of the best is copied, and later removed, by this name."""
+    """A checkpoint of somebody else's: its folder of the best is written, and later removed, by this name."""
     if where == "last" and name == "":
         return  # before the first evaluation
     written = json.loads((checkpoint / "run_state.json").read_text())
@@ -227,14 +226,6 @@ def test_one_bit_of_a_checkpoint(checkpoint, dropout_models, name):
     data[len(data) // 2] ^= 1
     (checkpoint / name).write_bytes(data)
     with pytest.raises(UserError, match=f"{name}: (has changed since|cannot be read: its part .* damaged)"):
-        load_checkpoint(checkpoint, training_of(dropout_models["t5"]["student"]))
-
-
-def test_moments_of_another_shape(checkpoint, dropout_models):
-    saved = torch.load(checkpoint / "optimizer.pt", weights_only=True)
-    saved["optimizer"]["state"][0]["exp_avg"] = torch.zeros(3)
-    torch.save(saved, checkpoint / "optimizer.pt")
-    with pytest.raises(UserError, match="optimizer.pt: cannot be read: its exp_avg is not of the shape of a parameter"):
         load_checkpoint(checkpoint, training_of(dropout_models["t5"]["student"]))
 
 
@@ -337,28 +328,6 @@ def test_a_removal_that_is_killed_leaves_no_half_under_the_name(checkpoint, monk
     (left,) = names(checkpoint.parent) - {"c__model.pt"}
     assert left.startswith(".c.")
     assert left.endswith(".former")
-
-
-def test_best_of_a_checkpoint(tmp_path, dropout_models):
-    training = training_of(dropout_models["t5"]["student"])
-    best = Best(1.0, 2, 3, "best")
-    later = RunState(epoch=3, steps_done=1, best=best)
-    for folder in ("last", "state/7_2"):
-        save_checkpoint(tmp_path / folder, training, later)
-        assert checkpoints.find_best(tmp_path / folder, later) is None
-    save_checkpoint(tmp_path / "best", training, RunState(epoch=2, steps_done=4, best=best))
-    for folder in ("last", "state/7_2"):
-        assert checkpoints.find_best(tmp_path / folder, later) == tmp_path / "best"
-    moved = (tmp_path / "best").rename(tmp_path / "renamed")
-    assert checkpoints.find_best(moved, read_state(moved).run) == moved
-
-
-def test_copy_has_no_rows_of_the_former_run(checkpoint, tmp_path, dropout_models):
-    checkpoints.copy(checkpoint, tmp_path / "d" / "e")
-    loaded = training_of(dropout_models["t5"]["student"], seed=1)
-    assert load_checkpoint(tmp_path / "d" / "e", loaded) == msgspec.structs.replace(STATE, n_rows=0, n_losses=0)
-    assert_equal(training_of(dropout_models["t5"]["student"]), loaded)
-    assert read_state(checkpoint).run == STATE
 
 
 def test_remove_others(tmp_path):

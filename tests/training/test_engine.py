@@ -652,21 +652,10 @@ def test_a_folder_with_an_optimizer_goes_on_in_another_folder(model, tmp_path, f
     assert list(generations) == ["dev__epoch2__step1", "test__epoch-1__step-1"]
 
 
-def test_the_best_lies_beside_a_checkpoint_that_is_not_it(model, tmp_path, former):
-    """The last checkpoint of a finished run: nothing is left to train, its best is tested."""
-    (last,) = former.glob("*__last")
-    flags = {"epochs": 3, "batch_size": 2, "save_checkpoint_every_n_steps": 100, "checkpoint_path": last}
-    ft_main.main(ft_flags(model, tmp_path / "d.json", tmp_path / "out", **flags))
-    assert places(tmp_path / "out") == [("test", -1, -1)]
-    ours, theirs = weights(tmp_path / "out" / "model"), weights(former / "epoch1__step1__score7_000")
-    assert all(torch.equal(value, theirs[name]) for name, value in ours.items())
-
-
-def test_a_checkpoint_without_its_best_starts_without(model, tmp_path, former, scripted, capsys):
+def test_a_checkpoint_that_is_not_the_best_of_another_run_starts_without(model, tmp_path, former, scripted, capsys):
     scripted(2.0)
     (last,) = former.glob("*__last")
-    moved = last.rename(tmp_path / "moved")
-    flags = {"epochs": 4, "batch_size": 2, "save_checkpoint_every_n_steps": 100, "checkpoint_path": moved}
+    flags = {"epochs": 4, "batch_size": 2, "save_checkpoint_every_n_steps": 100, "checkpoint_path": last}
     ft_main.main(ft_flags(model, tmp_path / "d.json", tmp_path / "out", **flags))
     assert "the best is chosen anew" in capsys.readouterr().out
     assert "epoch3__step1__score2_000__model.pt" in names(tmp_path / "out")

@@ -15,7 +15,6 @@ from tiny_runs import ft_flags, kd_flags, rows, weights
 
 import ft_main
 import kd_main
-from src import kd_models_accelerator_multiple_loaders as stage
 from src.config.constants import IGNORE_INDEX
 from src.data.schema import Datasets
 from src.distillation.student_targets import student_writes
@@ -55,9 +54,9 @@ def recorded(monkeypatch) -> Recorded:
     """What the suite trains on, in float64, where sums in another order differ by less than 1e-5 after 60 updates."""
     seen, update, fit = Recorded(), Updater.update, Trainer.fit
 
-    def fit_recorded(self, phases):
+    def fit_recorded(self):
         seen.datasets = self.data.datasets
-        fit(self, phases)
+        fit(self)
 
     def record(self, phase, split, chosen):
         columns = seen.datasets[split.name]
@@ -119,7 +118,6 @@ def test_distillation(tiny_models, tmp_path, recorded, monkeypatch, family, co_t
     """Co-teaching: on half of the micro-batches a target is what the student wrote; here it is given."""
     models, data = tiny_models[family], write_data(tmp_path / "d.json")
     keep_last(monkeypatch)
-    use_float64_teacher(monkeypatch)
     if co_teaching:
         give_student_texts(monkeypatch, recorded)
     key = "logits_kd_student_gens_co_teaching" if co_teaching else "logits_kd"
@@ -138,7 +136,6 @@ def test_distillation_and_closing_fine_tuning(tiny_models, tmp_path, recorded, m
     """One decay over the nominal epochs of both; the closing phase goes on from the best checkpoint: weights, moments
     and the schedule's place."""
     models, data = tiny_models[family], write_data(tmp_path / "d.json")
-    use_float64_teacher(monkeypatch)
     best_epoch, n_closing = 7, 2 * 2  # two epochs of two updates
     judge = Trainer._judge
 
@@ -169,10 +166,6 @@ def keep_last(monkeypatch) -> None:
     judge = Trainer._judge
     rising = lambda self, _scores, phase: judge(self, {"chrf": float(self.state.epoch), "nll": 1.0}, phase)  # noqa: E731
     monkeypatch.setattr(Trainer, "_judge", rising)
-
-
-def use_float64_teacher(monkeypatch) -> None:
-    monkeypatch.setattr(stage, "load_model", in_float64(stage.load_model))
 
 
 def give_student_texts(monkeypatch, recorded: Recorded) -> None:
