@@ -14,7 +14,6 @@ import numpy as np
 
 from src.config.console import progress_bar, say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST
-from src.config.errors import UserError
 from src.config.flags.shared import TrainingArguments
 from src.config.signals import Interrupted, StopRequests
 from src.devices.processes import Accelerator
@@ -24,7 +23,6 @@ from src.evaluation import health
 from src.evaluation.evaluate import Evaluation, Evaluator
 from src.evaluation.metrics import LIKELIHOOD_SCORES
 from src.runs.folder import RunFolder
-from src.runs.records import check_records, truncate_records
 from src.storage.atomic import remove_folder
 from src.tokens.order import epoch_order
 from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
@@ -70,53 +68,6 @@ class Trainer:
     def state(self) -> RunState:
         return self.updater.state
 
-    # -------------------------------------------------------------------------------------------------------- begin
-
-    def resume(self, folder: Path) -> None:
-        """Load a checkpoint's weights, optimizer, scheduler and position. Writes nothing.
-
-        A checkpoint of another run (of the same model) is continued too, without that run's rows and predictions.
-        Raises UserError if the position does not exist in this run, or files that the checkpoint needs are missing.
-        """
-        self.updater.state, self.resumed = checkpoints.load_checkpoint(folder, self.training), folder
-        state = self.state
-        if not self._has_position():
-            raise UserError(
-                f"{folder}: this checkpoint is at epoch {state.epoch}, step {state.steps_done} of phase {state.phase}, "
-                f"a position this run never reaches. To use only its weights, pass {folder / 'model.safetensors'}"
-            )
-        if self.run.holds(folder):
-            if state.best is not None and not (self.run.path / state.best.folder).is_dir():
-                raise UserError(f"{folder}: {state.best.folder}, the best checkpoint so far, is missing")
-            check_records(self.run.path, state.n_rows, state.n_losses)
-        else:
-            state.n_rows, state.n_losses = 0, 0
-
-    def begin(self) -> None:
-        """Begin to write: make the output folder, or cut its files back to the position of the resumed checkpoint."""
-        state, folder = self.state, self.resumed
-        is_same_run = folder is not None and self.run.holds(folder)
-        self.run.begin(anew=not is_same_run)
-        if folder is None:
-            return
-        say(f"continuing from {folder}: epoch {state.epoch}, step {state.steps_done}")
-        if state.best is not None and not is_same_run:
-            if (state.best.epoch, state.best.step) == (state.epoch, state.steps_done - 1):  # these weights
-                checkpoints.save_checkpoint(self.run.path / state.best.folder, self.training, state)
-            else:
-                say(f"{folder}: is not the best checkpoint of its run; the best is chosen anew")
-                state.best = None
-        self._save_state()  # first: if killed now, the run must not find a newer state whose rows are gone
-        truncate_records(self.run.path, state.n_rows, state.n_losses)
-        checkpoints.remove_others(self.run.path, keep=() if state.best is None else (state.best.folder,))
-
-    def _has_position(self) -> bool:
-        state, phases = self.state, self.phases
-        if state.phase >= len(phases) or state.stage.index >= len(phases[state.phase].losses):
-            return False
-        split = rhythm.rotated(phases[state.phase].splits, state.epoch - state.phase_start)
-        return state.steps_done <= rhythm.steps_in_epoch(self.data.rows(split), self.config.micro_batch_size)
-
     # ------------------------------------------------------------------------------------------------------- phases
 
     def fit(self) -> None:
@@ -130,7 +81,7 @@ class Trainer:
                 if index + 1 < len(self.phases):
                     self._enter_phase(index + 1, self.phases[index + 1])
         except Interrupted:
-            self._save_state()
+            self.save_state()
             say(f"stopped at epoch {self.state.epoch}, step {self.state.steps_done}; the same command continues there")
             raise
         if self.state.best is not None:
@@ -195,7 +146,7 @@ class Trainer:
             state.steps_done += n_done
             bar.update(n_done)
             if time.monotonic() - self.state_saved_at > 60 * self.config.save_state_every_n_minutes:
-                self._save_state()
+                self.save_state()
 
     def try_update(self, phase: Phase, split: TokenizedSplit, rows: np.ndarray) -> None:
         """Make one update with the phase's first loss, to measure its time and memory.
@@ -230,7 +181,7 @@ class Trainer:
         state.last = f"epoch{state.epoch}__step{state.steps_done - 1}"
         if DEV in results:
             self._judge(results[DEV].scores, phase)
-        self._save_state()
+        self.save_state()
         if former is not None and former is not state.best:
             remove_folder(self.run.path / former.folder)
 
@@ -279,7 +230,7 @@ class Trainer:
             state.best = Best(score, state.epoch, state.steps_done - 1, state.last, nll if isfinite(nll) else None)
             checkpoints.save_checkpoint(self.run.path / state.best.folder, self.training, state)
 
-    def _save_state(self) -> None:
+    def save_state(self) -> None:
         self.updater.metrics.add_to(self.state.losses)
         self.states.save(self.training, self.state)
         self.state_saved_at = time.monotonic()

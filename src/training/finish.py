@@ -13,6 +13,7 @@ from src.runs.records import SCORES, write_predictions
 from src.training import checkpoints
 from src.training.engine import Trainer
 from src.training.log import FINAL
+from src.training.resume import begin
 
 MODEL_FOLDER = "model"
 
@@ -21,7 +22,7 @@ def train(trainer: Trainer) -> dict[str, float]:
     """Run the phases, test the best weights and write the model folder; returns the test scores, if there is a test."""
     run, training, datasets = trainer.run, trainer.training, trainer.data.datasets
     with trainer.stop, closing(trainer.data):
-        trainer.begin()
+        begin(trainer)
         trainer.fit()
         scores = {}
         if TEST in trainer.data:

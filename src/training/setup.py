@@ -39,6 +39,7 @@ from src.tokens.unknown_characters import check_characters_known
 from src.training import checkpoints, rhythm
 from src.training.engine import Trainer
 from src.training.phase import Phase
+from src.training.resume import resume
 from src.training.state import TrainingState
 
 
@@ -170,7 +171,7 @@ def prepare_training(student: Student, phases: Sequence[Phase]) -> Trainer:
         config, accelerator, training, student.data, evaluator, student.run, stop, phases, updates, warmup
     )
     if student.resumed is not None:
-        trainer.resume(student.resumed)
+        resume(trainer, student.resumed)
     return trainer
 
 

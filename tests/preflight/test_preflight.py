@@ -674,7 +674,7 @@ def test_corrupt_weights_are_refused_alike(place, capsys, script):
 def test_a_damaged_run_is_refused_alike(place, capsys, monkeypatch, damage):
     command = flags_of("ft", place, epochs=3)
     with monkeypatch.context() as patch:
-        save, saved = Trainer._save_state, []
+        save, saved = Trainer.save_state, []
 
         def killed(self: Trainer) -> None:
             save(self)
@@ -682,7 +682,7 @@ def test_a_damaged_run_is_refused_alike(place, capsys, monkeypatch, damage):
             if len(saved) == 3:
                 raise KeyboardInterrupt
 
-        patch.setattr(Trainer, "_save_state", killed)
+        patch.setattr(Trainer, "save_state", killed)
         assert run_script(ft_main.main, command) == 130
     damage(place / "out")
     assert refused("ft", [*command, *DRY], place, capsys) == refused("ft", command, place, capsys)
