@@ -32,8 +32,7 @@ from src.models.forward import target_labels, target_logits
 from src.preflight.report import write_or_report
 from src.runs.folder import RunFolder
 from src.storage.atomic import atomic_write
-from src.tokens.batch import Batch
-from src.tokens.collate import pad_sequences
+from src.tokens.batch import Batch, pad_sequences
 from src.tokens.order import chunks
 from src.tokens.token_bytes import TokenBytes
 

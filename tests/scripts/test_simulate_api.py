@@ -8,7 +8,6 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import FAMILY_NAMES, tiny_sentences, tiny_sizes
-from src.tokens.collate import collate
 from tiny_runs import gen_flags, names, read
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrainedTokenizerFast
@@ -24,7 +23,7 @@ from src.models.loading import load_model, load_tokenizer
 from src.models.new_models import build_from_scratch
 from src.models.new_tokenizers import train_tokenizer
 from src.simulate_api import top_logprobs
-from src.tokens.batch import Batch
+from src.tokens.batch import Batch, collate
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.token_bytes import TokenBytes, n_whole
 from src.tokens.tokenized import TokenizedDatasets
