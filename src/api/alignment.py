@@ -101,7 +101,7 @@ RULES: dict[str, Callable[[bytes, Sequence[Span], Sequence[Span]], list[int]]] =
 
 @dataclass
 class Alignment:
-    """Counts over a data set of how well the teacher's tokens fit the student's.
+    """Counts over a dataset of how well the teacher's tokens fit the student's.
 
     completions: all; cut_off, empty: of these. positions: label tokens that stand for text (EOS does not); aligned: of
     these, with a teacher token; hard: of these, learned from the label alone. mass: sum over the aligned positions of

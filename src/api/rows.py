@@ -196,7 +196,7 @@ _Waiting = tuple[str, dict[str, Any], Completion | None]  # split, columns, and 
 def aligned_rows(
     file: ApiFile, plan: Plan, preprocessor: Preprocessor, aligner: Aligner
 ) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Each row of the data set with its split; the rows of a split come in the order of the file.
+    """Each row of the dataset with its split; the rows of a split come in the order of the file.
 
     Columns: `text`, `target`, `reference` (None if there is none; lists if some rows have several), and in training
     splits `tokens` and `logits`: for each of T labels a list of K token ids, and their log-probabilities.

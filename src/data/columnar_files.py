@@ -63,7 +63,7 @@ def read_arrow(path: Path) -> Columns:
 
 
 def is_saved_folder(folder: Path) -> bool:
-    """Whether `datasets` saved a data set, or one of its splits, in a folder."""
+    """Whether `datasets` saved a dataset, or one of its splits, in a folder."""
     return (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file()
 
 

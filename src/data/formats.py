@@ -49,7 +49,7 @@ def _read_any(source: str) -> Datasets:
     if source.startswith(HUB_PREFIX):
         name, _, config = source.removeprefix(HUB_PREFIX).partition(":")
         if not name:
-            raise UserError(f"{source}: the name of the data set is missing; write {HUB_PREFIX}<hub name>")
+            raise UserError(f"{source}: the name of the dataset is missing; write {HUB_PREFIX}<hub name>")
         return load_hub(name, config=config or None)
     if Path(source).is_dir():
         return read_folder(Path(source))

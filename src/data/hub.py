@@ -1,4 +1,4 @@
-"""Data sets from the hub."""
+"""Datasets from the hub."""
 
 from __future__ import annotations
 

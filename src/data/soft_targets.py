@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 # entries of each position (T,), then all ids and log-probabilities
 StoredRow = tuple[np.ndarray, np.ndarray, np.ndarray]
-TOKENS, LOGITS = "tokens", "logits"  # columns of a prepared data set: stored ids, and their raw log-probabilities
+TOKENS, LOGITS = "tokens", "logits"  # columns of a prepared dataset: stored ids, and their raw log-probabilities
 
 
 class NestedColumn(Sequence[list]):

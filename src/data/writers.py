@@ -1,4 +1,4 @@
-"""Write data sets: JSON, or Arrow for nested columns."""
+"""Write datasets: JSON, or Arrow for nested columns."""
 
 from __future__ import annotations
 
@@ -98,9 +98,7 @@ def _type_of(column: str, value: Any) -> pyarrow.DataType:
 def _check_replaceable(folder: Path) -> None:
     """Raise UserError unless `folder` is missing or contains only Arrow files."""
     if folder.exists() and not folder.is_dir():
-        raise UserError(
-            f"{folder}: is a file, but an Arrow data set is a folder; delete it or give another --file_name"
-        )
+        raise UserError(f"{folder}: is a file, but an Arrow dataset is a folder; delete it or give another --file_name")
     others = sorted(entry.name for entry in folder.glob("*") if entry.suffix != ARROW)
     if others:
         raise UserError(f"{folder}: holds '{others[0]}', which is not an Arrow file; give another --file_name")

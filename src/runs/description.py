@@ -77,7 +77,7 @@ def description_bytes(folder: Path) -> bytes | None:
 
 
 def data_fingerprint(path: str, datasets: Datasets) -> str:
-    """A hash that changes with the data: of the bytes of a file or folder, of the rows of a hub data set."""
+    """A hash that changes with the data: of the bytes of a file or folder, of the rows of a hub dataset."""
     return fingerprint(path) if Path(path).exists() else fingerprint_datasets(datasets)
 
 

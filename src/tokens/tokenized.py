@@ -1,4 +1,4 @@
-"""Data sets as tokens, tokenized once."""
+"""Datasets as tokens, tokenized once."""
 
 from collections.abc import Iterable
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
@@ -49,7 +49,7 @@ class TokenizedSplit:
 
 
 class TokenizedDatasets:
-    """The splits of a data set as tokens: each split is tokenized once, at its first use or ahead of it.
+    """The splits of a dataset as tokens: each split is tokenized once, at its first use or ahead of it.
 
     Equal texts are tokenized once for all splits: `train_0 … train_{K-1}` repeat the same inputs. If a row has several
     references, the first is the label. A target whose `finish_reason` is "length" was cut off: its labels have no EOS.

@@ -23,7 +23,7 @@ def check_characters_known(preprocessor: Preprocessor, datasets: Datasets, sourc
     """Warn about inputs and targets that the tokenizer cannot represent.
 
     Checks the first training split, or the first split if there is none. Raises UserError if nearly all targets have
-    unknown characters. `source`: the data set, for the error.
+    unknown characters. `source`: the dataset, for the error.
     """
     split = next(iter(training_splits(datasets) or datasets))
     uncut = replace(preprocessor, max_input_length=UNCUT, max_labels_length=UNCUT)

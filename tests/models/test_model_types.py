@@ -45,7 +45,7 @@ GENERATING = {"num_beams": 2, "num_return_sequences": 2}
 
 @pytest.fixture(scope="module")
 def shared(tmp_path_factory) -> dict[str, Any]:
-    """One tokenizer and two data sets for all types: a few short rows, and the same with a long one."""
+    """One tokenizer and two datasets for all types: a few short rows, and the same with a long one."""
     rng, root = random.Random(0), tmp_path_factory.mktemp("shared")
 
     def columns(n_rows: int) -> dict[str, list[str]]:

@@ -417,7 +417,7 @@ def test_experiments(place, no_weights, monkeypatch, row):
 
 
 def data(**splits: Any) -> str:
-    """A good data set with some splits otherwise."""
+    """A good dataset with some splits otherwise."""
     return json.dumps({**GOOD, **splits})
 
 
@@ -691,7 +691,7 @@ def test_a_long_text_that_is_there_often_takes_its_room_once(tmp_path, kind):
     (tmp_path / "rows.parquet").write_bytes(parquet({"x": pa.array([value] * 600, kind)}, compression="zstd"))
     assert (tmp_path / "rows.parquet").stat().st_size < 50_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    found = columnar_files.read_parquet(tmp_path / "rows.parquet")["x"]  # bytes are left out of data sets
+    found = columnar_files.read_parquet(tmp_path / "rows.parquet")["x"]  # bytes are left out of datasets
     assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 300_000  # KiB: a batch of rows at a time
     assert found == [value] * 600 and len(set(map(id, found))) == 1
 
@@ -816,14 +816,14 @@ FOLDERS = [
     ("texts in a split's JSON", tree(**{"train.json": '["a"]'}), "@/d", "d/train.json: row 0: expected an object"),
     ("a split's JSON unequal", tree(**{"train.json": '{"text": ["a"], "target": []}'}), "@/d",
      "columns must be equally"),
-    ("a saved data set without its files", tree(**{"dataset_dict.json": '{"splits": ["train"]}'}), "@/d",
+    ("a saved dataset without its files", tree(**{"dataset_dict.json": '{"splits": ["train"]}'}), "@/d",
      "d: not a folder saved"),
-    ("a saved data set whose list is broken", tree(**{"dataset_dict.json": "{"}), "@/d",
+    ("a saved dataset whose list is broken", tree(**{"dataset_dict.json": "{"}), "@/d",
      "d/dataset_dict.json: not JSON"),
-    ("a saved data set whose list is deep", tree(**{"dataset_dict.json": "[" * 100_000}), "@/d",
+    ("a saved dataset whose list is deep", tree(**{"dataset_dict.json": "[" * 100_000}), "@/d",
      "d/dataset_dict.json: not JSON"),
-    ("a saved data set whose list lists nothing", tree(**{"dataset_dict.json": "[]"}), "@/d", "d: not a folder saved"),
-    ("a saved data set that leaves its folder", tree(**{"dataset_dict.json": '{"splits": ["../../train"]}'}), "@/d",
+    ("a saved dataset whose list lists nothing", tree(**{"dataset_dict.json": "[]"}), "@/d", "d: not a folder saved"),
+    ("a saved dataset that leaves its folder", tree(**{"dataset_dict.json": '{"splits": ["../../train"]}'}), "@/d",
      "d: not a folder saved"),
     ("a saved split without its files", tree(**{"state.json": "{}"}), "@/d", "d: not a folder saved"),
     ("a saved split whose state is broken", tree(**{"state.json": "[", "dataset_info.json": "{}"}), "@/d",

@@ -98,7 +98,7 @@ def make_targets(root: Path) -> dict[str, Target]:
 
 
 def _write_others(root: Path) -> None:
-    """A T5 model, and a data set in every form."""
+    """A T5 model, and a dataset in every form."""
     tokenizer = train_tokenizer([*tiny_sentences(200, seed=0), ALL_LETTERS], VOCAB_SIZE, family="t5")
     model = build_from_scratch("t5", tiny_sizes(tokenizer, d_model=16, n_layers=1), seed=0)
     write_model_folder(root / "t5", model, tokenizer, "A test's.\n")
