@@ -1,6 +1,7 @@
 """Load configs, tokenizers and models by name: a folder or hub name, with or without a `_prune` suffix."""
 
 import copy
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -33,7 +34,11 @@ def load_config(name: str) -> "PreTrainedConfig":
 
     base, encoder_layers, decoder_layers = parse_model_name(name)
     source = find_model(base)
-    read_json_object(base, source, "config.json")
+    content = read_json_object(base, source, "config.json")
+    _check_no_code(base, content)
+    for key, value in content.items():
+        if re.match(r"n(um)?_.*layer", key) and isinstance(value, int) and value < 0:  # it would load without layers
+            raise UserError(f"{base}: config.json: {key} is {value}; it must be 0 or more")
     with quiet(), in_one_line(base, "config.json cannot be read as a model's config"):
         config = _text_part(AutoConfig.from_pretrained(source, trust_remote_code=False))
     if encoder_layers is None and decoder_layers is None:
@@ -42,6 +47,18 @@ def load_config(name: str) -> "PreTrainedConfig":
         return pruned_config(config, encoder_layers, decoder_layers)
     except UserError as error:
         raise UserError(f"{name}: {error}") from None
+
+
+def _check_no_code(base: str, config: dict) -> None:
+    """Raise UserError for a model that only its own code can open. If transformers knows its type, it needs no code."""
+    from transformers import CONFIG_MAPPING
+
+    kind = config.get("model_type")
+    if config.get("auto_map") and not (isinstance(kind, str) and kind in CONFIG_MAPPING):
+        raise UserError(
+            f"{base}: config.json names its own code (auto_map), which is never run (trust_remote_code stays off); "
+            "give a model whose type transformers knows"
+        )
 
 
 def load_tokenizer(name: str, texts: Sequence[str] = ()) -> "PreTrainedTokenizerBase":

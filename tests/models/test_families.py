@@ -550,7 +550,7 @@ def no_weights(monkeypatch):
     def refuse(*_arguments, **_flags):
         raise AssertionError("weights were read")
 
-    for name in ("_load_whole", "_fill", "read_state_dict"):
+    for name in ("_from_pretrained", "read_state_dict"):
         monkeypatch.setattr(loading, name, refuse)
 
 

@@ -702,7 +702,7 @@ def test_a_run_at_work_is_not_disturbed(command, tmp_path, capsys):
         before = tree(tmp_path)
         assert run_script(ft_main.main, [*flags, *DRY]) == 2
         assert tree(tmp_path) == before
-        assert run.lock.is_locked
+        assert run.lock.is_acquired
         assert (tmp_path / "out" / LOCK).exists()
     assert run_script(ft_main.main, [*flags, *DRY]) == 0
 
