@@ -263,6 +263,7 @@ def test_rows_run_end_to_end(tmp_path, capsys, monkeypatch):
     assert "old" not in changed
 
 
+@pytest.mark.slow
 def test_a_process_answers_in_time_or_is_ended(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "PATIENCE", 60.0)  # a busy machine takes longer to end a process than is waited for
     row, settings = Row("kd", KD, ("ours", "textbook")), workers.Settings(tmp_path, timeout=600)
@@ -285,6 +286,7 @@ def test_a_process_answers_in_time_or_is_ended(tmp_path, monkeypatch):
     assert ours.process.exitcode == 0
 
 
+@pytest.mark.slow
 def test_what_does_not_fit_leaves_the_race(tmp_path, monkeypatch):
     class Tired(Here):
         """A baseline that is killed at its second repetition."""

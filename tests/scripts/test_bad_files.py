@@ -1453,6 +1453,7 @@ def test_odd_texts_in_an_api_s_file(place):
     assert prepared["train_0"]["target"] == [text.strip(whitespace) for text in ODD.values()]
 
 
+@pytest.mark.slow
 def test_a_megabyte_of_text_is_cut(place):
     long = "The cat sees a dog. " * 50_000
     place.write("data.json", json.dumps({"train": {"text": [long, "a"], "target": [long, ""]}, "test": PAIR}))

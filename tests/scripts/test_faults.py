@@ -75,6 +75,7 @@ def check_refused(ended: Ended, *said: str) -> None:
 # --------------------------------------------------------------------------------------------------------------- kills
 
 
+@pytest.mark.slow
 def test_random_kills(root, cases, whole):
     rng = random.Random(time.time_ns())
     n_kills = 0
