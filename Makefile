@@ -23,7 +23,7 @@ bench: setup ## Compare speed and memory with other tools; writes benchmarks/RES
 	$(python) benchmarks/data_size.py --output_dir outputs/data_size
 
 test: setup ## Run the tests.
-	$(pytest) -n 2 $(ARGS)
+	$(pytest) -n 2 --dist worksteal $(ARGS)
 
 test-slow: setup ## Run the slow tests, which take minutes each.
 	$(pytest) -m slow $(ARGS)

@@ -234,6 +234,7 @@ class Here:
         pass
 
 
+@pytest.mark.slow
 def test_rows_run_end_to_end(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(workers, "Worker", Here)
     monkeypatch.setattr(workers, "PAUSE", 0)

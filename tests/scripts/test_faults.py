@@ -304,8 +304,9 @@ def test_the_end_does_not_wait_for_the_next_epoch_s_tokens():
     assert time.monotonic() - started < 10
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-@pytest.mark.parametrize("name", ["prepare-original", "ft"])
+@pytest.mark.parametrize(
+    ("name", "number", "status"), [("prepare-original", signal.SIGINT, 130), ("ft", signal.SIGTERM, 143)]
+)
 def test_exit_statuses_of_real_processes(tmp_path, cases, name, number, status):
     """While libraries are imported, or right after."""
     script = Path(sys.modules[cases[name].main.__module__].__file__)
