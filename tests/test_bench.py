@@ -12,8 +12,8 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import bench
-from benchmarks.speed import contestants, learning, models, report, workers, writing
-from benchmarks.speed.rows import ROWS, Learning, Lengths, Row, Shape, Writing
+from benchmarks.speed import contestants, learning, models, pretrained, report, workers, writing
+from benchmarks.speed.rows import ROWS, Learning, Lengths, Pretrained, Row, Shape, Writing
 from src.config.console import say
 from src.config.constants import IGNORE_INDEX
 from src.distillation.capture import capture_states
@@ -42,6 +42,15 @@ def our_loss(student, teacher, work: Learning, batch):
 
 
 # ------------------------------------------------------------------------------------------- the same work, by anybody
+
+
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_saved_models_learn_and_write_the_same(tiny_models, tiny_dataset_path, family):
+    work = Pretrained(*map(tiny_models[family].get, ("teacher", "student")), tiny_dataset_path, 4, 12, 6)
+    ours, theirs = (make(work, CPU, None) for make in pretrained.PRETRAINED.values())
+    assert ours() == theirs() == learning.n_tokens(pretrained.batch_of(work))
+    for write in (make(replace(work, targets=3), CPU, None) for make in pretrained.PRETRAINED.values()):
+        assert 4 * 3 <= write() <= 4 * 3 * 6
 
 
 @pytest.mark.parametrize("family", ["t5", "gpt2", "llama"])

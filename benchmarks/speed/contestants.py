@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_map_only
 from torch.utils.flop_counter import FlopCounterMode, flop_registry, mm_flop, sdpa_backward_flop_count, sdpa_flop_count
 
-from benchmarks.speed.rows import Learning, Row
+from benchmarks.speed.rows import Learning, Pretrained, Row
 from benchmarks.speed.workers import PRODUCTS, Settings
 
 SIDE, LIMIT_SECONDS = 1024, 0.3  # size of the square matrices, and how long they are multiplied
@@ -38,6 +38,10 @@ def implementations(row: Row) -> Mapping[str, Callable]:
         from benchmarks.speed.learning import LEARNERS
 
         return LEARNERS
+    if isinstance(row.work, Pretrained):
+        from benchmarks.speed.pretrained import PRETRAINED
+
+        return PRETRAINED
     from benchmarks.speed.writing import WRITERS
 
     return WRITERS

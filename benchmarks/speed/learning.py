@@ -71,14 +71,27 @@ def updater(
     precision: str = "no",
     compiled: bool = False,
 ) -> Callable[[Batch], int]:
+    """`update_with` for the models of a row."""
+    student, teacher = students_and_teachers(work)
+    return update_with(student, teacher, entry_of(work), device, precision=precision, compiled=compiled)
+
+
+def update_with(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel | None,
+    entry: LossEntry,
+    device: torch.device,
+    *,
+    precision: str = "no",
+    compiled: bool = False,
+) -> Callable[[Batch], int]:
     """A function that runs one update on a batch, as the engine does, and returns its tokens."""
     from accelerate import Accelerator
 
     accelerator = Accelerator(mixed_precision=precision, cpu=device.type == "cpu")
-    student, teacher = (model and fuse_gelu(model) for model in students_and_teachers(work))
+    student, teacher = (model and fuse_gelu(model) for model in (student, teacher))
     if compiled:
         student, teacher = compile_layers(student), teacher and compile_layers(teacher)
-    entry = entry_of(work)
     taught_by = None if teacher is None else LiveTeacher(teacher.to(device), {})
     student = accelerator.prepare(student.train())
     optimizer = accelerator.prepare(torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, fused=True))
@@ -168,8 +181,19 @@ def _dense_step(
 ) -> Step:
     student, teacher = students_and_teachers(work)
     assert teacher is not None
+    return dense_step_with(student, teacher, batch_of(work, pairs), compute_loss, device)
+
+
+def dense_step_with(
+    student: PreTrainedModel,
+    teacher: PreTrainedModel,
+    batch: Batch,
+    compute_loss: Callable[[PreTrainedModel, PreTrainedModel, Inputs], Tensor],
+    device: torch.device,
+) -> Step:
+    """An update with full logits on a batch."""
     student, teacher = student.to(device).train(), teacher.to(device).eval().requires_grad_(False)
-    batch = batch_of(work, pairs).to(device)
+    batch = batch.to(device)
     inputs = plain_inputs(batch, is_encoder_decoder=student.config.is_encoder_decoder)
     tokens = n_tokens(batch)
     optimizer = torch.optim.AdamW(student.parameters(), lr=LEARNING_RATE, fused=True)

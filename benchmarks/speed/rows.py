@@ -58,6 +58,19 @@ class Writing:
 
 
 @dataclass(frozen=True)
+class Pretrained:
+    """Saved models on rows of a dataset: an update of the student or, if `targets` is not 0, samples of the teacher."""
+
+    teacher: str
+    student: str
+    dataset: str
+    rows: int
+    max_input_length: int
+    max_labels_length: int
+    targets: int = 0  # per input
+
+
+@dataclass(frozen=True)
 class Row:
     """A workload and its implementations, each a line of the table.
 
@@ -66,7 +79,7 @@ class Row:
     """
 
     name: str
-    work: Learning | Writing
+    work: Learning | Writing | Pretrained
     implementations: tuple[str, ...]
     repetitions: int = 7
 

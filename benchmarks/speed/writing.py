@@ -21,9 +21,9 @@ from src.models.loading import fuse_gelu
 Write = Callable[[], int]
 
 
-def own_tokens(written: Tensor) -> int:
+def own_tokens(written: Tensor, eos: int = EOS) -> int:
     """Number of tokens in the rows (N, L) up to and including EOS."""
-    ends = (written == EOS).long()
+    ends = (written == eos).long()
     return int((ends.cumsum(dim=1) - ends == 0).sum())
 
 
