@@ -9,10 +9,10 @@ from src.config.flags.generate import GenerateArguments
 def main(argv: list[str] | None = None) -> Path:
     """Generate the pseudo-targets and return the path of their file."""
     config = parse(GenerateArguments, argv)
-    from src.data.formats import read_datasets
+    from src.data.tables import read_data
     from src.generate_accelerator import generate
 
-    return generate(config, read_datasets(config.dataset_path, max_rows=config.max_rows))
+    return generate(config, read_data(config, config.dataset_path, max_rows=config.max_rows))
 
 
 if __name__ == "__main__":

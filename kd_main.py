@@ -7,12 +7,12 @@ from src.config.flags.train import DistillArguments
 def main(argv: list[str] | None = None) -> dict[str, float]:
     """Train the student and return the test scores of its best checkpoint."""
     config = parse(DistillArguments, argv)
-    from src.data.formats import read_datasets
+    from src.data.tables import read_data
     from src.kd_models_accelerator_multiple_loaders import train_kd
     from src.training.phase import read_experiment
 
     experiment = read_experiment(config)
-    return train_kd(config, read_datasets(config.dataset_path, max_rows=config.max_rows), experiment)
+    return train_kd(config, read_data(config, config.dataset_path, max_rows=config.max_rows), experiment)
 
 
 if __name__ == "__main__":

@@ -9,10 +9,10 @@ from src.config.flags.generate import SimulateApiArguments
 def main(argv: list[str] | None = None) -> Path:
     """Write the file of completions and return its path."""
     config = parse(SimulateApiArguments, argv)
-    from src.data.formats import read_datasets
+    from src.data.tables import read_data
     from src.simulate_api import simulate
 
-    return simulate(config, read_datasets(config.dataset_path, max_rows=config.max_rows))
+    return simulate(config, read_data(config, config.dataset_path, max_rows=config.max_rows))
 
 
 if __name__ == "__main__":

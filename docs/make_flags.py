@@ -13,11 +13,32 @@ HEAD = """# Every flag
 
 `python docs/make_flags.py` generates this page from `src/config/flags/`. `--help` shows the same text.
 
-Booleans are `True` or `False`. List items are separated by spaces. Every script accepts `--config FILE.yaml`, a file
-with the same flags; the command line overrides it.
+Booleans are `True` or `False`. List items are separated by spaces.
+
+**One file for all scripts.** Every script accepts `--config FILE.yaml`, a file with the same flags; the command line
+overrides it. It may hold flags of all scripts: each script skips those that it does not have. A section named after a
+script holds what only this script should see, and overrides the rest. A key that no script knows is refused.
+
+```yaml
+# all.yaml: python ft_main.py --config all.yaml
+max_input_length: 128            # in tokens
+batch_size: 32
+metrics: [sacrebleu, rouge]
+prepare_datasets_main:
+  dataset_path: news.csv
+  text_column: article
+  max_input_length: 90           # in words
+  output_dir: datasets/original
+ft_main:
+  dataset_path: datasets/original/dataset.json
+  output_dir: outputs/teacher
+```
+
+The `run.json` of an earlier run is a `--config` too: its flags are used, without `output_dir` and `overwrite`.
 """
 TITLES = {  # in the order of the page; None: the title is the name of the script
     base.Arguments: "Every script",
+    base.DataArguments: "Scripts that read texts",
     base.TokenizerArguments: "Scripts that tokenize texts",
     prepare.PrepareArguments: None,
     create_student.CreateStudentArguments: None,

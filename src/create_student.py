@@ -1,7 +1,7 @@
 """Stage: make a student by keeping some layers of a trained model or building a small model with random weights."""
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -105,7 +105,7 @@ def _build_new(config: CreateStudentArguments) -> "Student":
         tokenizer, source = load_tokenizer(config.tokenizer), f"the tokenizer of `{config.tokenizer}`"
     else:
         assert config.dataset_path is not None
-        texts = training_texts(config.dataset_path)
+        texts = training_texts(config.dataset_path, config.columns)
         with signals_kill():
             tokenizer = train_tokenizer(texts, config.vocab_size, family=family.name)
         source = f"a tokenizer trained on `{config.dataset_path}`"
@@ -125,9 +125,9 @@ def _build_new(config: CreateStudentArguments) -> "Student":
     return model, tokenizer, f"A new {family.name} model with random weights (seed {config.seed}) and {source}."
 
 
-def training_texts(dataset_path: str) -> Iterator[str]:
+def training_texts(dataset_path: str, columns: Mapping[str, str] | None = None) -> Iterator[str]:
     """Texts and targets of a dataset's training splits, then its unlabeled texts; nothing of dev and test."""
-    datasets = read_datasets(dataset_path)
+    datasets = read_datasets(dataset_path, columns=columns)
     check_datasets(datasets, dataset_path)
     check_trainable(datasets, dataset_path)
     for split in training_splits(datasets):

@@ -11,7 +11,7 @@ from src.api.alignment import Aligner, Alignment
 from src.api.responses import ApiFile
 from src.api.rows import aligned_rows, plan_rows
 from src.api.student_vocabulary import StudentTokens
-from src.config.constants import DEV_PPL, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
+from src.config.constants import DEV, DEV_PPL, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
 from src.config.flags.prepare import PrepareArguments, prepare_mode
 from src.data.corpora.registry import load_corpus
@@ -33,6 +33,7 @@ from src.data.splits import (
     sample_train,
     without_splits,
 )
+from src.data.tables import draw_splits, read_data, rows_of
 from src.data.writers import open_dataset, write_datasets
 from src.models.loading import is_encoder_decoder, load_config, load_tokenizer
 from src.models.multilingual import set_languages
@@ -65,17 +66,15 @@ def prepare(config: PrepareArguments) -> Path:
 
 def prepare_original(config: PrepareArguments) -> Datasets:
     """Load the corpus or dataset file, filter it, and sample its splits."""
-    sizes = SplitSizes(
-        train=config.train_size,
-        dev=config.val_size,
-        test=config.test_size,
-        unlabeled=config.unlabeled_size,
-        dev_ppl=config.val_ppl_size,
-    )
-    source = config.dataset_path or f"corpus '{config.dataset_name}'"
-    datasets = load_original(config, sizes)
+    source = config.dataset_path or f"corpus '{config.corpus}'"
+    datasets = load_original(config)
     if config.filter_by_length:
         datasets = filter_by_words(datasets, config.max_input_length, config.max_labels_length, source)
+    sizes = split_sizes(config, datasets)
+    if not config.corpus:
+        wanted = {DEV: sizes.dev and max(sizes.dev, sizes.dev_ppl or 0), TEST: sizes.test}
+        lacking = {split: size for split, size in wanted.items() if size is not None and split not in datasets}
+        datasets = draw_splits(datasets, lacking, seed=config.seed, source=source)
     datasets = sample_train(datasets, sizes.train, rest_to_unlabeled=config.unlabeled_split, seed=config.seed)
     datasets = add_ft(datasets, config.add_ft_split, source)
     datasets = sample_split(datasets, UNLABELED, sizes.unlabeled, seed=config.seed)
@@ -86,16 +85,26 @@ def prepare_original(config: PrepareArguments) -> Datasets:
     return in_order(debug_rows(datasets, seed=config.seed) if config.debug else datasets)
 
 
-def load_original(config: PrepareArguments, sizes: SplitSizes) -> Datasets:
+def split_sizes(config: PrepareArguments, datasets: Datasets) -> SplitSizes:
+    """The rows that the flags ask for; shares are of the split, or of `train` if the split has to be drawn from it."""
+    rows = {
+        split: None if size is None else rows_of(size, n_rows(datasets.get(split, datasets.get(TRAIN, {}))))
+        for split, size in config.split_sizes.items()
+    }
+    return SplitSizes(config.train_size, rows[DEV], rows[TEST], config.unlabeled_size, config.val_ppl_size)
+
+
+def load_original(config: PrepareArguments) -> Datasets:
     """The corpus, or the dataset file with the splits that are to be kept.
 
     A dataset file's `unlabeled` stays if `--load_use_unlabeled`; a corpus' needs `--unlabeled_split`.
     """
-    if config.dataset_name:
-        datasets = load_corpus(config.dataset_name, Request(config.dataset_path, sizes, config.seed))
+    if config.corpus:
+        request = Request(config.dataset_path, split_sizes(config, {}), config.seed)
+        datasets = load_corpus(config.corpus, request)
         return datasets if config.unlabeled_split else without_splits(datasets, UNLABELED)
     source = str(config.dataset_path)
-    datasets = read_datasets(source)
+    datasets = read_datasets(source, columns=config.columns)
     check_trainable(datasets, source)
     if any(TRAIN_I.fullmatch(split) for split in datasets):
         raise UserError(f"{source}: has '{TRAIN}_0' …, it is merged already; give the original dataset, with '{TRAIN}'")
@@ -106,7 +115,7 @@ def load_original(config: PrepareArguments, sizes: SplitSizes) -> Datasets:
 def prepare_generations(config: PrepareArguments) -> Datasets:
     """Merge pseudo-targets into the dataset they were made for."""
     original_source, generations_source = str(config.original_dataset_path), str(config.generation_dataset_path)
-    original = read_datasets(original_source)
+    original = read_data(config, original_source)
     check_datasets(original, original_source)
     merge = Merge(
         use_labeled=config.use_labeled,

@@ -18,7 +18,7 @@ from accelerate.state import AcceleratorState
 from hypothesis import settings
 
 from src.config.divergences import DIVERGENCES, divergence, expectation
-from src.config.flags import create_student, generate, prepare, train
+from src.config.scripts import ARGUMENTS as ARGUMENTS
 from src.models.folders import write_model_folder
 from src.models.loading import load_tokenizer
 from src.models.new_models import ModelSizes, build_from_scratch
@@ -28,18 +28,6 @@ torch.set_num_threads(1)  # tiny matrices: a second thread only waits, on a busy
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # a shell starts what is behind "&" so; tests send it to scripts
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
-ARGUMENTS = {  # of every script
-    each.script: each
-    for each in (
-        prepare.PrepareArguments,
-        create_student.CreateStudentArguments,
-        train.FineTuneArguments,
-        generate.GenerateArguments,
-        generate.SimulateApiArguments,
-        train.DistillArguments,
-        train.DistillStoredArguments,
-    )
-}
 FAMILY_NAMES = ("t5", "bart", "gpt2", "opt", "llama")
 ENCODER_DECODER_NAMES = ("t5", "bart")
 DECODER_ONLY_NAMES = ("gpt2", "opt", "llama")

@@ -6,6 +6,7 @@ TRAIN, DEV, TEST, UNLABELED = "train", "dev", "test", "unlabeled"
 FT, DEV_PPL = "ft", "dev_ppl"  # labeled rows for the closing fine-tuning; dev rows for the negative log-likelihood
 
 TEXT, TARGET, GENERATED = "text", "target", "generated"
+ID = "id"  # of a row, from the column that --id_column names
 FINISH_REASON, STOP, LENGTH = "finish_reason", "stop", "length"  # stop: ended by itself; length: cut off
 INPUT_HASH = "input_hash"  # identifies the input of a pseudo-target whose text is not stored beside it
 

@@ -6,23 +6,29 @@ import csv
 import io
 import re
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from src.config.constants import DEV, GENERATED, TEXT, TRAIN
 from src.config.errors import UserError, one_line
 from src.data.columnar_files import is_saved_folder, read_arrow, read_parquet, read_saved_folder
+from src.data.columns import rename_columns
 from src.data.hub import HUB_PREFIX, load_hub
 from src.data.json_values import with_json_values
 from src.data.schema import Columns, Datasets, check_shape, check_strings, check_unique_names, kind
+from src.data.splits import first_rows
 from src.storage.json_files import COMPRESSED, opened_text, parse_json, read_bytes, read_json
 
 SPLIT_ALIASES = {"validation": DEV, "valid": DEV, "val": DEV}
 
 
-def read_datasets(path: str | Path, *, max_rows: int | None = None) -> Datasets:
+def read_datasets(
+    path: str | Path, *, columns: Mapping[str, str] | None = None, max_rows: int | None = None
+) -> Datasets:
     """Read a dataset of any supported format; keep the first `max_rows` rows of each split, or all of them.
+
+    `columns` gives its names of columns by ours (see `rename_columns`).
 
     `path` is one of: a dataset file (JSON); a `.jsonl`, `.parquet` or `.csv` file, which becomes the split `train`; a
     folder with one such file (or `.json`), or one folder of them, per split; a folder saved by `datasets`;
@@ -38,9 +44,7 @@ def read_datasets(path: str | Path, *, max_rows: int | None = None) -> Datasets:
     except OverflowError:
         raise UserError(f"{source}: contains a time outside of the years 1 to 9999; remove its column") from None
     check_shape(datasets, source)
-    datasets = rename_splits(datasets, source)
-    if max_rows is not None:
-        datasets = {split: {name: c[:max_rows] for name, c in columns.items()} for split, columns in datasets.items()}
+    datasets = first_rows(rename_columns(rename_splits(datasets, source), columns or {}, source), max_rows)
     is_json = Path(source).suffix in (".json", ".jsonl") and Path(source).is_file()
     return datasets if is_json else with_json_values(datasets, source)
 

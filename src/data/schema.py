@@ -90,7 +90,8 @@ def _rotation(datasets: Datasets) -> list[str]:
 def check_strings(columns: Columns, name: str, place: str) -> None:
     """Refuse a split whose column `name` is missing, has no rows or a value that is no string; `place` names it."""
     if name not in columns:
-        raise UserError(f"{place}: column '{name}' is missing; it has {list(columns)}")
+        other = f"; --{name}_column names another" if name in (TEXT, TARGET) else ""
+        raise UserError(f"{place}: column '{name}' is missing; it has {column_names(columns)}{other}")
     if not columns[name]:
         raise UserError(f"{place}: no rows")
     if set(map(type, columns[name])) != {str}:
@@ -118,6 +119,18 @@ def check_unique_names(names: Sequence[str], path: Path) -> None:
     for name, count in Counter(names).items():
         if count > 1:
             raise UserError(f"{path}: column '{name}' is there twice; keep one")
+
+
+def column_names(columns: Columns) -> list[str]:
+    """The names of columns for a message; instead of a nested column its parts, as `column.part`."""
+    return [part for name, values in columns.items() for part in _parts(name, values)]
+
+
+def _parts(name: str, values: Sequence[Any]) -> list[str]:
+    first = next((value for value in values if value is not None), None)
+    if not isinstance(first, dict) or not first:
+        return [name]
+    return [part for key, value in first.items() for part in _parts(f"{name}.{key}", [value])]
 
 
 def kind(value: Any) -> str:

@@ -52,6 +52,13 @@ def take_rows(columns: Columns, rows: Sequence[int]) -> Columns:
     return {name: [values[i] for i in rows] for name, values in columns.items()}
 
 
+def first_rows(datasets: Datasets, count: int | None) -> Datasets:
+    """The first rows of every split; all of them for None."""
+    if count is None:
+        return datasets
+    return {split: {name: c[:count] for name, c in columns.items()} for split, columns in datasets.items()}
+
+
 def keep_rows(columns: Columns, keep: Callable[[str, Any], bool]) -> Columns:
     """The rows whose text and target (the text again where the split has no target) satisfy `keep`."""
     texts = columns[TEXT]

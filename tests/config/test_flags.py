@@ -15,6 +15,11 @@ SAMPLING = {"temperature": None, "top_p": None, "top_k": None}
 SHARED = {
     "output_dir": REQUIRED,
     "dataset_path": REQUIRED,
+    "text_column": "text",
+    "target_column": "target",
+    "id_column": None,
+    "val_size": None,
+    "test_size": None,
     "checkpoint_path": None,
     "max_input_length": 512,
     "max_labels_length": 128,
@@ -90,8 +95,11 @@ DEFAULTS = {
     PrepareArguments: {
         "output_dir": REQUIRED,
         "file_name": "dataset.json",
-        "dataset_name": "xsum",
+        "dataset_name": None,
         "dataset_path": None,
+        "text_column": "text",
+        "target_column": "target",
+        "id_column": None,
         "original_dataset_path": None,
         "generation_dataset_path": None,
         "logits_dataset_path": None,
@@ -139,6 +147,8 @@ DEFAULTS = {
         "vocab_size": 2000,
         "tokenizer": None,
         "dataset_path": None,
+        "text_column": "text",
+        "target_column": "target",
         "seed": 42,
         "overwrite": False,
     },
@@ -381,6 +391,38 @@ MERGE = {"original_dataset_path": "a.json", "generation_dataset_path": "b.json"}
 def test_prepare_mistakes(flags, message):
     with pytest.raises(UserError, match=message):
         prepare(**flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "corpus"),
+    [
+        ({}, "xsum"),
+        ({"dataset_path": "mine.csv"}, ""),
+        ({"dataset_path": "mine.csv", "dataset_name": ""}, ""),
+        ({"dataset_path": "raw", "dataset_name": "xsum"}, "xsum"),
+        ({"dataset_name": "demo"}, "demo"),
+    ],
+)
+def test_a_dataset_path_alone_is_no_corpus(flags, corpus):
+    assert prepare(**flags).corpus == corpus
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"val_size": 1.5}, "--val_size: 1.5 is neither a number of rows nor a share below 1"),
+        ({"test_size": 0.0}, "--test_size: must be greater than 0"),
+        ({"val_size": 0.1}, "--val_size 0.1: the corpus 'xsum' needs a number of rows, not a share"),
+        ({"text_column": "document"}, "--text_column document: the corpus 'xsum' has columns of its own"),
+        ({"id_column": "id", "logits_dataset_path": "a.json"}, "--id_column id: an API file has columns of its own"),
+    ],
+)
+def test_mistakes_of_columns_and_sizes(flags, message):
+    with pytest.raises(UserError, match=message):
+        prepare(**flags)
+    if "neither" in message or "greater" in message:
+        with pytest.raises(UserError, match=message):
+            fine_tune(**flags)
 
 
 def test_prepare_flags_that_go_together():

@@ -4,7 +4,7 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from src.config.errors import UserError
-from src.config.flags.base import DATA, FILES, MODEL, PRUNE_HELP, RUN, Arguments, flag
+from src.config.flags.base import DATA, FILES, MODEL, PRUNE_HELP, RUN, DataArguments, flag
 
 FAMILIES = ("t5", "bart", "gpt2", "opt", "llama")
 ONLY_NEW_MODELS = {
@@ -14,7 +14,7 @@ ONLY_NEW_MODELS = {
 
 
 @dataclass(frozen=True, kw_only=True)
-class CreateStudentArguments(Arguments):
+class CreateStudentArguments(DataArguments):
     r"""Make a student: a trained model with fewer layers, or a small new model with random weights.
 
     Reads   --from_model, the model whose layers are copied. For a new model: --tokenizer, or --dataset_path to train a

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
-from src.config.constants import CORPORA
+from src.config.constants import CORPORA, ID
 from src.config.errors import UserError
 from src.config.flags.base import DATA, FILES, MODEL, RUN, TokenizerArguments, flag
 
@@ -34,7 +34,9 @@ class PrepareArguments(TokenizerArguments):
     script: ClassVar[str] = "prepare_datasets_main.py"
 
     file_name: str = flag("dataset.json", "File to write; in mode logits NAME.arrow is a folder for large data.", FILES)
-    dataset_name: str = flag("xsum", 'Corpus; "" if --dataset_path is a dataset file.', FILES, choices=(*CORPORA, ""))
+    dataset_name: str | None = flag(
+        None, 'Corpus. None means xsum, or with --dataset_path no corpus, as "".', FILES, choices=(*CORPORA, "")
+    )
     dataset_path: str | None = flag(None, "Dataset file or, with --dataset_name, the raw files of the corpus.", FILES)
     original_dataset_path: str | None = flag(None, "Mode generations: dataset with the pseudo-targets' inputs.", FILES)
     generation_dataset_path: str | None = flag(None, "Mode generations: pseudo-targets from gen_main.py (JSON).", FILES)
@@ -42,8 +44,14 @@ class PrepareArguments(TokenizerArguments):
         None, "Mode logits: file of an API's completions; docs/api-teachers.md describes its forms.", FILES
     )
     train_size: int | None = flag(None, "Number of train rows to sample. None means all.", DATA, minimum=1)
-    val_size: int | None = flag(None, "Number of dev rows to sample. None means all.", DATA, minimum=1)
-    test_size: int | None = flag(None, "Number of test rows to sample. None means all.", DATA, minimum=1)
+    val_size: float | None = flag(
+        None,
+        "Number of dev rows to sample, or share of them (below 1); drawn from train if --dataset_path has no dev. None "
+        "means all.",
+        DATA,
+        above=0,
+    )
+    test_size: float | None = flag(None, "As --val_size, for the split test.", DATA, above=0)
     unlabeled_size: int | None = flag(None, "Number of unlabeled rows to sample. None means all.", DATA, minimum=1)
     val_ppl_size: int | None = flag(
         None, "Number of rows of dev_ppl, on which nll and ppl are measured. None means no dev_ppl.", DATA, minimum=1
@@ -91,13 +99,21 @@ class PrepareArguments(TokenizerArguments):
     )
     debug: bool = flag(False, "Try the command out on 32 rows of train and 16 of every other split.", RUN)
 
+    @property
+    def corpus(self) -> str:
+        """The name of the corpus, or "" for a dataset file."""
+        default = "" if self.dataset_path else "xsum"
+        return default if self.dataset_name is None else self.dataset_name
+
     def check(self) -> None:
         super().check()
         mode, file = prepare_mode(self), Path(self.file_name)
         if file.is_absolute() or ".." in file.parts or not file.name:
             raise UserError(f"--file_name {self.file_name}: must be the name of a file in --output_dir")
-        if mode == "original" and not self.dataset_name and not self.dataset_path:
+        if mode == "original" and not self.corpus and not self.dataset_path:
             raise UserError('--dataset_name "" needs a --dataset_path')
+        if mode == "logits" or (mode == "original" and self.corpus):
+            self._check_no_table("an API file" if mode == "logits" else f"the corpus '{self.corpus}'")
         if mode == "original" and self.unlabeled_size is not None and not self.unlabeled_split:
             raise UserError(f"--unlabeled_size {self.unlabeled_size} needs --unlabeled_split True")
         if mode != "logits" and self.file_name.endswith(".arrow"):
@@ -110,6 +126,16 @@ class PrepareArguments(TokenizerArguments):
             raise UserError("--n_augmentations_per_example: must be at least 1 in mode generations, not 0")
         if not self.teacher_new_word_char:
             raise UserError("--teacher_new_word_char: must not be empty")
+
+    def _check_no_table(self, what: str) -> None:
+        """Refuse flags for tables of the user's own, where the data have columns and splits of their own."""
+        for ours, theirs in self.columns.items():
+            if theirs != ours or ours == ID:
+                raise UserError(f"--{ours}_column {theirs}: {what} has columns of its own; leave the flag out")
+        for name in ("val_size", "test_size"):
+            size = getattr(self, name)
+            if size is not None and size < 1:
+                raise UserError(f"--{name} {size}: {what} needs a number of rows, not a share")
 
 
 def prepare_mode(args: PrepareArguments) -> str:
