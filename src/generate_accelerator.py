@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from src.config.console import say
-from src.config.constants import DEV_PPL, FINISH_REASON, FT, GENERATED, INPUT_HASH, LENGTH, TEXT
+from src.config.constants import DEV_PPL, FINISH_REASON, FT, GENERATED, ID, INPUT_HASH, LENGTH, TEXT
 from src.config.errors import UserError
 from src.config.flags.generate import GenerateArguments
 from src.data.pseudo_targets import input_hash
@@ -94,11 +94,14 @@ def _engine(config: GenerateArguments, generator: TargetGenerator) -> CTranslate
 
 
 def _columns(config: GenerateArguments, original: Columns, generated: list[str]) -> Columns:
-    """`generated` and hashes of the inputs, or with --add_original_data every original column, each row K times."""
+    """`generated`, ids and hashes of the inputs; with --add_original_data all original columns. Each row K times."""
     k = config.num_return_sequences
     if not config.add_original_data:
         hashes = [hashed for text in original[TEXT] for hashed in [input_hash(text)] * k]
-        return {GENERATED: generated, INPUT_HASH: hashes}
-    return {name: [value for value in values for _ in range(k)] for name, values in original.items()} | {
-        GENERATED: generated
-    }
+        has_ids = config.id_column is not None and ID in original
+        return _repeated({ID: original[ID]} if has_ids else {}, k) | {GENERATED: generated, INPUT_HASH: hashes}
+    return _repeated(original, k) | {GENERATED: generated}
+
+
+def _repeated(columns: Columns, k: int) -> Columns:
+    return {name: [value for value in values for _ in range(k)] for name, values in columns.items()}

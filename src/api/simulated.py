@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from src.config.constants import FINISH_REASON, LENGTH, STOP, TARGET, TEXT
+from src.config.constants import FINISH_REASON, LENGTH, STOP
 from src.data.schema import Datasets
 from src.tokens.token_bytes import TokenBytes, n_whole
 
@@ -83,12 +83,12 @@ def token_string(piece: bytes, *, mark: str = "bytes:") -> str:
 
 
 def response_lines(datasets: Datasets, completions: GeneratedCompletions, token_bytes: TokenBytes) -> Iterator[str]:
-    """A line of JSON per input: its text, and a chat API's response with its completions as choices."""
+    """A line of JSON per input: its columns, and a chat API's response with its completions as choices."""
     for split, columns in datasets.items():
-        names = [name for name in (TEXT, TARGET) if name in columns]
         for i, row in enumerate(completions[split]):
             choices = [{"index": k} | chat_choice(completion, token_bytes) for k, completion in enumerate(row)]
-            line = {name: columns[name][i] for name in names} | {"split": split, "response": {"choices": choices}}
+            line = {name: values[i] for name, values in columns.items()}
+            line |= {"split": split, "response": {"choices": choices}}
             yield json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
 
 
@@ -98,9 +98,8 @@ def dataset_form(form: str, datasets: Datasets, completions: GeneratedCompletion
     for split, columns in datasets.items():
         rows = completions[split]
         result = {
-            name: [value for value, row in zip(columns[name], rows, strict=True) for _ in row]
-            for name in (TEXT, TARGET)
-            if name in columns
+            name: [value for value, row in zip(values, rows, strict=True) for _ in row]
+            for name, values in columns.items()
         }
         cells = [_cells(form, chat_choice(completion, token_bytes)) for row in rows for completion in row]
         results[split] = result | {name: [each[name] for each in cells] for name in COLUMNS}

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from src.config.errors import UserError
@@ -24,12 +25,16 @@ def append_predictions(folder: Path, split: str, epoch: int, step: int, predicti
     append_json_line(folder / PREDICTION_LINES, line)
 
 
-def write_predictions(folder: Path, references: Mapping[str, Sequence[Target]]) -> None:
-    """Write eval_generations.json: each evaluation's predictions beside the `references` of its split."""
+def write_predictions(
+    folder: Path, references: Mapping[str, Sequence[Target]], ids: Mapping[str, Sequence[Any]] = MappingProxyType({})
+) -> None:
+    """Write eval_generations.json: each evaluation's predictions beside `references`, and `ids` if given, by split."""
     written = {}
     for line in read_json_lines(folder / PREDICTION_LINES):
         key = f"{line['split']}__epoch{line['epoch']}__step{line['step']}"
         written[key] = {**line, "references": list(references[line["split"]])}
+        if line["split"] in ids:
+            written[key]["ids"] = list(ids[line["split"]])
     write_json(folder / PREDICTIONS, written, indent=1)
 
 

@@ -4,7 +4,7 @@ from contextlib import closing
 from pathlib import Path
 
 from src.config.console import say
-from src.config.constants import TARGET, TEST
+from src.config.constants import ID, TARGET, TEST
 from src.config.flags.shared import TrainingArguments
 from src.models.folders import write_model_folder
 from src.models.forward import unwrapped
@@ -29,7 +29,10 @@ def train(trainer: Trainer) -> dict[str, float]:
             result = trainer.evaluate(TEST, final=True)
             trainer.log.evaluation(trainer.state, TEST, FINAL, FINAL, result)
             scores = result.scores
-        write_predictions(run.path, {split: columns.get(TARGET, []) for split, columns in datasets.items()})
+        references = {split: columns.get(TARGET, []) for split, columns in datasets.items()}
+        has_ids = trainer.config.id_column is not None
+        ids = {split: columns[ID] for split, columns in datasets.items() if has_ids and ID in columns}
+        write_predictions(run.path, references, ids)
         model, card = unwrapped(training.model), _card(trainer, scores)
         write_model_folder(run.path / MODEL_FOLDER, model, training.tokenizer, card, trainer.config.task_prompt)
         run.finish(scores)
