@@ -2,14 +2,14 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from src.config.errors import UserError, one_line
 from src.config.flags.base import GROUPS, REQUIRED, Arguments
-from src.config.parsing import base_type, check_value, convert, is_list, nearest
+from src.config.parsing import base_type, check_value, convert, is_list
 from src.config.signals import sigterm_as_exception
 
 Parsed = TypeVar("Parsed", bound=Arguments)
@@ -36,11 +36,16 @@ def explicit_flags(arguments_class: type[Arguments], argv: list[str] | None = No
     by_name = {each.name: each for each in fields(arguments_class)}
     known, unknown = _parser(arguments_class).parse_known_args(argv)
     if unknown:
-        _refuse(unknown[0], by_name)
+        _refuse(unknown[0], [*by_name, "config", "help"])
     written = vars(known)
     config = written.pop("config", None)
     given = {name: _value(by_name[name], words, f"--{name}") for name, words in written.items()}
-    return given if config is None else _config_flags(Path(config), by_name) | given
+    if config is None:
+        return given
+    from src.config.config_files import read_config  # here, because importing PyYAML would slow --help
+
+    in_file = read_config(Path(config), arguments_class.script)
+    return {name: _value(by_name[name], written, where) for name, (where, written) in in_file.items()} | given
 
 
 def run_script(main: Callable[[list[str] | None], object], argv: list[str] | None = None) -> int:
@@ -81,7 +86,12 @@ def _parser(arguments_class: type[Arguments]) -> _Parser:
         argument_default=argparse.SUPPRESS,
         allow_abbrev=False,
     )
-    parser.add_argument("--config", metavar="FILE.yaml", help="Read flags from this file too; the command line wins.")
+    parser.add_argument(
+        "--config",
+        metavar="FILE.yaml",
+        help="Read flags from this file too; the command line wins. FILE may hold flags of other scripts, sections "
+        "named after a script, or be the run.json of an earlier run.",
+    )
     for title in GROUPS:
         group = parser.add_argument_group(title)
         for each in fields(arguments_class):
@@ -105,23 +115,15 @@ def _help(each: Field[Any]) -> str:
     return f"{each.metadata['sentence']}{possible} {note}".replace("%", "%%")
 
 
-def _refuse(word: str, names: Iterable[str]) -> NoReturn:
+def _refuse(word: str, names: Collection[str]) -> NoReturn:
     """Raise a UserError for a word of the command line that is neither a flag nor a flag's value."""
     if not word.startswith("-"):
         raise UserError(f"unexpected {word!r}: it follows a flag that takes one value (quote a text that has spaces)")
+    from src.config.hints import hint  # here, because it knows the flags of all scripts
+
     name = word.partition("=")[0]
-    raise UserError(f"unknown flag {name!r}; nearest: '--{nearest(name.lstrip('-'), [*names, 'config', 'help'])}'")
-
-
-def _config_flags(path: Path, by_name: dict[str, Field[Any]]) -> dict[str, Any]:
-    from src.config.yaml_files import read_mapping  # here, because importing PyYAML would slow --help
-
-    flags = {}
-    for name, written in read_mapping(path).items():
-        if name not in by_name:
-            raise UserError(f"{path.name}: unknown key {name!r}; nearest: {nearest(name, by_name)!r}")
-        flags[name] = _value(by_name[name], written, f"{path.name}: {name}")
-    return flags
+    meant = hint(name.lstrip("-"), names, lambda flag, value: f"--{flag} {value}".rstrip())
+    raise UserError(f"unknown flag {name!r}; {meant}")
 
 
 def _value(each: Field[Any], written: Any, where: str) -> Any:

@@ -1,9 +1,10 @@
-"""Read YAML files strictly: no tags, no repeated keys, and every scalar as text.
+"""Read YAML files strictly: no tags, no repeated keys, and every scalar as text; JSON files with scalars as text too.
 
 YAML 1.1 would read `mixed_precision: no` as False and `learning_rate: 5e-05` as a text. Here src.config.parsing
 converts the text to the type that is needed, so a value means the same in a file and on the command line.
 """
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -41,7 +42,7 @@ class _Loader(yaml.SafeLoader):
 def read_mapping(path: Path) -> dict[str, Any]:
     """The mapping in a YAML file; its scalars are texts or None. Raises UserError if the file holds anything else."""
     try:
-        content = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        content = _parse(path.read_text(encoding="utf-8"), is_json=path.suffix == ".json")
     except OSError as error:
         raise UserError(f"{path}: cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:
@@ -50,6 +51,8 @@ def read_mapping(path: Path) -> dict[str, Any]:
         mark = error.problem_mark
         line = f" line {mark.line + 1}:" if mark else ""
         raise UserError(f"{path.name}:{line} {error.problem or error.context}") from error
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path.name}: line {error.lineno}: is not JSON: {error.msg}") from error
     except RecursionError:
         raise UserError(f"{path.name}: lists or mappings are nested too deeply") from None
     except yaml.YAMLError as error:
@@ -57,3 +60,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
     if not isinstance(content, dict):
         raise UserError(f"{path.name}: must consist of `key: value` lines")
     return content
+
+
+def _parse(text: str, *, is_json: bool) -> Any:
+    if is_json:
+        return json.loads(text, parse_int=str, parse_float=str, parse_constant=str, object_hook=_booleans_as_text)
+    return yaml.load(text, Loader=_Loader)
+
+
+def _booleans_as_text(values: dict[str, Any]) -> dict[str, Any]:
+    return {name: str(value) if isinstance(value, bool) else value for name, value in values.items()}
