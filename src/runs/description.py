@@ -47,11 +47,16 @@ class RunDescription(msgspec.Struct, kw_only=True):
     def write(self, folder: Path) -> None:
         write_json(folder / RUN, msgspec.to_builtins(self), indent=1)
 
-    def differences(self, flags: Mapping[str, Any], data: Mapping[str, Any]) -> Iterator[str]:
-        """What differs in a new command, one sentence each; flags and data that run.json lacks do not."""
+    def differences(
+        self, flags: Mapping[str, Any], data: Mapping[str, Any], defaults: Mapping[str, Any]
+    ) -> Iterator[str]:
+        """What differs in a new command, one sentence each.
+
+        A flag that run.json lacks, because it is new, had its default. Data that it lacks do not differ.
+        """
         for name, value in flags.items():
-            value = list(value) if isinstance(value, tuple) else value
-            former = self.flags.get(name, value)
+            former = self.flags.get(name, defaults.get(name, value))
+            former, value = (list(each) if isinstance(each, tuple) else each for each in (former, value))
             if name != "script" and name not in NOT_COMPARED and former != value:
                 yield f"--{name} was {former}, is {value}"
         for name, value in data.items():

@@ -3,13 +3,14 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
 from src.config.console import say
 from src.config.errors import UserError
+from src.config.flags.base import REQUIRED
 from src.config.flags.shared import SharedArguments
 from src.runs.description import (
     FINISHED,
@@ -172,7 +173,8 @@ def open_run(config: SharedArguments, inputs: Mapping[str, Any]) -> RunFolder:
         run.flags["checkpoint_path"] = found.flags.get("checkpoint_path")
     if found.script != config.script:
         raise UserError(f"{path}: holds a run of {found.script}; take another --output_dir or --overwrite True")
-    differing = list(found.differences(run.flags, run.inputs))
+    defaults = {each.name: each.default for each in fields(config) if each.default is not REQUIRED}
+    differing = list(found.differences(run.flags, run.inputs, defaults))
     if differing:
         raise UserError(
             f"{path}: holds a run with other flags ({'; '.join(differing)}); "

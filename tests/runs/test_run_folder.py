@@ -89,6 +89,17 @@ def test_flags_without_influence_may_differ(config, changes):
     assert open_run(replace(config, **changes), DATA).status == UNFINISHED
 
 
+def test_a_flag_that_the_run_did_not_have_yet_had_its_default(config):
+    path = begun(config).path / "run.json"
+    content = json.loads(path.read_text())
+    for name in ("text_column", "id_column", "val_size"):
+        del content["flags"][name]
+    path.write_text(json.dumps(content))
+    assert open_run(config, DATA).status == UNFINISHED
+    with pytest.raises(UserError, match="--val_size was None, is 0.1"):
+        open_run(replace(config, val_size=0.1), DATA)
+
+
 def test_changed_data_are_refused(config):
     begun(config)
     with pytest.raises(UserError, match="what --dataset_path stands for has changed"):
