@@ -1,7 +1,7 @@
 """Stage: make a student by keeping some layers of a trained model or building a small model with random weights."""
 
 import logging
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,9 +10,9 @@ from src.config.constants import TARGET, TEXT, UNLABELED
 from src.config.errors import UserError
 from src.config.flags.create_student import CreateStudentArguments
 from src.config.signals import signals_kill
-from src.data.formats import read_datasets
 from src.data.references import references_of
 from src.data.schema import check_datasets, check_trainable, training_splits
+from src.data.tables import read_data
 from src.models.checks_before_loading import check_model_files
 from src.models.families import FAMILY_OF_TYPE, layer_counts
 from src.models.folders import write_model_folder
@@ -105,7 +105,7 @@ def _build_new(config: CreateStudentArguments) -> "Student":
         tokenizer, source = load_tokenizer(config.tokenizer), f"the tokenizer of `{config.tokenizer}`"
     else:
         assert config.dataset_path is not None
-        texts = training_texts(config.dataset_path, config.columns)
+        texts = training_texts(config, config.dataset_path)
         with signals_kill():
             tokenizer = train_tokenizer(texts, config.vocab_size, family=family.name)
         source = f"a tokenizer trained on `{config.dataset_path}`"
@@ -125,9 +125,9 @@ def _build_new(config: CreateStudentArguments) -> "Student":
     return model, tokenizer, f"A new {family.name} model with random weights (seed {config.seed}) and {source}."
 
 
-def training_texts(dataset_path: str, columns: Mapping[str, str] | None = None) -> Iterator[str]:
+def training_texts(config: CreateStudentArguments, dataset_path: str) -> Iterator[str]:
     """Texts and targets of a dataset's training splits, then its unlabeled texts; nothing of dev and test."""
-    datasets = read_datasets(dataset_path, columns=columns)
+    datasets = read_data(config, dataset_path)
     check_datasets(datasets, dataset_path)
     check_trainable(datasets, dataset_path)
     for split in training_splits(datasets):

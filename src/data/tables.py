@@ -7,7 +7,7 @@ import numpy as np
 from src.config.console import say
 from src.config.constants import DEV, FT, TEST, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
-from src.config.flags.base import TokenizerArguments
+from src.config.flags.base import DataArguments
 from src.data.formats import read_datasets
 from src.data.schema import Columns, Datasets, check_strings
 from src.data.splits import first_rows, keep_rows, n_rows, take_rows, without_splits
@@ -15,7 +15,7 @@ from src.data.splits import first_rows, keep_rows, n_rows, take_rows, without_sp
 SIZE_FLAGS = {DEV: "--val_size", TEST: "--test_size"}
 
 
-def read_data(config: TokenizerArguments, source: str, *, max_rows: int | None = None) -> Datasets:
+def read_data(config: DataArguments, source: str, *, max_rows: int | None = None) -> Datasets:
     """Read a dataset with the columns of the flags, and draw the splits that --val_size and --test_size ask for.
 
     Keeps the first `max_rows` rows of each split, or all of them. Equal files, sizes and --seed give equal splits in

@@ -149,6 +149,8 @@ DEFAULTS = {
         "dataset_path": None,
         "text_column": "text",
         "target_column": "target",
+        "val_size": None,
+        "test_size": None,
         "seed": 42,
         "overwrite": False,
     },

@@ -355,7 +355,16 @@ def test_dev_and_test_stay_unseen(tiny_dataset, tmp_path):
     path = tmp_path / "d.json"
     path.write_text(json.dumps(tiny_dataset | {"dev": {"text": ["Q"], "target": ["Z"]}}), encoding="utf-8")
     train, unlabeled = tiny_dataset["train"], tiny_dataset["unlabeled"]
-    assert list(training_texts(str(path))) == [*train["text"], *train["target"], *unlabeled["text"]]
+    config = CreateStudentArguments(output_dir="x", dataset_path=str(path))
+    assert list(training_texts(config, str(path))) == [*train["text"], *train["target"], *unlabeled["text"]]
+
+
+def test_rows_drawn_for_dev_and_test_stay_unseen(tmp_path):
+    path = tmp_path / "d.jsonl"
+    path.write_text("".join(f'{{"in": "t{i}", "out": "y{i}"}}\n' for i in range(20)), encoding="utf-8")
+    columns = {"text_column": "in", "target_column": "out", "val_size": 5, "test_size": 0.2}
+    config = CreateStudentArguments(output_dir="x", dataset_path=str(path), **columns)
+    assert len(set(training_texts(config, str(path)))) == 2 * (20 - 5 - 4)
 
 
 def test_format_flags():

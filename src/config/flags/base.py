@@ -75,11 +75,30 @@ class DataArguments(Arguments):
         TEXT, "Column of the inputs; of a nested column a part, as in `translation.en` or `answers.text`.", DATA
     )
     target_column: str = flag(TARGET, "Column of the targets (texts, or lists of references), or a part of one.", DATA)
+    val_size: float | None = flag(
+        None,
+        "If the data have no split dev: number of train rows to draw for it, or share of them (below 1).",
+        DATA,
+        above=0,
+    )
+    test_size: float | None = flag(None, "As --val_size, for the split test.", DATA, above=0)
 
     @property
     def columns(self) -> dict[str, str]:
         """The user's names of columns by ours."""
         return {TEXT: self.text_column, TARGET: self.target_column}
+
+    @property
+    def split_sizes(self) -> dict[str, float | None]:
+        """Rows, or the share below 1, of the splits that can be drawn from train."""
+        return {DEV: self.val_size, TEST: self.test_size}
+
+    def check(self) -> None:
+        super().check()
+        for name in ("val_size", "test_size"):
+            size = getattr(self, name)
+            if size is not None and size > 1 and size % 1:
+                raise UserError(f"--{name}: {size} is neither a number of rows nor a share below 1")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,13 +108,6 @@ class TokenizerArguments(DataArguments):
     id_column: str | None = flag(
         None, "Column that identifies a row; written beside its predictions and pseudo-targets as `id`.", DATA
     )
-    val_size: float | None = flag(
-        None,
-        "If the data have no split dev: number of train rows to draw for it, or share of them (below 1).",
-        DATA,
-        above=0,
-    )
-    test_size: float | None = flag(None, "As --val_size, for the split test.", DATA, above=0)
     special_tokens_in_text: bool = flag(
         False,
         "Read the names of special tokens in texts (`</s>`, `<pad>`, those of a chat template) as these tokens. False "
@@ -118,15 +130,3 @@ class TokenizerArguments(DataArguments):
     @property
     def columns(self) -> dict[str, str]:
         return super().columns | ({} if self.id_column is None else {ID: self.id_column})
-
-    @property
-    def split_sizes(self) -> dict[str, float | None]:
-        """Rows, or the share below 1, of the splits that can be drawn from train."""
-        return {DEV: self.val_size, TEST: self.test_size}
-
-    def check(self) -> None:
-        super().check()
-        for name in ("val_size", "test_size"):
-            size = getattr(self, name)
-            if size is not None and size > 1 and size % 1:
-                raise UserError(f"--{name}: {size} is neither a number of rows nor a share below 1")
