@@ -65,8 +65,8 @@ def test_the_variant_of_the_readme(tiny_models, rotation_path, tmp_path, monkeyp
         steps.append(share)
         return student_writes(share, seed=seed, epoch=epoch, step=step)
 
-    def noted_loss(student, teacher, batch, entry, window, scales):
-        loss, terms = distillation_loss(student, teacher, batch, entry, window, scales)
+    def noted_loss(student, teacher, batch, entry, window, scales, **options):
+        loss, terms = distillation_loss(student, teacher, batch, entry, window, scales, **options)
         kl = teacher and targets_kl(student, teacher, batch, window)
         losses.append((loss.item(), 0.5 * terms["forward"].item() + 0.5 * kl))
         return loss, terms

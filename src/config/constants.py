@@ -25,5 +25,6 @@ CTRANSLATE2_TYPES = tuple(
 )
 METRICS = ("wer", "gleu", "rouge", "sacrebleu", "bertscore", "meteor", "chrf")
 BLEU_TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "flores200", "char", "none")
+SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt")  # of the learning rate
 LOWER_IS_BETTER = ("nll", "ppl", "wer")  # of all scores; for the others higher is better
 CORPORA = ("xsum", "squad", "art", "bisect", "shakespeare", "demo")

@@ -14,6 +14,7 @@ def nll_and_kl_(
     labels: Tensor,
     weights: Mapping[str, Tensor],
     temperature: float = 1.0,
+    label_smoothing: float = 0.0,
     *,
     scratch: Tensor | None = None,
     with_gradient: bool = True,
@@ -24,9 +25,12 @@ def nll_and_kl_(
     scratch (N, V): memory to use; the gradient lies in one of the three. weights: (N,) by "nll" and "kl", whichever are
     wanted. With p the student's and q the teacher's softmax at temperature T, and y the label:
     nll = −log p₁(y), gradient p₁ − onehot(y); kl = T² KL(q ‖ p) (Hinton et al., 2015), gradient T (p − q).
+    label_smoothing: ε of onehot(y) replaced by (1 − ε) · onehot(y) + ε / V in the nll (Szegedy et al., 2016).
     """
     losses: dict[str, Tensor] = {}
     label_logits = student.gather(-1, labels[:, None])[:, 0]
+    if label_smoothing:
+        label_logits = label_logits.lerp(student.mean(-1), label_smoothing)
     with_nll, nll_apart = "nll" in weights, "nll" in weights and ("kl" not in weights or temperature != 1)
     gradient: Tensor | None = None
     if "kl" in weights:
@@ -54,7 +58,11 @@ def nll_and_kl_(
             part = student.mul_((weights["nll"] / our_sum)[:, None])
             gradient = part if gradient is None else gradient.add_(part)
     if gradient is not None and with_nll:
-        gradient.scatter_add_(-1, labels[:, None], -weights["nll"][:, None])
+        of_label = -weights["nll"][:, None]
+        if label_smoothing:
+            gradient.add_(of_label, alpha=label_smoothing / gradient.shape[1])
+            of_label = of_label * (1 - label_smoothing)
+        gradient.scatter_add_(-1, labels[:, None], of_label)
     return losses, gradient
 
 

@@ -97,17 +97,21 @@ def distillation_loss(
     entry: LossEntry,
     window: Window,
     scales: Mapping[str, float] = NO_SCALES,
+    *,
+    label_smoothing: float = 0.0,
 ) -> tuple[Tensor, Terms]:
     """The weighted sum of the entry's objectives, and by name their terms: unweighted, unscaled, detached.
 
     teacher: states of a live teacher, stored log-probabilities (N, K), or None if the entry needs no teacher.
-    scales: factors by term, applied before the weights.
+    scales: factors by term, applied before the weights. label_smoothing: of `forward`.
     Each value is this micro-batch's share of the mean over the whole `window`. The shares add up to the loss of one
     large batch, so that 8 × 1 accumulation gives the gradients of 4 × 2.
     """
     terms: Terms = {}
     total = torch.zeros((), device=student.logits.rows.device)
     losses = token_losses(batch, entry, window, torch.promote_types(student.logits.rows.dtype, torch.float32))
+    if FORWARD in losses and label_smoothing:
+        losses[FORWARD] = smoothed(losses[FORWARD], label_smoothing)
     if losses:
         teacher_logits = teacher.logits if isinstance(teacher, States) else teacher
         factors = {name: entry.weights[name] * scales.get(name, 1.0) for name in losses}
@@ -140,6 +144,15 @@ def token_losses(batch: Batch, entry: LossEntry, window: Window, dtype: torch.dt
             weights = 1 / (target_lengths(batch).to(dtype) * window.targets)
             losses[name] = _divergence(DIVERGENCES[name].compute, entry, weights)
     return losses
+
+
+def smoothed(nll: TokenLoss, label_smoothing: float) -> TokenLoss:
+    """The loss `forward` with a share of each label's probability spread evenly over the vocabulary."""
+    return replace(
+        nll,
+        compute=lambda student, _, labels: token_nll(student, labels, label_smoothing),
+        label_smoothing=label_smoothing,
+    )
 
 
 def _divergence(compute: Compute, entry: LossEntry, weights: Tensor) -> TokenLoss:

@@ -15,9 +15,12 @@ from src.models.lazy_logits import at_least_float32
 NEGLIGIBLE, LOG_NEGLIGIBLE = 1e-6, -13.815511  # float32 cannot tell this probability from 0 beside 1; its log
 
 
-def token_nll(logits: Tensor, labels: Tensor) -> Tensor:
-    """(N,) negative log-likelihood in nats of labels (N,) under logits (N, V)."""
-    return F.cross_entropy(at_least_float32(logits), labels, reduction="none")
+def token_nll(logits: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+    """(N,) negative log-likelihood in nats of labels (N,) under logits (N, V).
+
+    label_smoothing: ε of (1 − ε) · NLL + ε · the mean of −log p over the vocabulary (Szegedy et al., 2016).
+    """
+    return F.cross_entropy(at_least_float32(logits), labels, reduction="none", label_smoothing=label_smoothing)
 
 
 def token_divergence(

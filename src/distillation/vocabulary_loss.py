@@ -26,7 +26,8 @@ class TokenLoss:
     """A loss of each valid target position, and how to sum it: factor · Σ weights · compute(…).
 
     compute: (student's logits (C, V), the teacher's or what is stored of it, labels (C,)) → (C,). weights: (N,).
-    fused: "nll" or "kl" (at `temperature`) if `nll_and_kl_` computes this loss, None for any other.
+    fused: "nll" (with `label_smoothing`) or "kl" (at `temperature`) if `nll_and_kl_` computes this loss, None for any
+    other.
     """
 
     compute: Callable[[Tensor, Tensor | TopK | None, Tensor], Tensor]
@@ -34,6 +35,7 @@ class TokenLoss:
     factor: float = 1.0
     fused: str | None = None
     temperature: float = 1.0
+    label_smoothing: float = 0.0
 
 
 def weighted_sum(
@@ -117,14 +119,16 @@ class _Pass:
         """As `_by_autograd`, by `nll_and_kl_`."""
         weights = {str(loss.fused): factor for loss, factor in zip(self.losses, factors, strict=True)}
         temperature = next((loss.temperature for loss in self.losses if loss.fused == "kl"), 1.0)
+        smoothing = sum(loss.label_smoothing for loss in self.losses if loss.fused == "nll")
         buffers = [buffer[: part.stop - part.start] for buffer in buffers]
         logits = self.student.some_before_cap(part, buffers[0])
         teacher, scratch = None, None
         if "kl" in weights and isinstance(self.teacher, LazyLogits):
             teacher, scratch = self.teacher.some(part, buffers[1]), buffers[2]
         values, gradient = nll_and_kl_(
-            logits, teacher, self.labels[part], weights, temperature, scratch=scratch, with_gradient=with_gradient
-        )
+            logits, teacher, self.labels[part], weights, temperature, smoothing,
+            scratch=scratch, with_gradient=with_gradient,
+        )  # fmt: skip
         return [values[str(loss.fused)] for loss in self.losses], gradient
 
     def _by_autograd(self, part: slice, factors: Tensor, with_gradient: bool) -> tuple[Sequence[Tensor], Tensor | None]:

@@ -160,8 +160,7 @@ def _work(trainer: Trainer, works: Sequence[Work], evaluations: Mapping[str, int
     counts = ", ".join(f"{count:,} of {split}" for split, count in evaluations.items())
     lines.append(f"evaluations: {counts or 'none'}")
     if left:
-        rise = f"warm-up over {plural(trainer.warmup, 'update')}" if trainer.warmup else "no warm-up"
-        lines.append(f"learning rate: {rise}, falls to 0 at update {trainer.nominal_updates:,}")
+        lines.append(str(trainer.rate))
         patience = trainer.config.n_patience_epochs
         lines += [f"less where {plural(patience, 'epoch')} bring no better score on dev"] if patience else []
     return lines

@@ -28,6 +28,7 @@ from src.tokens.order import epoch_order
 from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
 from src.training import checkpoints, rhythm
 from src.training.checkpoints import LAST, StateFolder
+from src.training.learning_rate import LearningRate
 from src.training.log import TrainingLog
 from src.training.phase import Phase
 from src.training.state import Best, RunState, TrainingState
@@ -38,8 +39,7 @@ from src.training.update import Updater
 class Trainer:
     """Trains one student through its phases; leaves the best and last checkpoint, scores, losses and predictions.
 
-    nominal_updates: the number of updates over which the learning rate falls to 0. warmup: the number over which it
-    rises first. Random numbers depend on (seed, epoch, step): a resumed run ends like an uninterrupted one.
+    Random numbers depend on (seed, epoch, step): a resumed run ends like an uninterrupted one.
     """
 
     config: TrainingArguments
@@ -50,8 +50,7 @@ class Trainer:
     run: RunFolder
     stop: StopRequests
     phases: Sequence[Phase]
-    nominal_updates: int
-    warmup: int
+    rate: LearningRate
     resumed: Path | None = None
 
     def __post_init__(self) -> None:

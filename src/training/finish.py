@@ -23,6 +23,8 @@ def train(trainer: Trainer) -> dict[str, float]:
     run, training, datasets = trainer.run, trainer.training, trainer.data.datasets
     with trainer.stop, closing(trainer.data):
         begin(trainer)
+        if trainer.phases:
+            say(str(trainer.rate))
         trainer.fit()
         scores = {}
         if TEST in trainer.data:

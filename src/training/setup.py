@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, get_linear_schedule_with_warmup
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.console import say
 from src.config.constants import DEV, FT, TARGET, TEST
@@ -38,6 +38,7 @@ from src.tokens.tokenized import TokenizedDatasets
 from src.tokens.unknown_characters import check_characters_known
 from src.training import checkpoints, rhythm
 from src.training.engine import Trainer
+from src.training.learning_rate import learning_rate_of
 from src.training.phase import Phase
 from src.training.resume import resume
 from src.training.state import TrainingState
@@ -155,7 +156,7 @@ def prepare_training(student: Student, phases: Sequence[Phase]) -> Trainer:
     batch_size, options = config.micro_batch_size, config.metric_options
     evaluator = Evaluator(preprocessor, decoding, student.metrics, batch_size, accelerator.device, stop.check, options)
     updates = _nominal_updates(config, student.data, student.splits, phases)
-    warmup = rhythm.warmup_updates(updates, from_checkpoint=_starts_from_weights(student.run))
+    rate = learning_rate_of(config, updates, from_checkpoint=_starts_from_weights(student.run))
     model = accelerator.prepare(student.model)
     adamw = torch.optim.AdamW(
         model.parameters(),
@@ -165,11 +166,8 @@ def prepare_training(student: Student, phases: Sequence[Phase]) -> Trainer:
         fused=accelerator.scaler is None,  # the fused kernel would skip an overflown fp16 update without reporting it
     )
     optimizer = accelerator.prepare(adamw)
-    scheduler = get_linear_schedule_with_warmup(optimizer, warmup, updates)
-    training = TrainingState(model, preprocessor.tokenizer, optimizer, scheduler, accelerator.scaler)
-    trainer = Trainer(
-        config, accelerator, training, student.data, evaluator, student.run, stop, phases, updates, warmup
-    )
+    training = TrainingState(model, preprocessor.tokenizer, optimizer, rate.schedule(optimizer), accelerator.scaler)
+    trainer = Trainer(config, accelerator, training, student.data, evaluator, student.run, stop, phases, rate)
     if student.resumed is not None:
         resume(trainer, student.resumed)
     return trainer

@@ -87,6 +87,18 @@ def test_nll_is_the_mean_over_all_tokens():
     torch.testing.assert_close(loss, F.cross_entropy(student.logits.logits, target_labels(batch)))
 
 
+def test_label_smoothing_is_of_the_nll_alone():
+    batch = batch_with(labels_of(LENGTHS))
+    student, teacher = two_states(sum(LENGTHS))
+    plain, _ = distillation_loss(student, teacher, batch, BOTH, window_of(batch))
+    smooth, terms = distillation_loss(student, teacher, batch, BOTH, window_of(batch), label_smoothing=0.1)
+    labels = target_labels(batch)
+    of_nll = F.cross_entropy(student.logits.logits, labels, label_smoothing=0.1)
+    torch.testing.assert_close(terms["forward"], of_nll.detach())
+    difference = BOTH.forward_weight * (of_nll - F.cross_entropy(student.logits.logits, labels))
+    torch.testing.assert_close(smooth - plain, difference)
+
+
 def test_every_position_knows_the_length_of_its_target():
     batch = batch_with(labels_of((2, 0, 3), width=4))
     assert target_lengths(batch).tolist() == [2, 2, 3, 3, 3]

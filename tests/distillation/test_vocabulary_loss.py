@@ -1,6 +1,7 @@
 """Losses over the vocabulary, computed in chunks of rows, equal the plain losses, with all gradients."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -34,12 +35,25 @@ def stored(**how) -> TokenLoss:
     return TokenLoss(lambda s, t, _: stored_token_divergence(s, t.ids, t.logs, **how), random(N, seed=2).abs(), 1.3)
 
 
+def smoothed(nll: TokenLoss, epsilon: float) -> TokenLoss:
+    """The definition: a share of the label's probability is spread over the vocabulary."""
+
+    def compute(student, _, labels):
+        logs = student.log_softmax(-1)
+        return -(1 - epsilon) * logs.gather(1, labels[:, None])[:, 0] - epsilon * logs.mean(-1)
+
+    return replace(nll, compute=compute, label_smoothing=epsilon)
+
+
 LIVE = LazyLogits(random(N, 4, seed=5), OutputProjection(random(V, 4, seed=6), random(V, seed=7)))
 LARGER = LazyLogits(random(N, 4, seed=5), OutputProjection(random(V + 3, 4, seed=6), random(V + 3, seed=7)))
 SMALLER = LazyLogits(random(N, 4, seed=5), OutputProjection(random(V - 3, 4, seed=6)))
 STORED = TopK(random(N, V, seed=8).topk(K).indices, random(N, K, seed=9).log_softmax(-1) - 0.1)
 CASES = {
     "nll": (None, [NLL]),
+    "nll, smoothed": (None, [smoothed(NLL, 0.1)]),
+    "both, smoothed": (LIVE, [smoothed(NLL, 0.3), kl()]),
+    "both at temperature 2, smoothed": (LIVE, [kl(2.0), smoothed(NLL, 0.3)]),
     "kl": (LIVE, [kl()]),
     "both": (LIVE, [NLL, kl()]),
     "both the other way round": (LIVE, [kl(), NLL]),
@@ -99,6 +113,21 @@ def test_values_and_gradients_are_those_of_the_definition(case, kind, chunk):
     (3 * expected).backward()
     for ours, theirs in zip(parts, same_parts, strict=True):
         torch.testing.assert_close(ours.grad, theirs.grad, **CLOSE)
+
+
+def test_label_smoothing_is_torchs():
+    """Of the plain, the fused and the autograd form; without it, nothing is different from what it was."""
+    rows = random(N, V, seed=3)
+    expected = torch.nn.functional.cross_entropy(rows, LABELS, reduction="none", label_smoothing=0.2)
+    weights = {"nll": torch.ones(N, dtype=torch.float64)}
+    torch.testing.assert_close(token_nll(rows, LABELS, 0.2), expected, **CLOSE)
+    for epsilon in (0.2, 0.0):
+        losses, gradient = nll_and_kl_(rows.clone(), None, LABELS, weights, label_smoothing=epsilon)
+        given = rows.clone().requires_grad_()
+        plain = torch.nn.functional.cross_entropy(given, LABELS, reduction="none", label_smoothing=epsilon)
+        plain.sum().backward()
+        torch.testing.assert_close(losses["nll"], plain.detach(), **CLOSE)
+        torch.testing.assert_close(gradient, given.grad, **CLOSE)
 
 
 def test_gradients_by_differences():

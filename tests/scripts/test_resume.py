@@ -221,6 +221,14 @@ def test_continued_with_warm_up(monkeypatch, tmp_path, dropout_models):
     assert result(tmp_path / "out") == result(tmp_path / "whole")
 
 
+def test_continued_with_another_schedule(monkeypatch, tmp_path, commands):
+    flags = {"warmup_steps": 0.3, "lr_scheduler_type": "cosine", "label_smoothing": 0.1}
+    ft_main.main(commands["ft"](tmp_path / "whole", **flags))
+    assert run_stopped(monkeypatch, ft_main.main, commands["ft"](tmp_path / "out", **flags), 4)
+    ft_main.main(commands["ft"](tmp_path / "out", **flags))
+    assert result(tmp_path / "out") == result(tmp_path / "whole")
+
+
 # -------------------------------------------------------------------------------------------------------------- killed
 
 

@@ -458,8 +458,8 @@ def fail_at(monkeypatch, call: int) -> None:
     calls = iter(range(1_000_000))
     compute = one_update.distillation_loss
 
-    def broken(*arguments):
-        loss, terms = compute(*arguments)
+    def broken(*arguments, **options):
+        loss, terms = compute(*arguments, **options)
         return (loss * float("nan") if next(calls) == call else loss), terms
 
     monkeypatch.setattr(one_update, "distillation_loss", broken)
@@ -733,8 +733,8 @@ def losses_seen(monkeypatch) -> list[dict]:
     seen = []
     plain = one_update.distillation_loss
 
-    def noted(student, teacher, batch, entry, window, scales):
-        loss, terms = plain(student, teacher, batch, entry, window, scales)
+    def noted(student, teacher, batch, entry, window, scales, **options):
+        loss, terms = plain(student, teacher, batch, entry, window, scales, **options)
         values = {term: float(value) for term, value in terms.items()}
         learns = torch.is_grad_enabled()
         seen.append({"entry": entry.name, "learns": learns, "scales": dict(scales), "loss": loss.item()} | values)
@@ -793,9 +793,9 @@ def labels_learnt(monkeypatch) -> list[tuple[tuple[int, ...], torch.Tensor]]:
     seen = []
     plain = one_update.distillation_loss
 
-    def noted(student, teacher, batch, *rest):
+    def noted(student, teacher, batch, *rest, **options):
         seen.append((batch.rows, batch.labels.clone()))
-        return plain(student, teacher, batch, *rest)
+        return plain(student, teacher, batch, *rest, **options)
 
     monkeypatch.setattr(one_update, "distillation_loss", noted)
     return seen

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from src.config.constants import BLEU_TOKENIZERS, LOWER_IS_BETTER, METRICS
+from src.config.constants import BLEU_TOKENIZERS, LOWER_IS_BETTER, METRICS, SCHEDULES
 from src.config.errors import UserError
 from src.config.flags.base import DATA, DECODING, EVALUATION, FILES, REQUIRED, RUN, TRAINING, TokenizerArguments, flag
 
@@ -78,7 +78,28 @@ class TrainingArguments(SharedArguments):
         8, "Rows in a micro-batch on a device; --batch_size must be a multiple of it, or smaller.", TRAINING, minimum=1
     )
     learning_rate: float = flag(
-        1e-5, "Peak learning rate, reached after a linear warm-up; then it decays linearly to 0.", TRAINING, above=0
+        1e-5,
+        "Peak learning rate, reached after a linear warm-up; --lr_scheduler_type says how it decays.",
+        TRAINING,
+        above=0,
+    )
+    warmup_steps: float | None = flag(
+        None,
+        "Updates over which the learning rate rises from 0, or a share of all updates if below 1. None means 100, or "
+        "fewer if the run has fewer than 200 updates; none if training starts from a checkpoint.",
+        TRAINING,
+        minimum=0,
+    )
+    lr_scheduler_type: str = flag(
+        "linear", "Learning rate after the warm-up; constant has no warm-up.", TRAINING, choices=SCHEDULES
+    )
+    label_smoothing: float = flag(
+        0.0,
+        "Label smoothing of the NLL in training: this share of each label's probability is spread evenly over the "
+        "vocabulary. Teachers' distributions and the scores are not smoothed.",
+        TRAINING,
+        minimum=0,
+        maximum=0.9,
     )
     optimizer_eps: float = flag(1e-8, "Epsilon of the AdamW optimizer.", TRAINING, above=0)
     weight_decay: float = flag(1e-5, "Weight decay of the AdamW optimizer.", TRAINING, minimum=0)
@@ -163,6 +184,11 @@ class TrainingArguments(SharedArguments):
                 f"--greater_is_better {self.greater_is_better}: a {direction} {self.metric_for_best_model} is better; "
                 "leave the flag out"
             )
+        warmup = self.warmup_steps or 0.0
+        if warmup > 1 and not warmup.is_integer():
+            raise UserError(f"--warmup_steps: {warmup} is neither an integer number of updates nor a share (below 1)")
+        if warmup and self.lr_scheduler_type == "constant":
+            raise UserError(f"--warmup_steps {warmup:g}: constant has no warm-up; take constant_with_warmup")
         steps = self.save_checkpoint_every_n_steps
         if steps > 1 and not steps.is_integer():
             raise UserError(
