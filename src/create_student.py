@@ -21,6 +21,7 @@ from src.models.names import KeptLayers, parse_model_name, resolve_layers
 from src.models.new_models import ModelSizes, build_from_scratch
 from src.models.new_tokenizers import train_tokenizer
 from src.models.pruning import prune, pruned_config, spaced_layers
+from src.models.quantized import dequantized
 from src.storage.atomic import check_output_folder, recover
 
 if TYPE_CHECKING:
@@ -66,9 +67,9 @@ def _keep_layers(config: CreateStudentArguments) -> "Student":
     sides = zip(("encoder", "decoder"), named, strict=True)
     kept = [_layers_of(side, config, layers, whole) for side, layers in sides]
     if kept == [None, None]:
-        return load_model(base), load_tokenizer(base), f"All layers of `{base}`."
+        return dequantized(load_model(base), base), load_tokenizer(base), f"All layers of `{base}`."
     pruned_config(whole, *kept)  # raises if a layer does not exist, before the weights are read
-    student = prune(load_model(base), *kept)
+    student = prune(dequantized(load_model(base), base), *kept)
     origin = f"From `{base}`, layers kept: {_describe_layers(whole, kept)}; the rest copied."
     return student, load_tokenizer(base), origin
 

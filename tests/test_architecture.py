@@ -30,6 +30,7 @@ LIGHT = {"src", "yaml", "tqdm"}  # all that config/ may import besides the stand
 WRITERS = {
     "src/data/writers.py": {"OSFile", "new_file"},
     "src/decoding/ctranslate2_engine.py": {"TemporaryDirectory", "convert"},
+    "src/models/adapters.py": {"save_file", "save_pretrained"},
     "src/models/folders.py": {"save_pretrained", "write_text"},
     "src/runs/folder.py": {"mkdir", "unlink"},
     "src/training/checkpoints.py": {"mkdir", "open", "replace", "save"},

@@ -12,6 +12,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
 ENGINE, BENCHMARKS = "requirements-ctranslate2.txt", "requirements-bench.txt"  # of those who want them
+EXTRAS = "requirements-extras.txt"
 PIN = re.compile(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*")
 
 
@@ -49,7 +50,7 @@ def imported_modules(*patterns: str) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("patterns", "files"),
     [
-        pytest.param(("*.py", "src/**/*.py", "benchmarks/*.py"), (RUNTIME, ENGINE), id="scripts"),
+        pytest.param(("*.py", "src/**/*.py", "benchmarks/*.py"), (RUNTIME, ENGINE, EXTRAS), id="scripts"),
         pytest.param(("benchmarks/**/*.py",), (RUNTIME, ENGINE, BENCHMARKS), id="benchmarks"),
         pytest.param(("tests/**/*.py",), (RUNTIME, DEVELOPMENT), id="tests"),
     ],
@@ -66,7 +67,7 @@ def test_every_import_is_pinned(patterns, files):
     assert not unpinned
 
 
-@pytest.mark.parametrize("file", [RUNTIME, DEVELOPMENT, ENGINE, BENCHMARKS])
+@pytest.mark.parametrize("file", [RUNTIME, DEVELOPMENT, ENGINE, EXTRAS, BENCHMARKS])
 def test_pins_are_exact(file):
     lines = requirement_lines(file)
     assert lines

@@ -42,7 +42,7 @@ def _check_lengths(model: PreTrainedModel, name: str, flags: SharedArguments) ->
     [token] = plain_tokens(model, 1)
     read, labels = (torch.full((1, n), token) for n in (flags.max_input_length, n_labels))
     with in_one_line(what, f"{length} tokens, but {name} has positions for {limit}"):
-        teacher_forced(model, Batch(read, torch.ones_like(read), labels, (0,)))
+        teacher_forced(model, Batch(read, torch.ones_like(read), labels, (0,)).to(model.device))
     say(f"warning: {what}: {length} tokens, but {name} was trained on at most {limit}; quality may drop beyond")
 
 

@@ -158,7 +158,9 @@ class CTranslate2Engine:
 
 
 def check_settings(model: PreTrainedModel) -> None:
-    """Raise UserError if the generation config sets a field that CTranslate2 does not support."""
+    """Raise UserError for quantized weights, or if the generation config sets a field that CTranslate2 lacks."""
+    if getattr(model, "hf_quantizer", None) is not None:
+        raise UserError("--generation_engine ctranslate2: does not convert quantized weights; use hf")
     ids = model.generation_config
     fields = unknown_fields(ids) + [
         name for name in ("forced_bos_token_id", "bad_words_ids") if getattr(ids, name) not in (None, [])

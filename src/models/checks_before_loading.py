@@ -6,10 +6,12 @@ from typing import TYPE_CHECKING
 from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments
 from src.config.parsing import shown
+from src.models.adapters import check_adapter
 from src.models.families import family_of, has_family
 from src.models.generation_config import changed_settings, safe_generation_config
 from src.models.loading import load_config, load_tokenizer, model_class
-from src.models.names import find_model, parse_model_name
+from src.models.names import adapter_base, find_model, parse_model_name
+from src.models.quantized import check_packages, is_gguf, method_of
 from src.models.tokenizer_file import PROBE
 from src.models.weights import find_weights, shard_files
 
@@ -21,16 +23,25 @@ SPECIAL_TOKENS = ("pad_token_id", "eos_token_id", "bos_token_id", "unk_token_id"
 
 def check_model_files(name: str, *, state_dict_path: str | Path | None = None) -> None:
     """Raise UserError if a model's config, tokenizer or generation config is wrong, or a file of weights is missing."""
-    config, tokenizer = load_config(name), load_tokenizer(name)
     base = parse_model_name(name)[0]
+    under = adapter_base(base)
+    if under is not None:
+        check_adapter(Path(base))
+        check_model_files(under)
+    config, source = load_config(name), find_model(base)
+    method = method_of(config, source)
+    check_packages(method, source)
+    if under is not None and method is not None and not is_gguf(source):
+        raise UserError(f"{base}: its base model {under} is quantized ({method}); the adapter needs float weights")
+    tokenizer = load_tokenizer(name)
     model_class(config)
     n_embeddings, n_tokens = config.get_text_config().vocab_size, max(tokenizer.get_vocab().values()) + 1
     if n_embeddings < n_tokens:
         raise UserError(
             f"{base}: its tokenizer has {n_tokens} tokens, its embeddings only {n_embeddings} (config.json: vocab_size)"
         )
-    safe_generation_config(config, find_model(base))
-    place = Path(state_dict_path or find_model(base))
+    safe_generation_config(config, source)
+    place = Path(state_dict_path or source)
     if state_dict_path is not None or place.is_dir():
         weights = find_weights(place)
         for shard in shard_files(weights) if weights.name.endswith(".index.json") else ():

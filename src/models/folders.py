@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from src.config.console import say
 from src.config.errors import UserError
 from src.config.parsing import shown
+from src.models.adapters import has_lora, save_lora
 from src.models.library_errors import quiet
 from src.models.names import parse_model_name
 from src.storage.atomic import atomic_folder
@@ -39,9 +40,12 @@ def write_model_folder(
 
 
 def save_model(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
-    """Fill a folder with safetensors, config, generation config and tokenizer."""
-    with quiet():
-        model.save_pretrained(folder)
+    """Fill a folder with safetensors, config, generation config and tokenizer; of `add_lora`, the adapter alone."""
+    if has_lora(model):
+        save_lora(model, folder)
+    else:
+        with quiet():
+            model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

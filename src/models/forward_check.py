@@ -61,18 +61,19 @@ def _alone(model: PreTrainedModel, tokens: list[int]) -> Tensor:
     """(V,) logits for the first label of the second row of `two_rows`, without a batch and without padding."""
     first, second, *rest = tokens
     if not model.config.is_encoder_decoder:
-        return model(input_ids=torch.tensor([tokens]), use_cache=False).logits[0, 1]
-    written = torch.tensor([[model.config.decoder_start_token_id, *rest]])
-    return model(input_ids=torch.tensor([[first, second]]), decoder_input_ids=written, use_cache=False).logits[0, 0]
+        return model(input_ids=torch.tensor([tokens], device=model.device), use_cache=False).logits[0, 1]
+    written = torch.tensor([[model.config.decoder_start_token_id, *rest]], device=model.device)
+    read = torch.tensor([[first, second]], device=model.device)
+    return model(input_ids=read, decoder_input_ids=written, use_cache=False).logits[0, 0]
 
 
 def two_rows(model: PreTrainedModel, tokens: list[int]) -> Batch:
-    """A batch of two rows: the input of the second is the first two tokens and padding, its labels are the others."""
+    """A batch of two rows; the input of the second is the first two tokens and padding, its labels are the others."""
     first, second, *rest = tokens
     pad, left = model.generation_config.pad_token_id or 0, not model.config.is_encoder_decoder
     rows = [torch.tensor([second, first, *rest]).numpy(), torch.tensor([first, second]).numpy()]
     input_ids, mask = pad_sequences(rows, pad, on_the_left=left)
-    return Batch(input_ids, mask, torch.tensor([rest, rest[::-1]]), (0, 1))
+    return Batch(input_ids, mask, torch.tensor([rest, rest[::-1]]), (0, 1)).to(model.device)
 
 
 def _agree(ours: Tensor, theirs: Tensor, tolerance: float) -> bool:

@@ -10,11 +10,13 @@ import torch
 from torch import nn
 
 from src.config.errors import UserError
+from src.models.adapters import merge_adapter
 from src.models.forward_check import check_forward_pass
 from src.models.generation_config import safe_generation_config
 from src.models.library_errors import TokenizersErrors, in_one_line, quiet, read_json_object
-from src.models.names import find_model, parse_model_name
+from src.models.names import adapter_base, find_model, parse_model_name
 from src.models.pruning import prune, pruned_config, use_file_names
+from src.models.quantized import forget_quantization, is_gguf, read_by, weights_of
 from src.models.tokenizer_file import match_tokenizer_file
 from src.models.weights import check_finite, check_keys, read_state_dict
 
@@ -33,14 +35,17 @@ def load_config(name: str) -> "PreTrainedConfig":
     from transformers import AutoConfig
 
     base, encoder_layers, decoder_layers = parse_model_name(name)
-    source = find_model(base)
+    under, source = adapter_base(base), find_model(base)
     content = read_json_object(base, source, "config.json")
     _check_no_code(base, content)
     for key, value in content.items():
         if re.match(r"n(um)?_.*layer", key) and isinstance(value, int) and value < 0:  # it would load without layers
             raise UserError(f"{base}: config.json: {key} is {value}; it must be 0 or more")
-    with quiet(), in_one_line(base, "config.json cannot be read as a model's config"):
-        config = _text_part(AutoConfig.from_pretrained(source, trust_remote_code=False))
+    if under is not None:
+        config = load_config(under)
+    else:
+        with quiet(), in_one_line(base, "config.json cannot be read as a model's config"):
+            config = _text_part(read_by(AutoConfig, source))
     if encoder_layers is None and decoder_layers is None:
         return config
     try:
@@ -70,14 +75,15 @@ def load_tokenizer(name: str, texts: Sequence[str] = ()) -> "PreTrainedTokenizer
     from transformers import AutoTokenizer
 
     base = parse_model_name(name)[0]
-    source = find_model(base)
+    source = find_tokenizer(base)
     if Path(source).is_dir() and not any((Path(source) / file).is_file() for file in TOKENIZER_FILES):
         raise UserError(f"{base}: holds no tokenizer (tokenizer.json); save it beside the weights with save_pretrained")
     read_json_object(base, source, "tokenizer.json")
     read_json_object(base, source, "tokenizer_config.json")
     with quiet(), in_one_line(base, "tokenizer cannot be read"), TokenizersErrors():
-        read: Any = AutoTokenizer.from_pretrained(source, trust_remote_code=False)
-        tokenizer = match_tokenizer_file(read, base, source, texts)
+        tokenizer = read_by(AutoTokenizer, source)
+        if not is_gguf(source):
+            tokenizer = match_tokenizer_file(tokenizer, base, source, texts)
     unknown = tokenizer.unk_token
     if unknown is not None and unknown not in tokenizer.get_vocab():  # transformers would look for it forever
         raise UserError(f"{base}: tokenizer cannot be used: its unk_token {unknown[:40]!r} is not one of its tokens")
@@ -92,7 +98,13 @@ def load_tokenizer(name: str, texts: Sequence[str] = ()) -> "PreTrainedTokenizer
 def tokenizer_settings(name: str) -> dict[str, Any]:
     """The content of a model's tokenizer_config.json; empty if there is none."""
     base = parse_model_name(name)[0]
-    return read_json_object(base, find_model(base), "tokenizer_config.json")
+    return read_json_object(base, find_tokenizer(base), "tokenizer_config.json")
+
+
+def find_tokenizer(base: str) -> str:
+    """Where a model's tokenizer is: as `find_model`, or in an adapter's folder if that has one."""
+    is_adapter = adapter_base(base) is not None and any((Path(base) / file).is_file() for file in TOKENIZER_FILES)
+    return base if is_adapter else find_model(base)
 
 
 def load_model(
@@ -113,8 +125,12 @@ def load_model(
         check_keys(place, report)
         check_finite(use_file_names(model), str(state_dict_path))
     else:
-        model, report = _from_pretrained(base, load_config(base), dtype, source=find_model(base))
-        check_keys(base, {**report, "unexpected_keys": ()})  # a hub model may have other heads too
+        under = adapter_base(base)
+        if under is not None:
+            model = merge_adapter(load_model(under, dtype=dtype), Path(base))
+        else:
+            model, report = _from_pretrained(base, load_config(base), dtype, source=find_model(base))
+            check_keys(base, {**report, "unexpected_keys": ()})  # a hub model may have other heads too
         check_finite(model, base)
         if encoder_layers is not None or decoder_layers is not None:
             model = prune(model, encoder_layers, decoder_layers)
@@ -141,11 +157,13 @@ def fuse_gelu(model: "PreTrainedModel") -> "PreTrainedModel":
 
 
 def load_saved(folder: Path, config: "PreTrainedConfig | None" = None) -> "PreTrainedModel":
-    """The model of a `save_pretrained` folder in float32. `config`: the config it must match; None: its own.
+    """The model of a `save_pretrained` folder, or of an adapter, in float32. `config`: it must match; None: its own.
 
     Weight names in files may differ from those of modules: one per expert of a mixture, or an older version's. Raises
     UserError for weights that do not match the config exactly.
     """
+    if adapter_base(str(folder)) is not None:
+        return load_model(str(folder))
     config = copy.deepcopy(config) if config else load_config(str(folder))
     model, report = _from_pretrained(str(folder), config, torch.float32, source=str(folder))
     check_keys(f"{folder}: not weights of this model", report)
@@ -164,6 +182,7 @@ def _from_pretrained(
 
     transformers knows which names are tied, renamed or not needed.
     """
+    source, how = weights_of(source)
     with quiet(), in_one_line(place, "weights cannot be read"):
         loaded: Any = model_class(config).from_pretrained(
             source,
@@ -172,7 +191,10 @@ def _from_pretrained(
             dtype=dtype,
             output_loading_info=True,
             ignore_mismatched_sizes=True,
+            **how,
         )
+    if how:
+        forget_quantization(loaded[0])
     return loaded
 
 

@@ -1,4 +1,4 @@
-"""Model names: a folder or hub name and the layers that a `_prune` suffix keeps, and where the model is."""
+"""Model names: a folder, GGUF file or hub name and the layers that a `_prune` suffix keeps, and where the model is."""
 
 import re
 from collections.abc import Sequence
@@ -7,6 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from src.config.errors import UserError
+from src.models.library_errors import read_json_object
+from src.models.quantized import GGUF, check_packages, is_gguf
 
 WEIGHT_FILES = (
     "model.safetensors",
@@ -14,6 +16,7 @@ WEIGHT_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+ADAPTER_CONFIG = "adapter_config.json"
 HUB_NAME = re.compile(r"[\w.-]+(/[\w.-]+)?")
 HUB_TIMEOUT = 10  # seconds
 KeptLayers = tuple[int, ...]
@@ -62,6 +65,7 @@ def resolve_layers(layers: Sequence[int] | None, n_total: int, what: str) -> tup
 def find_model(base: str) -> str:
     """The local folder of a model (`base` itself, or a complete copy in the hub's cache), or `base` if the hub has it.
 
+    Of an adapter: that of its base model. A GGUF file is a place of its own.
     Asks the hub once, with a time limit: without a network `from_pretrained` would retry for half a minute per file.
     Raises UserError if there is neither.
     """
@@ -71,6 +75,12 @@ def find_model(base: str) -> str:
     failures: Any = (*HfHubHTTPError.__bases__, OSError, ValueError)  # its bases: the HTTP client's error, and OSError
     what_to_do = "give a local folder made by save_pretrained or create_student_main.py, or a hub name with a network"
     folder = Path(base)
+    under = adapter_base(base)
+    if under is not None:
+        return find_model(parse_model_name(under)[0])
+    if is_gguf(base):
+        check_packages(GGUF, base)
+        return base
     if folder.is_dir():
         if not (folder / "config.json").is_file():
             raise UserError(f"{base}: holds no config.json; {what_to_do}")
@@ -87,8 +97,31 @@ def find_model(base: str) -> str:
     return base
 
 
+def adapter_base(base: str) -> str | None:
+    """The model name of an adapter folder's base; None if `base` is no adapter. Raises UserError if it has none.
+
+    A relative path starts where the user is, or else in the adapter's folder.
+    """
+    folder = Path(base)
+    if not folder.is_dir() or not (folder / ADAPTER_CONFIG).is_file():
+        return None
+    if (folder / "config.json").is_file():
+        raise UserError(
+            f"{base}: holds a model (config.json) and an adapter ({ADAPTER_CONFIG}); keep one of them there"
+        )
+    name = read_json_object(base, base, ADAPTER_CONFIG).get("base_model_name_or_path")
+    if not isinstance(name, str) or not name:
+        raise UserError(f"{base}: {ADAPTER_CONFIG}: base_model_name_or_path must name the model of this adapter")
+    root = Path(parse_model_name(name)[0])
+    if not (root / "config.json").is_file() and (folder / root / "config.json").is_file():
+        return str(folder / name)
+    if (root / ADAPTER_CONFIG).is_file():
+        raise UserError(f"{base}: its base model {name} is an adapter too; merge that one into a model folder first")
+    return name
+
+
 def file_exists(source: str, file: str) -> bool:
-    """Whether a file is in a model folder, or in the hub repository `source`."""
+    """Whether a file is in a model folder, or in the hub repository `source`; a GGUF file holds none."""
     from huggingface_hub import HfApi
 
-    return (Path(source) / file).is_file() if Path(source).is_dir() else HfApi().file_exists(source, file)
+    return (Path(source) / file).is_file() if Path(source).exists() else HfApi().file_exists(source, file)

@@ -83,13 +83,14 @@ class Memory:
         return not self.ran_out and self.peak <= self.available
 
 
-def disk_at_peak(weights: int, optimizer: int, *, has_dev: bool, n_phases: int) -> int:
+def disk_at_peak(weights: int, optimizer: int, *, has_dev: bool, n_phases: int, adapter: int | None = None) -> int:
     """The most bytes of checkpoints that a run holds at once.
 
     During training: the state and its replacement, the best checkpoint (with a dev split) and its replacement, and the
-    last of the first phase. At the end: one of each, and the model folder.
+    last of the first phase. At the end: one of each, and the model folder. adapter: bytes of the only weights that
+    checkpoints hold; at the end all are written.
     """
-    checkpoint = weights + optimizer
+    checkpoint = (weights if adapter is None else adapter) + optimizer
     while_training = (2 + 2 * has_dev + (n_phases > 1)) * checkpoint
-    at_end = (2 + has_dev) * checkpoint + weights
+    at_end = max((2 + has_dev) * checkpoint + weights, (2 + has_dev) * weights)
     return max(while_training, at_end) if n_phases else weights

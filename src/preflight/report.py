@@ -11,6 +11,7 @@ from src.data.schema import Datasets
 from src.decoding.durable import DurableGeneration, select_splits
 from src.devices import memory as machine
 from src.distillation.teachers import LiveTeacher
+from src.models.adapters import has_lora
 from src.models.forward import unwrapped
 from src.preflight.estimates import Work, disk_at_peak, work_of_phases
 from src.preflight.measure import time_generation, time_training, training_needs
@@ -169,7 +170,10 @@ def _work(trainer: Trainer, works: Sequence[Work], evaluations: Mapping[str, int
 def _disk(trainer: Trainer) -> str:
     """The disk space of checkpoints, and whether it is there; the run's earlier files are replaced."""
     needs, run, n_phases = training_needs(trainer, trainer.phases), trainer.run, len(trainer.phases)
-    needed = disk_at_peak(needs.weights, needs.optimizer, has_dev=DEV in trainer.data, n_phases=n_phases)
+    adapter = needs.gradients if has_lora(unwrapped(trainer.training.model)) else None
+    needed = disk_at_peak(
+        needs.weights, needs.optimizer, has_dev=DEV in trainer.data, n_phases=n_phases, adapter=adapter
+    )
     free, freed = machine.free_disk(run.path), machine.size_of(run.files())
     line = f"checkpoints take up to {size(needed)}; {size(free)} are free"
     line += f", and {size(freed)} are this folder's already" if freed else ""

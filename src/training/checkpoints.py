@@ -11,6 +11,7 @@ from msgspec import to_builtins
 from torch import nn
 
 from src.config.errors import UserError
+from src.models.adapters import has_lora, load_lora
 from src.models.folders import save_model
 from src.models.forward import unwrapped
 from src.models.library_errors import in_one_line
@@ -25,7 +26,7 @@ LAST = "__last"  # ends the name of the last checkpoint of the first phase
 
 
 def save_checkpoint(folder: Path, training: TrainingState, state: RunState) -> None:
-    """Write a checkpoint: a model folder that `from_pretrained` opens, with optimizer.pt and run_state.json."""
+    """Write a checkpoint: a model (or adapter) folder that `load_model` opens, with optimizer.pt and run_state.json."""
     with atomic_folder(folder) as temporary:
         save_model(temporary, unwrapped(training.model), training.tokenizer)
         saved = {"optimizer": training.optimizer.state_dict()}
@@ -92,7 +93,10 @@ def load_weights(model: nn.Module, folder: Path) -> None:
         if file.name in sums and sums[file.name] != _checksum(file):
             raise UserError(f"{file}: has changed since it was saved, by its checksum in {STATE}")
     core = unwrapped(model)
-    core.load_state_dict(load_saved(folder, core.config).state_dict())
+    if has_lora(core):
+        load_lora(core, folder)
+    else:
+        core.load_state_dict(load_saved(folder, core.config).state_dict())
 
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:

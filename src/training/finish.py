@@ -6,6 +6,7 @@ from pathlib import Path
 from src.config.console import say
 from src.config.constants import ID, TARGET, TEST
 from src.config.flags.shared import TrainingArguments
+from src.models.adapters import has_lora, merge_lora
 from src.models.folders import write_model_folder
 from src.models.forward import unwrapped
 from src.runs.folder import RunFolder
@@ -36,6 +37,8 @@ def train(trainer: Trainer) -> dict[str, float]:
         ids = {split: columns[ID] for split, columns in datasets.items() if has_ids and ID in columns}
         write_predictions(run.path, references, ids)
         model, card = unwrapped(training.model), _card(trainer, scores)
+        if has_lora(model):
+            model = merge_lora(model)
         write_model_folder(run.path / MODEL_FOLDER, model, training.tokenizer, card, trainer.config.task_prompt)
         run.finish(scores)
         return tidy_and_show_scores(run, trainer.config)

@@ -26,11 +26,14 @@ from src.devices.processes import Accelerator, make_accelerator
 from src.distillation.capture import keep_all_layers
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics, score_definitions
+from src.models.adapters import Lora, add_lora
 from src.models.checks_before_loading import check_lengths, check_model_files
 from src.models.compiled import check_can_compile, compile_layers
 from src.models.generation_config import apply_settings, fit_to_tokenizer
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
 from src.models.multilingual import set_languages
+from src.models.names import find_model, parse_model_name
+from src.models.quantized import refuse_quantized
 from src.runs.description import UNFINISHED, data_fingerprint
 from src.runs.folder import RunFolder, open_run
 from src.tokens.preprocessing import Preprocessor
@@ -121,23 +124,32 @@ def load_student(
     *,
     splits: tuple[str, ...],
     state_dict_path: str | None = None,
+    lora: Lora | None = None,
 ) -> Student:
     """Check the model called `name` against flags and data, then load it.
 
     Its weights are those of the checkpoint to continue from, of --checkpoint_path, of `state_dict_path` or its own, in
-    this order. Raises UserError for what is wrong, before weights are read where possible.
+    this order. lora: freeze them and train an adapter on top. Raises UserError for what is wrong, before weights are
+    read where possible.
     """
     metrics = resolve_metrics(config.metrics, config.metric_for_best_model)
     targets = [target for split in (DEV, TEST) if split in datasets for target in datasets[split][TARGET]]
     run.score_definitions = score_definitions(metrics, config.metric_options, count_references(targets))
     resumed = _resumable_folder(config, run)
     weights = resumed or config.checkpoint_path or state_dict_path
+    if lora is not None:
+        if weights is not None and resumed is None:
+            raise UserError(f"--checkpoint_path {weights}: not with --lora_rank; give a model folder as --model_name")
+        weights = None  # those of the base model; `resume` reads the adapter
     check_model(config, name, weights)
+    refuse_quantized(load_config(name), find_model(parse_model_name(name)[0]), training=config.do_train)
     accelerator = make_accelerator(config)
     preprocessor = _load_preprocessor(config, datasets, name)
     data = TokenizedDatasets(_one_row_per_reference(config, datasets), preprocessor)
     data.check_stored(splits, config.dataset_path)
     model = load_checked(config, name, weights, preprocessor.tokenizer)
+    if lora is not None:
+        add_lora(model, name, lora, seed=config.seed)
     return Student(config, run, model, accelerator, preprocessor, data, metrics, splits, resumed)
 
 
