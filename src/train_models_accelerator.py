@@ -2,6 +2,7 @@
 
 from src.config.flags.train import FineTuneArguments
 from src.data.schema import Datasets
+from src.models.adapters import Lora
 from src.preflight.report import report_training
 from src.runs.description import FINISHED
 from src.training.finish import tidy_and_show_scores, train
@@ -20,7 +21,10 @@ def train_model(config: FineTuneArguments, datasets: Datasets) -> dict[str, floa
         if run.status == FINISHED:
             return tidy_and_show_scores(run, config)
         splits = check_data(config, datasets)
-        student = load_student(config, datasets, run, config.model_name, splits=splits)
+        lora = None
+        if config.lora_rank is not None and config.do_train:
+            lora = Lora(config.lora_rank, config.lora_alpha or config.lora_rank)
+        student = load_student(config, datasets, run, config.model_name, splits=splits, lora=lora)
         phases = [Phase("fine-tune", splits, config.epochs)] if config.do_train else []
         trainer = prepare_training(student, phases)
         return report_training(trainer) if config.dry_run else train(trainer)

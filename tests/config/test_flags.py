@@ -72,7 +72,7 @@ STORED = TRAINING | {
     "stop_training_after_n_epochs": None,
 }
 DEFAULTS = {
-    FineTuneArguments: TRAINING | {"model_name": "t5-large"},
+    FineTuneArguments: TRAINING | {"model_name": "t5-large", "lora_rank": None, "lora_alpha": None},
     DistillStoredArguments: STORED,
     DistillArguments: STORED | {"teacher_name": "t5-large", "teacher_state_dict_path": None, "teacher_dtype": "fp32"},
     GenerateArguments: SHARED
@@ -472,3 +472,18 @@ def test_students_that_can_be_made(flags):
 def test_student_mistakes(flags, message):
     with pytest.raises(UserError, match=message):
         create(**flags)
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"lora_rank": 0}, "--lora_rank: must be at least 1"),
+        ({"lora_alpha": 8.0}, "--lora_alpha 8: needs --lora_rank"),
+        ({"lora_rank": 2, "lora_alpha": 0.0}, "--lora_alpha: must be greater than 0"),
+        ({"lora_rank": 2, "compile": True}, "--lora_rank 2: not with --compile True"),
+    ],
+)
+def test_adapter_mistakes(flags, message, monkeypatch):
+    monkeypatch.setattr("src.config.flags.train.find_spec", lambda _: "installed")
+    with pytest.raises(UserError, match=message):
+        fine_tune(**flags)

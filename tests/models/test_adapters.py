@@ -6,9 +6,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_runs import gen_flags, kd_flags, read, weights
+from tiny_runs import ft_flags, gen_flags, kd_flags, names, read, rows, weights
 
 import create_student_main
+import ft_main
 import gen_main
 import kd_main
 from src.config.errors import UserError
@@ -224,3 +225,50 @@ def test_a_checkpoint_of_another_rank(tiny_models, tmp_path):
     name = tiny_models["gpt2"]["student"]
     save_lora(adapted(name, rank=3), tmp_path)
     assert "is of another model or --lora_rank" in error_of(load_weights, adapted(name), tmp_path)
+
+
+@pytest.fixture
+def command(dropout_models, rotation_path, tmp_path):
+    """The command line of a fine-tuning with an adapter, for an output folder and further flags."""
+    flags = {"lora_rank": 2, "lora_alpha": 8, "metric_for_best_model": "nll", "save_checkpoint_every_n_steps": 1.0}
+    model = dropout_models["gpt2"]["teacher"]
+    return lambda out, **more: ft_flags(model, rotation_path, tmp_path / out, **{**flags, **more})
+
+
+def test_fine_tuning_by_an_adapter(dropout_models, command, tmp_path, capsys):
+    """Only the adapter is trained and saved; the model folder is a plain one, of the best adapter."""
+    base = weights(Path(dropout_models["gpt2"]["teacher"]))
+    ft_main.main(command("out", keep_checkpoint_after_test=True))
+    assert "LoRA of rank 2: " in capsys.readouterr().out
+    (best,) = [folder for folder in tmp_path.glob("out/epoch*") if not folder.name.endswith("__last")]
+    assert {"adapter_config.json", "adapter_model.safetensors", "tokenizer.json", "optimizer.pt"} <= names(best)
+    assert not {"config.json", "model.safetensors"} & names(best)
+    model = weights(tmp_path / "out" / "model")
+    assert model.keys() == base.keys() and not names(tmp_path / "out" / "model") & {"adapter_config.json"}
+    changed = {key for key, value in model.items() if not torch.equal(value, base[key])}
+    assert changed == {key for key in base if key.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight"))}
+    torch.testing.assert_close(logits_of(load_model(str(best))), logits_of(load_model(str(tmp_path / "out" / "model"))))
+    first, *_, test = rows(tmp_path / "out")
+    assert float(test["nll"]) != float(first["nll"])
+
+
+def test_its_checkpoints_become_state_dicts_of_the_merged_model(command, tmp_path):
+    ft_main.main(command("out", epochs=1))
+    model = weights(tmp_path / "out" / "model")
+    files = list(tmp_path.glob("out/epoch*__model.pt"))
+    assert len(files) == 2
+    for file in files:
+        saved = torch.load(file, weights_only=True)
+        assert all(torch.equal(saved[key], value) for key, value in model.items())
+
+
+def test_weights_beside_an_adapter_are_refused(dropout_models, command, tmp_path):
+    flags = command("out", checkpoint_path=dropout_models["gpt2"]["teacher"])
+    assert "not with --lora_rank; give a model folder as --model_name" in error_of(ft_main.main, flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_training_without_the_package(command, tmp_path, monkeypatch):
+    monkeypatch.setattr("src.config.flags.train.find_spec", lambda _: None)
+    assert error_of(ft_main.main, command("out")).startswith("--lora_rank: needs the package peft; run pip install")
+    assert not (tmp_path / "out").exists()

@@ -221,11 +221,26 @@ def test_continued_with_warm_up(monkeypatch, tmp_path, dropout_models):
     assert result(tmp_path / "out") == result(tmp_path / "whole")
 
 
-def test_continued_with_another_schedule(monkeypatch, tmp_path, commands):
-    flags = {"warmup_steps": 0.3, "lr_scheduler_type": "cosine", "label_smoothing": 0.1}
-    ft_main.main(commands["ft"](tmp_path / "whole", **flags))
-    assert run_stopped(monkeypatch, ft_main.main, commands["ft"](tmp_path / "out", **flags), 4)
-    ft_main.main(commands["ft"](tmp_path / "out", **flags))
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {"warmup_steps": 0.3, "lr_scheduler_type": "cosine", "label_smoothing": 0.1},
+        pytest.param({"lora_rank": 2, "keep_checkpoint_after_test": True, "epochs": 3}, marks=pytest.mark.slow),
+    ],
+    ids=["schedule", "adapter"],
+)
+def test_continued_with_training_choices(monkeypatch, tmp_path, dropout_models, flags):
+    if "lora_rank" in flags:
+        pytest.importorskip("peft", reason="requirements-extras.txt")
+    texts = ["A dog.", "A cat.", "The bird.", "The house."]
+    columns = {"text": texts, "target": texts}
+    (tmp_path / "d.json").write_text(json.dumps({"train": columns, "dev": columns}))
+    flags = {"batch_size": 1, "metric_for_best_model": "nll", "save_checkpoint_every_n_steps": 1.0, **flags}
+    for out in ("whole", "out"):
+        command = ft_flags(dropout_models["gpt2"]["student"], tmp_path / "d.json", tmp_path / out, **flags)
+        if out == "out":
+            assert run_stopped(monkeypatch, ft_main.main, command, 6)
+        ft_main.main(command)
     assert result(tmp_path / "out") == result(tmp_path / "whole")
 
 

@@ -1,6 +1,7 @@
 """Flags of ft_main.py, kd_main.py and kd_dataset_with_logits_main.py."""
 
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -34,6 +35,27 @@ class FineTuneArguments(TrainingArguments):
     script: ClassVar[str] = "ft_main.py"
 
     model_name: str = flag("t5-large", f"Hub name or folder of the model. {PRUNE_HELP}", MODEL)
+    lora_rank: int | None = flag(
+        None,
+        "Train a LoRA adapter of this rank on the linear layers, merged into the model folder at the end (needs peft). "
+        "None trains all weights.",
+        TRAINING,
+        minimum=1,
+    )
+    lora_alpha: float | None = flag(
+        None, "The adapter is scaled by --lora_alpha / --lora_rank. None means --lora_rank.", TRAINING, above=0
+    )
+
+    def check(self) -> None:
+        super().check()
+        if self.lora_rank is None:
+            if self.lora_alpha is not None:
+                raise UserError(f"--lora_alpha {self.lora_alpha:g}: needs --lora_rank")
+            return
+        if find_spec("peft") is None:
+            raise UserError("--lora_rank: needs the package peft; run pip install -r requirements-extras.txt")
+        if self.compile:
+            raise UserError(f"--lora_rank {self.lora_rank}: not with --compile True")
 
 
 @dataclass(frozen=True, kw_only=True)
