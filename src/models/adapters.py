@@ -75,7 +75,8 @@ def add_lora(model: "PreTrainedModel", name: str, lora: Lora, *, seed: int) -> N
     config = LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear")  # type: ignore[arg-type]
     with torch.random.fork_rng(devices=[]), warnings.catch_warnings(action="ignore"):
         torch.manual_seed(seed)
-        model.add_adapter(config)
+        with in_one_line(name, "no adapter can be added"):
+            model.add_adapter(config)
     config.base_model_name_or_path, config.target_modules = name, sorted(config.target_modules or ())
     n_trained = sum(each.numel() for each in model.parameters() if each.requires_grad)
     say(f"LoRA of rank {lora.rank}: {n_trained:,} of {model.num_parameters():,} parameters are trained")

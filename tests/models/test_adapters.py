@@ -21,7 +21,6 @@ from src.models.loading import load_config, load_model, load_tokenizer
 from src.training.checkpoints import load_weights
 
 peft = pytest.importorskip("peft", reason="requirements-extras.txt")
-FAMILIES = ("t5", "gpt2")
 
 
 def logits_of(model) -> torch.Tensor:
@@ -70,7 +69,7 @@ def error_of(call, *args) -> str:
 # --------------------------------------------------------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
 def test_an_adapter_is_merged_when_it_is_loaded(tiny_models, make, family):
     base = tiny_models[family]["teacher"]
     folder, expected = make(base)
@@ -175,6 +174,7 @@ def test_without_the_package(tiny_models, make, monkeypatch, tmp_path, tiny_data
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.slow
 def test_an_adapter_generates_teaches_and_is_copied(tiny_models, make, tmp_path, tiny_dataset_path):
     models = tiny_models["gpt2"]
     folder, _ = make(models["teacher"])
@@ -207,7 +207,7 @@ def test_a_new_adapter_changes_nothing_and_depends_on_the_seed_alone(tiny_models
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "gpt2"])
 def test_saved_and_restored(tiny_models, tmp_path, family):
     name = tiny_models[family]["student"]
     model = adapted(name)
@@ -252,6 +252,7 @@ def test_fine_tuning_by_an_adapter(dropout_models, command, tmp_path, capsys):
     assert float(test["nll"]) != float(first["nll"])
 
 
+@pytest.mark.slow
 def test_its_checkpoints_become_state_dicts_of_the_merged_model(command, tmp_path):
     ft_main.main(command("out", epochs=1))
     model = weights(tmp_path / "out" / "model")

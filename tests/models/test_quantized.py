@@ -104,6 +104,7 @@ def test_a_gguf_file_is_the_model_it_was_made_of(tiny_models, gguf_file):
     assert load_model(f"{gguf_file}_prune0_2").config.num_hidden_layers == 2
 
 
+@pytest.mark.slow
 def test_a_gguf_file_generates_teaches_and_is_copied(gguf_file, tmp_path, tiny_dataset_path):
     copy, student = tmp_path / "copy", tmp_path / "student"
     create_student_main.main(["--from_model", gguf_file, "--output_dir", str(copy)])
@@ -194,6 +195,7 @@ def test_an_adapter_of_a_quantized_base_is_refused(tiny_models, tmp_path, monkey
     assert "is quantized (awq); the adapter needs float weights" in error_of(check_model_files, str(adapter))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bits", [4, 8])
 def test_bitsandbytes(tiny_models, tiny_tokenizers, tmp_path, tiny_dataset_path, bits):
     pytest.importorskip("bitsandbytes", reason="not in requirements-extras.txt")

@@ -30,7 +30,10 @@ class CreateStudentArguments(DataArguments):
     script: ClassVar[str] = "create_student_main.py"
 
     from_model: str | None = flag(
-        None, f"Hub name or folder of the model to take layers from. None makes a new model. {PRUNE_HELP}", MODEL
+        None,
+        "Model to take layers from: hub name, model or adapter folder, or GGUF file. None makes a new model. "
+        f"{PRUNE_HELP}",
+        MODEL,
     )
     keep_encoder_layers: tuple[int, ...] | None = flag(
         None, "Encoder layers of --from_model to keep: from 0, or from -1 backwards. None means all.", MODEL

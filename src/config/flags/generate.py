@@ -18,7 +18,7 @@ GENERATION_TYPE_HELP = (
 class WritingArguments(SharedArguments):
     """Flags of the scripts that only generate text: gen_main.py and simulate_api_main.py."""
 
-    model_name: str = flag("t5-large", f"Hub name or folder of the model. {PRUNE_HELP}", MODEL)
+    model_name: str = flag("t5-large", f"Hub name, model or adapter folder, or GGUF file. {PRUNE_HELP}", MODEL)
     split_for_generation: tuple[str, ...] | None = flag(
         None, "Splits to generate for. None means every split except ft and dev_ppl.", DATA
     )

@@ -137,7 +137,7 @@ class DistillArguments(DistillStoredArguments):
 
     script: ClassVar[str] = "kd_main.py"
 
-    teacher_name: str = flag("t5-large", "Hub name or folder of the teacher.", MODEL)
+    teacher_name: str = flag("t5-large", "Hub name, model or adapter folder, or GGUF file of the teacher.", MODEL)
     teacher_state_dict_path: str | None = flag(
         None, "Weights to load into the teacher (.pt, .safetensors or checkpoint). None means its own.", MODEL
     )
