@@ -86,7 +86,7 @@ def find_model(base: str) -> str:
             raise UserError(f"{base}: holds no config.json; {what_to_do}")
         return base
     if folder.exists() or not HUB_NAME.fullmatch(base):
-        raise UserError(f"{base}: no such model folder; {what_to_do}")
+        raise UserError(f"{base}: no such model folder or file; {what_to_do}")
     try:
         cached = try_to_load_from_cache(base, "config.json")
         if isinstance(cached, str) and any((Path(cached).parent / file).is_file() for file in WEIGHT_FILES):

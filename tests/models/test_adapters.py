@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from tiny_runs import ft_flags, gen_flags, kd_flags, names, read, rows, weights
 
 import create_student_main
@@ -69,7 +70,7 @@ def error_of(call, *args) -> str:
 # --------------------------------------------------------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "gpt2"])
 def test_an_adapter_is_merged_when_it_is_loaded(tiny_models, make, family):
     base = tiny_models[family]["teacher"]
     folder, expected = make(base)
@@ -104,6 +105,7 @@ def test_its_own_tokenizer_counts(tiny_models, make):
     assert load_tokenizer(str(folder)).model_max_length == 77
 
 
+@pytest.mark.slow
 def test_layers_of_an_adapter_and_of_its_base(tiny_models, make):
     """ADAPTER_prune0_2 keeps layers of the merged model; the base may itself be a name with layers."""
     base = tiny_models["gpt2"]["teacher"]
@@ -145,6 +147,27 @@ def test_an_adapter_without_weights_or_beside_a_model(tiny_models, make):
     assert "holds no adapter_model.safetensors" in error_of(check_model_files, str(folder))
     (folder / "config.json").write_text("{}")
     assert "holds a model (config.json) and an adapter" in error_of(check_model_files, str(folder))
+
+
+class Harmful:
+    """An object whose loading would change the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return Path.touch, (self.path,)
+
+
+def test_nothing_in_an_adapter_is_executed(tiny_models, make, tmp_path):
+    folder, expected = make(tiny_models["gpt2"]["teacher"])
+    values = load_file(folder / "adapter_model.safetensors")
+    (folder / "adapter_model.safetensors").unlink()
+    torch.save(values, folder / "adapter_model.bin")
+    torch.testing.assert_close(logits_of(load_model(str(folder))), expected)
+    torch.save(Harmful(tmp_path / "touched"), folder / "adapter_model.bin")
+    assert "the adapter does not fit its base model" in error_of(load_model, str(folder))
+    assert not (tmp_path / "touched").exists()
 
 
 @pytest.mark.parametrize("role", ["student", "another family's"])

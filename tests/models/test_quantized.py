@@ -96,6 +96,7 @@ def test_a_gguf_file_is_the_model_it_was_made_of(tiny_models, gguf_file):
     ours, theirs = load_model(gguf_file), load_model(source)
     for name, value in theirs.state_dict().items():
         assert torch.equal(ours.state_dict()[name], value), name
+    assert load_model(gguf_file, dtype=torch.bfloat16).dtype == torch.bfloat16
     assert ours.dtype == torch.float32 and not hasattr(ours.config, "quantization_config")
     tokens, expected = load_tokenizer(gguf_file), load_tokenizer(source)
     assert len(tokens) == len(expected) and tokens.eos_token_id == expected.eos_token_id

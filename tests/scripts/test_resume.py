@@ -222,14 +222,21 @@ def test_continued_with_warm_up(monkeypatch, tmp_path, dropout_models):
 
 
 @pytest.mark.parametrize(
-    "flags",
+    ("flags", "said"),
     [
-        {"warmup_steps": 0.3, "lr_scheduler_type": "cosine", "label_smoothing": 0.1},
-        pytest.param({"lora_rank": 2, "keep_checkpoint_after_test": True, "epochs": 3}, marks=pytest.mark.slow),
+        (
+            {"warmup_steps": 0.5, "lr_scheduler_type": "cosine", "label_smoothing": 0.1, "epochs": 1},
+            "learning rate: warm-up over 2 updates, falls along a cosine to 0 at update 4\n",
+        ),
+        pytest.param(
+            {"lora_rank": 2, "keep_checkpoint_after_test": True, "epochs": 3},
+            "LoRA of rank 2: ",
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["schedule", "adapter"],
 )
-def test_continued_with_training_choices(monkeypatch, tmp_path, dropout_models, flags):
+def test_continued_with_training_choices(monkeypatch, tmp_path, dropout_models, capsys, flags, said):
     if "lora_rank" in flags:
         pytest.importorskip("peft", reason="requirements-extras.txt")
     texts = ["A dog.", "A cat.", "The bird.", "The house."]
@@ -239,8 +246,9 @@ def test_continued_with_training_choices(monkeypatch, tmp_path, dropout_models, 
     for out in ("whole", "out"):
         command = ft_flags(dropout_models["gpt2"]["student"], tmp_path / "d.json", tmp_path / out, **flags)
         if out == "out":
-            assert run_stopped(monkeypatch, ft_main.main, command, 6)
+            assert run_stopped(monkeypatch, ft_main.main, command, 3)
         ft_main.main(command)
+        assert said in capsys.readouterr().out
     assert result(tmp_path / "out") == result(tmp_path / "whole")
 
 

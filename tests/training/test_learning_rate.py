@@ -1,13 +1,10 @@
 """The learning rate: warm-up, schedules, and what the run says about them."""
 
-import json
 from math import cos, pi
 
 import pytest
 import torch
-from tiny_runs import ft_flags
 
-import ft_main
 from src.config.constants import SCHEDULES
 from src.config.flags.train import FineTuneArguments
 from src.training.learning_rate import COURSES, LearningRate, learning_rate_of
@@ -66,12 +63,3 @@ def test_a_constant_rate_has_no_warm_up():
 def test_a_warm_up_longer_than_the_run_is_said(capsys):
     assert of(40, warmup_steps=50.0).warmup == 50
     assert "--warmup_steps 50: the run has only 40 updates and never reaches" in capsys.readouterr().out
-
-
-def test_the_run_says_how_its_rate_changes(dropout_models, tmp_path, capsys):
-    texts = [f"The cat {'sees ' * (i % 3)}a dog{i}." for i in range(12)]
-    (tmp_path / "d.json").write_text(json.dumps({"train": {"text": texts, "target": texts}}))
-    flags = {"warmup_steps": 0.5, "lr_scheduler_type": "cosine", "epochs": 2}
-    ft_main.main(ft_flags(dropout_models["gpt2"]["student"], tmp_path / "d.json", tmp_path / "out", **flags))
-    said = capsys.readouterr().out
-    assert said.count("learning rate: warm-up over 3 updates, falls along a cosine to 0 at update 6\n") == 1
