@@ -8,7 +8,7 @@ from src.config.flags.train import DistillArguments
 from src.data.schema import Datasets
 from src.distillation.capture import check_comparable, keep_all_layers
 from src.distillation.teachers import LiveTeacher
-from src.models.checks_before_loading import check_same_tokenizer
+from src.models.checks_before_loading import check_same_template, check_same_tokenizer
 from src.models.loading import is_encoder_decoder, load_config, load_tokenizer
 from src.preflight.report import report_training
 from src.runs.description import FINISHED
@@ -75,14 +75,17 @@ def _check_teacher(config: DistillArguments, experiment: Experiment) -> None:
             f"--student_name {config.student_name} is {kinds[is_encoder_decoder(student)]}, --teacher_name "
             f"{config.teacher_name} {kinds[is_encoder_decoder(teacher)]}; both must be of one kind"
         )
-    check_same_tokenizer(load_tokenizer(config.teacher_name), load_tokenizer(config.student_name))
+    tokenizers = load_tokenizer(config.teacher_name), load_tokenizer(config.student_name)
+    check_same_tokenizer(*tokenizers)
+    if config.chat_template:
+        check_same_template(*tokenizers, config.system_prompt)
     check_comparable(experiment, student, teacher)
 
 
 def _load_teacher(config: DistillArguments, student: Student, experiment: Experiment) -> LiveTeacher:
     dtype = torch.bfloat16 if config.teacher_dtype == "bf16" else torch.float32
-    weights, tokenizer = config.teacher_state_dict_path, student.preprocessor.tokenizer
-    model = load_checked(config, config.teacher_name, weights, tokenizer, dtype)
+    weights = config.teacher_state_dict_path
+    model = load_checked(config, config.teacher_name, weights, student.preprocessor, dtype)
     if any(loss.compares_layers for loss in experiment.losses):
         keep_all_layers(model, "teacher")
     return LiveTeacher(model.to(student.accelerator.device), experiment.layers.of("teacher"))

@@ -38,6 +38,7 @@ from src.data.writers import open_dataset, write_datasets
 from src.models.loading import is_encoder_decoder, load_config, load_tokenizer
 from src.models.multilingual import set_languages
 from src.storage.atomic import recover
+from src.tokens.chat_preprocessing import ChatPreprocessor, check_chat_template
 from src.tokens.preprocessing import Preprocessor
 
 logger = logging.getLogger(__name__)
@@ -139,14 +140,18 @@ def prepare_logits(config: PrepareArguments, path: Path) -> str:
     tokenizer = load_tokenizer(config.student_name)
     set_languages(tokenizer, config.student_name, config.source_language, config.target_language)
     is_two_sided = is_encoder_decoder(load_config(config.student_name))
-    preprocessor = Preprocessor(
+    if config.chat_template:
+        check_chat_template(tokenizer, is_encoder_decoder=is_two_sided)
+    preprocessor = (ChatPreprocessor if config.chat_template else Preprocessor)(
         tokenizer,
         is_two_sided,
         max_input_length=UNCUT,
         max_labels_length=UNCUT,
         special_tokens_in_text=config.special_tokens_in_text,
     )
-    aligner = Aligner(StudentTokens(tokenizer), config.alignment, config.teacher_new_word_char)
+    aligner = Aligner(
+        StudentTokens(preprocessor.tokenizer, preprocessor.end), config.alignment, config.teacher_new_word_char
+    )
     merge = Merge(
         use_labeled=config.use_labeled,
         use_unlabeled=config.use_unlabeled,

@@ -17,11 +17,11 @@ WORD_MODELS = ("WordPiece", "WordLevel")  # models whose tokens do not include t
 class StudentTokens:
     """A student's vocabulary: which token spells some bytes, and which bytes the tokens of a text spell.
 
-    end_of_text: the name of its EOS, in UTF-8. Raises UserError for a tokenizer that is slow or whose tokens do not
-    spell the spaces of a text.
+    end: the token that ends labels; EOS if None. end_of_text: its name, in UTF-8. Raises UserError for a tokenizer that
+    is slow or whose tokens do not spell the spaces of a text.
     """
 
-    def __init__(self, tokenizer: "PreTrainedTokenizerBase") -> None:
+    def __init__(self, tokenizer: "PreTrainedTokenizerBase", end: int | None = None) -> None:
         backend = getattr(tokenizer, "backend_tokenizer", None)
         if backend is None:
             raise UserError(
@@ -36,8 +36,8 @@ class StudentTokens:
             )
         self._normalizer = backend.normalizer
         self._bytes = TokenBytes(tokenizer)
-        self.end_of_text = tokenizer.eos_token.encode()
-        self._eos = tokenizer.eos_token_id
+        self._eos = tokenizer.eos_token_id if end is None else end
+        self.end_of_text = str(tokenizer.convert_ids_to_tokens(self._eos)).encode()
         vocabulary = {token: name for name, token in tokenizer.get_vocab().items() if token not in self._bytes.special}
         ids = sorted(vocabulary, key=lambda token: (BYTE_TOKEN.fullmatch(vocabulary[token]) is not None, token))
         self._id_of: dict[bytes, int] = {}

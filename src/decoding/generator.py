@@ -19,6 +19,7 @@ from src.models.generation_config import apply_settings, fit_to_tokenizer
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
 from src.models.multilingual import set_languages
 from src.tokens.batch import Batch
+from src.tokens.chat_preprocessing import preprocessor_of
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.unknown_characters import check_characters_known
 
@@ -55,16 +56,16 @@ def load_generator(config: WritingArguments, decoding: Decoding, datasets: Datas
     """
     check_model_files(config.model_name, state_dict_path=config.checkpoint_path)
     check_lengths(config.model_name, config)
-    warn_if_prompt_differs(config.task_prompt, config.model_name, "model_name")
+    warn_if_prompt_differs(config, config.model_name, "model_name")
     accelerator = make_accelerator(config)
     tokenizer = load_tokenizer(config.model_name, some_texts(datasets))
     set_languages(tokenizer, config.model_name, config.source_language, config.target_language)
     kind = is_encoder_decoder(load_config(config.model_name))
-    preprocessor = Preprocessor.of(config, tokenizer, is_encoder_decoder=kind)
+    preprocessor = preprocessor_of(config, tokenizer, datasets, is_encoder_decoder=kind)
     inputs = {split: {TEXT: columns[TEXT]} for split, columns in datasets.items()}
     check_characters_known(preprocessor, inputs, config.dataset_path)
     model = load_model(config.model_name, state_dict_path=config.checkpoint_path)
-    fit_to_tokenizer(model, tokenizer)
+    fit_to_tokenizer(model, tokenizer, preprocessor.end)
     apply_settings(model, config.model_name, config)
     check_decoding(model, config.model_name, config, decoding)
     return TargetGenerator(accelerator, preprocessor, model.to(accelerator.device), decoding)

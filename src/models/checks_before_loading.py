@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments
 from src.config.parsing import shown
+from src.data.conversations import ASSISTANT, USER
 from src.models.adapters import check_adapter
 from src.models.families import family_of, has_family
 from src.models.generation_config import changed_settings, safe_generation_config
@@ -14,6 +15,8 @@ from src.models.names import adapter_base, find_model, parse_model_name
 from src.models.quantized import check_packages, is_gguf, method_of
 from src.models.tokenizer_file import PROBE
 from src.models.weights import find_weights, shard_files
+from src.tokens.chat_preprocessing import check_chat_template
+from src.tokens.chat_template import ChatTemplate
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedTokenizerBase
@@ -111,4 +114,21 @@ def check_same_tokenizer(
             raise UserError(
                 f"{what}: teacher and student must share a tokenizer; they have the same vocabulary but "
                 f"split {shown(text)} in different ways"
+            )
+
+
+def check_same_template(
+    teacher: "PreTrainedTokenizerBase", student: "PreTrainedTokenizerBase", system_prompt: str | None
+) -> None:
+    """Raise UserError if the chat templates of two tokenizers do not write the same conversations."""
+    for tokenizer in (teacher, student):
+        check_chat_template(tokenizer, is_encoder_decoder=False)
+    theirs, ours = (ChatTemplate(tokenizer, system_prompt or "") for tokenizer in (teacher, student))
+    pair = [{"role": USER, "content": "a"}, {"role": ASSISTANT, "content": "b"}]
+    for written in (ChatTemplate.opened, ChatTemplate.whole):
+        conversations = [[*ours.system, *pair, *pair][: -1 if written is ChatTemplate.opened else None]]
+        if written(theirs, conversations) != written(ours, conversations):
+            raise UserError(
+                "--student_name: teacher and student must share a chat template; they write "
+                f"{shown(written(theirs, conversations)[0])} and {shown(written(ours, conversations)[0])}"
             )

@@ -1,10 +1,13 @@
-"""Model folders: write one, and read the task prompt that its model was trained with."""
+"""Model folders: write one, and read the prompt that its model was trained with."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
+
 from src.config.console import say
 from src.config.errors import UserError
+from src.config.flags.shared import SharedArguments
 from src.config.parsing import shown
 from src.models.adapters import has_lora, save_lora
 from src.models.library_errors import quiet
@@ -17,7 +20,26 @@ if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 PROMPT_FILE = "task_prompt.json"
-PROMPT_KEY = "task_prompt"
+
+
+class TrainedPrompt(msgspec.Struct, omit_defaults=True):
+    """The prompt flags that a model was trained with, as its folder stores them."""
+
+    task_prompt: str
+    chat_template: bool = False
+    system_prompt: str = ""
+
+    def __str__(self) -> str:
+        chat = f" --chat_template True --system_prompt {shown(self.system_prompt)}" if self.chat_template else ""
+        return f"--task_prompt {shown(self.task_prompt)}{chat}"
+
+    @property
+    def _meaning(self) -> tuple[str, bool, str]:
+        return unescape_prompt(self.task_prompt).strip(" "), self.chat_template, self.system_prompt
+
+    def means(self, other: "TrainedPrompt") -> bool:
+        """Whether both make the same inputs."""
+        return self._meaning == other._meaning
 
 
 def write_model_folder(
@@ -25,17 +47,17 @@ def write_model_folder(
     model: "PreTrainedModel",
     tokenizer: "PreTrainedTokenizerBase",
     card: str,
-    task_prompt: str | None = None,
+    prompt: TrainedPrompt | None = None,
 ) -> Path:
     """Write a portable model folder atomically: as `save_model`, with README.md (`card`). Replaces an existing folder.
 
-    task_prompt: the one that the model was trained with.
+    prompt: the one that the model was trained with.
     """
     with atomic_folder(Path(folder)) as building:
         save_model(building, model, tokenizer)
         (building / "README.md").write_text(card, encoding="utf-8")
-        if task_prompt is not None:
-            write_json(building / PROMPT_FILE, {PROMPT_KEY: task_prompt})
+        if prompt is not None:
+            write_json(building / PROMPT_FILE, msgspec.to_builtins(prompt))
     return Path(folder)
 
 
@@ -49,20 +71,24 @@ def save_model(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTok
     tokenizer.save_pretrained(folder)
 
 
-def trained_prompt(model_name: str) -> str | None:
-    """The --task_prompt with which this suite trained the model; None if its folder does not say."""
+def trained_prompt(model_name: str) -> TrainedPrompt | None:
+    """The prompt flags with which this suite trained the model; None if its folder does not say."""
     file = Path(parse_model_name(model_name)[0]) / PROMPT_FILE
     if not file.is_file():
         return None
-    content = read_json(file)
-    prompt = content.get(PROMPT_KEY) if isinstance(content, dict) else None
-    if not isinstance(prompt, str):
-        raise UserError(f"{file}: expected an object with the text '{PROMPT_KEY}'")
-    return prompt
+    try:
+        return msgspec.convert(read_json(file), TrainedPrompt)
+    except msgspec.ValidationError as error:
+        raise UserError(f"{file}: not the prompt of a model: {error}") from None
 
 
-def warn_if_prompt_differs(given: str, model_name: str, flag: str) -> None:
-    """Warn if the model was trained with another prompt than `given`."""
+def warn_if_prompt_differs(config: SharedArguments, model_name: str, flag: str) -> None:
+    """Warn if the model was trained with another prompt than the flags'."""
+    given = TrainedPrompt(config.task_prompt, config.chat_template, config.system_prompt)
     trained = trained_prompt(model_name)
-    if trained is not None and unescape_prompt(trained).strip(" ") != unescape_prompt(given).strip(" "):
-        say(f"warning: --task_prompt {shown(given)}: --{flag} {model_name} was trained with {shown(trained)}")
+    if trained is None or trained.means(given):
+        return
+    with_what = shown(trained.task_prompt)
+    if trained.chat_template or given.chat_template:
+        with_what = str(trained) if trained.chat_template else f"{trained} --chat_template False"
+    say(f"warning: {given}: --{flag} {model_name} was trained with {with_what}")

@@ -33,11 +33,13 @@ NEUTRAL = {  # values that change nothing
 }  # fmt: skip
 
 
-def fit_to_tokenizer(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
+def fit_to_tokenizer(
+    model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase", end_of_labels: int | None = None
+) -> None:
     """Fit a model's generation config to its tokenizer.
 
-    The tokenizer's EOS, with which labels end, also ends generation, like the EOS of the config (base and instruct
-    models may have different ones). Ids that are not the tokenizer's, which only pad the embeddings, are never
+    The tokenizer's EOS and the token with which labels end also end generation, like the EOS of the config (base and
+    instruct models may have different ones). Ids that are not the tokenizer's, which only pad the embeddings, are never
     generated: they are no text, and a teacher may lack them. The target language is the first token generated or, if
     labels have it after EOS (mBART), the decoder's start token.
     """
@@ -47,9 +49,10 @@ def fit_to_tokenizer(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBa
     elif language is not None:
         ids.decoder_start_token_id = model.config.decoder_start_token_id = language
     ends = ids.eos_token_id if isinstance(ids.eos_token_id, list) else [ids.eos_token_id]
-    if tokenizer.eos_token_id not in (None, *ends):
-        ends = [tokenizer.eos_token_id, *(token for token in ends if token is not None)]
-        ids.eos_token_id = ends if len(ends) > 1 else ends[0]
+    for end in (tokenizer.eos_token_id, end_of_labels):
+        if end not in (None, *ends):
+            ends = [end, *(token for token in ends if token is not None)]
+            ids.eos_token_id = ends if len(ends) > 1 else ends[0]
     unknown = set(range(model.config.get_text_config().vocab_size)).difference(tokenizer.get_vocab().values())
     ids.suppress_tokens = sorted(unknown.union(ids.suppress_tokens or ())) or None
 

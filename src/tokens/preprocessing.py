@@ -10,11 +10,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from src.config.console import progress_bar
 from src.config.errors import UserError
-from src.config.flags.shared import SharedArguments
 from src.config.parsing import shown
 from src.tokens.continuation import (
     LocatedTokens,
@@ -25,7 +22,7 @@ from src.tokens.continuation import (
     opening_tokens,
     plain_ids,
 )
-from src.tokens.ragged import Encoded, Ragged
+from src.tokens.ragged import Encoded, Ragged, lengths_of
 from src.tokens.special_token_names import SpecialTokenNames
 from src.tokens.task_prompt import prompt_prefix, prompt_suffix, target_separator
 from src.tokens.token_bytes import ANCHOR
@@ -43,7 +40,7 @@ class Preprocessor:
     max_input_length, max_labels_length: in tokens, special ones included. task_prompt: a prefix for encoder-decoder
     models, a suffix for decoder-only models; it is never cut, and names of special tokens in it are those tokens. In
     texts, names are ordinary text unless special_tokens_in_text. truncation_side: where a text that is too long is cut.
-    check: called between chunks of texts; raises to stop.
+    check: called between chunks of texts; raises to stop. end: the token with which labels end, EOS.
     """
 
     tokenizer: "PreTrainedTokenizerBase"
@@ -55,28 +52,15 @@ class Preprocessor:
     special_tokens_in_text: bool = False
     check: Callable[[], None] = lambda: None
 
-    @classmethod
-    def of(
-        cls, config: SharedArguments, tokenizer: "PreTrainedTokenizerBase", *, is_encoder_decoder: bool
-    ) -> "Preprocessor":
-        return cls(
-            tokenizer,
-            is_encoder_decoder,
-            config.max_input_length,
-            config.max_labels_length,
-            config.task_prompt,
-            config.truncation_side,
-            config.special_tokens_in_text,
-        )
-
     def __post_init__(self) -> None:
         # A copy: a call switches off the tokenizer's own limit, and the caller saves the tokenizer. It also gives a
         # second thread (`replace`) a tokenizer of its own.
         self.tokenizer = copy.deepcopy(self.tokenizer)
-        self._eos: int = self.tokenizer.eos_token_id
+        self.end: int = self.tokenizer.eos_token_id
         self._names = SpecialTokenNames(self.tokenizer)
-        self._special = {*self.tokenizer.all_special_ids, self._eos}
-        if self.tokenizer.unk_token_id != self._eos:  # an unknown word is text
+        self._read_template()
+        self._special = {*self.tokenizer.all_special_ids, self.end}
+        if self.tokenizer.unk_token_id != self.end:  # an unknown word is text
             self._special.discard(self.tokenizer.unk_token_id)
         self._known_as_text: dict[int, bool] = {}
         if self.is_encoder_decoder:
@@ -86,9 +70,22 @@ class Preprocessor:
         fixed = self._n_fixed_tokens()
         if fixed >= self.max_input_length:
             raise UserError(
-                f"--max_input_length {self.max_input_length}: --task_prompt {shown(self.prompt.strip())} and special "
-                f"tokens take {fixed} tokens and leave no room for text; possible: {fixed + 1} or more"
+                f"--max_input_length {self.max_input_length}: {self.fixed_parts} take {fixed} tokens and leave no room "
+                f"for text; possible: {fixed + 1} or more"
             )
+
+    def _read_template(self) -> None:
+        """For a subclass: the token that ends labels, and further names, which a template has."""
+
+    @property
+    def fixed_parts(self) -> str:
+        """The parts of an input besides its text, for an error."""
+        return f"--task_prompt {shown(self.prompt.strip())} and special tokens"
+
+    @property
+    def targets_follow_space(self) -> bool:
+        """Whether targets are tokenized as stored ones are."""
+        return self.is_encoder_decoder or self.separator == " "
 
     @property
     def separator(self) -> str:
@@ -140,7 +137,7 @@ class Preprocessor:
             suffix = self._suffix_ids()
             made, n_end = [opened + suffix for opened in self._opened(texts)], len(suffix)
         whole = [ids or [self._first] for ids in made]  # a model needs at least one token to read
-        return Encoded(Ragged.of(self._cut_input(ids, n_fixed - n_end, n_end) for ids in whole), _lengths(whole))
+        return Encoded(Ragged.of(self._cut_input(ids, n_fixed - n_end, n_end) for ids in whole), lengths_of(whole))
 
     def _cut_input(self, ids: list[int], n_begin: int, n_end: int) -> list[int]:
         """An input within its limit; its first `n_begin` and last `n_end` tokens are kept."""
@@ -162,7 +159,7 @@ class Preprocessor:
     def _opened(self, texts: list[str]) -> list[list[int]]:
         """The tokens of each text with the special tokens before it (BOS, if the tokenizer adds it), without EOS."""
         encoded = self._tokenizer_for(texts)(texts, verbose=False)["input_ids"]
-        adds_eos = self.tokenizer(ANCHOR)["input_ids"][-1:] == [self._eos]
+        adds_eos = self.tokenizer(ANCHOR)["input_ids"][-1:] == [self.end]
         return [self._with_one_bos(ids[:-1] if adds_eos else ids) for ids in encoded]
 
     def _with_one_bos(self, ids: list[int]) -> list[int]:
@@ -189,7 +186,7 @@ class Preprocessor:
     def _first(self) -> int:
         """The token that stands for an input without tokens."""
         bos = self.tokenizer.bos_token_id
-        return self._eos if bos is None or self.is_encoder_decoder else bos
+        return self.end if bos is None or self.is_encoder_decoder else bos
 
     def _labels(self, targets: list[str]) -> Encoded:
         whole = [self._with_eos(located.ids) for located in self._targets(targets)]
@@ -197,7 +194,7 @@ class Preprocessor:
         n_empty = sum(
             not text.strip() or not any(map(self._is_text, ids)) for text, ids in zip(targets, labels, strict=True)
         )
-        return Encoded(Ragged.of(labels), _lengths(whole), n_empty)
+        return Encoded(Ragged.of(labels), lengths_of(whole), n_empty)
 
     def _targets(self, targets: list[str]) -> list[LocatedTokens]:
         tokenizer = self._tokenizer_for(targets)
@@ -215,10 +212,10 @@ class Preprocessor:
         ]
 
     def _with_eos(self, ids: list[int]) -> list[int]:
-        return ids if ids and ids[-1] == self._eos else [*ids, self._eos]
+        return ids if ids and ids[-1] == self.end else [*ids, self.end]
 
     def _cut_labels(self, ids: list[int]) -> list[int]:
-        return ids if len(ids) <= self.max_labels_length else [*ids[: self.max_labels_length - 1], self._eos]
+        return ids if len(ids) <= self.max_labels_length else [*ids[: self.max_labels_length - 1], self.end]
 
     def _is_text(self, token: int) -> bool:
         """Whether a token is neither special nor white space."""
@@ -226,7 +223,3 @@ class Preprocessor:
             is_text = token not in self._special and str(self.tokenizer.decode([token])).strip() != ""
             self._known_as_text[token] = is_text
         return self._known_as_text[token]
-
-
-def _lengths(sequences: Sequence[Sequence[int]]) -> np.ndarray:
-    return np.fromiter(map(len, sequences), dtype=np.int32, count=len(sequences))

@@ -58,3 +58,7 @@ class Encoded:
     def concatenate(cls, parts: Sequence["Encoded"]) -> "Encoded":
         whole = np.concatenate([np.zeros(0, np.int32), *(part.whole for part in parts)])
         return cls(Ragged.concatenate([part.tokens for part in parts]), whole, sum(part.n_empty for part in parts))
+
+
+def lengths_of(sequences: Sequence[Sequence[int]]) -> np.ndarray:
+    return np.fromiter(map(len, sequences), dtype=np.int32, count=len(sequences))

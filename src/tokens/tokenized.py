@@ -162,7 +162,7 @@ class TokenizedDatasets:
         if TOKENS not in columns or LOGITS not in columns:
             return None
         place = f"split '{name}'"
-        if not self.preprocessor.is_encoder_decoder and self.preprocessor.separator != " ":
+        if not self.preprocessor.targets_follow_space:
             raise UserError(
                 f"{place}: its stored tokens are of targets after a space, but --task_prompt "
                 f"{shown(self.preprocessor.task_prompt)} does not end with a word or a space; give another prompt"

@@ -7,7 +7,7 @@ from src.config.console import say
 from src.config.constants import ID, TARGET, TEST
 from src.config.flags.shared import TrainingArguments
 from src.models.adapters import has_lora, merge_lora
-from src.models.folders import write_model_folder
+from src.models.folders import TrainedPrompt, write_model_folder
 from src.models.forward import unwrapped
 from src.runs.folder import RunFolder
 from src.runs.records import SCORES, write_predictions
@@ -36,10 +36,11 @@ def train(trainer: Trainer) -> dict[str, float]:
         has_ids = trainer.config.id_column is not None
         ids = {split: columns[ID] for split, columns in datasets.items() if has_ids and ID in columns}
         write_predictions(run.path, references, ids)
-        model, card = unwrapped(training.model), _card(trainer, scores)
+        model, card, flags = unwrapped(training.model), _card(trainer, scores), trainer.config
         if has_lora(model):
             model = merge_lora(model)
-        write_model_folder(run.path / MODEL_FOLDER, model, training.tokenizer, card, trainer.config.task_prompt)
+        prompt = TrainedPrompt(flags.task_prompt, flags.chat_template, flags.system_prompt)
+        write_model_folder(run.path / MODEL_FOLDER, model, training.tokenizer, card, prompt)
         run.finish(scores)
         return tidy_and_show_scores(run, trainer.config)
 

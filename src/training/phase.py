@@ -9,11 +9,10 @@ from src.config.errors import UserError
 from src.config.experiments.load import load_experiment
 from src.config.experiments.schema import Experiment, LossEntry, Schedule
 from src.config.flags.train import DISTILL_PROMPT, DistillStoredArguments
-from src.config.parsing import shown
 from src.data.schema import Datasets
 from src.distillation.capture import LayerIndices
 from src.distillation.teachers import Teacher
-from src.models.folders import trained_prompt, warn_if_prompt_differs
+from src.models.folders import TrainedPrompt, trained_prompt, warn_if_prompt_differs
 from src.models.loading import tokenizer_settings
 from src.models.multilingual import saved_languages
 
@@ -58,16 +57,21 @@ def read_experiment(config: DistillStoredArguments) -> Experiment:
 def with_teacher_settings(config: Distillation, teacher_name: str | None = None) -> Distillation:
     """The arguments with prompt and languages: the flags', else those saved in the teacher's folder.
 
-    Without either, the prompt is the published default. Prints a prompt that comes from the teacher's folder, and warns
-    if the flag contradicts it. teacher_name: None if there is no model of the teacher.
+    Without either, the prompt is the published default, or none with a chat template. Prints a prompt that comes from
+    the teacher's folder, and warns if flags contradict it. teacher_name: None if there is no model of the teacher.
     """
     known = None if teacher_name is None else trained_prompt(teacher_name)
-    if config.task_prompt is None:
-        if known is not None:
-            say(f"--task_prompt {shown(known)}: as --teacher_name {teacher_name} was trained")
-        config = replace(config, task_prompt=DISTILL_PROMPT if known is None else known)
-    elif teacher_name is not None:
-        warn_if_prompt_differs(config.task_prompt, teacher_name, "teacher_name")
+    given = {name: getattr(config, name) for name in ("task_prompt", "chat_template", "system_prompt")}
+    uses_chat = bool(known.chat_template if known and config.chat_template is None else config.chat_template)
+    usual = known or TrainedPrompt("" if uses_chat else DISTILL_PROMPT)
+    taken = {name: getattr(usual, name) for name, value in given.items() if value is None}
+    if taken.get("system_prompt") and not uses_chat:
+        taken["system_prompt"] = ""
+    config = replace(config, **taken)
+    if known is not None and ("task_prompt" in taken or (uses_chat and "chat_template" in taken)):
+        say(f"{known}: as --teacher_name {teacher_name} was trained")
+    if teacher_name is not None:
+        warn_if_prompt_differs(config, teacher_name, "teacher_name")
     if teacher_name is None:
         return config
     source, target = saved_languages(tokenizer_settings(teacher_name))

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedModel
 
 from src.config.console import say
 from src.config.constants import DEV, FT, TARGET, TEST
@@ -36,6 +36,7 @@ from src.models.names import find_model, parse_model_name
 from src.models.quantized import refuse_quantized
 from src.runs.description import UNFINISHED, data_fingerprint
 from src.runs.folder import RunFolder, open_run
+from src.tokens.chat_preprocessing import preprocessor_of
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedDatasets
 from src.tokens.unknown_characters import check_characters_known
@@ -100,7 +101,7 @@ def load_checked(
     config: TrainingArguments,
     name: str,
     state_dict_path: str | Path | None,
-    tokenizer: PreTrainedTokenizerBase,
+    preprocessor: Preprocessor,
     dtype: torch.dtype = torch.float32,
 ) -> PreTrainedModel:
     """Load a model with the generation settings of the flags, and compile it if they say so.
@@ -108,7 +109,7 @@ def load_checked(
     Raises UserError for weights that do not fit and for a model that cannot generate as the flags want.
     """
     model = load_model(name, state_dict_path=state_dict_path, dtype=dtype)
-    fit_to_tokenizer(model, tokenizer)
+    fit_to_tokenizer(model, preprocessor.tokenizer, preprocessor.end)
     apply_settings(model, name, config)
     check_decoding(model, name, config)
     if config.compile:
@@ -147,7 +148,7 @@ def load_student(
     preprocessor = _load_preprocessor(config, datasets, name)
     data = TokenizedDatasets(_one_row_per_reference(config, datasets), preprocessor)
     data.check_stored(splits, config.dataset_path)
-    model = load_checked(config, name, weights, preprocessor.tokenizer)
+    model = load_checked(config, name, weights, preprocessor)
     if lora is not None:
         add_lora(model, name, lora, seed=config.seed)
     return Student(config, run, model, accelerator, preprocessor, data, metrics, splits, resumed)
@@ -189,7 +190,8 @@ def _load_preprocessor(config: TrainingArguments, datasets: Datasets, name: str)
     """The model's tokenizer with the prompt and limits of the flags, checked against the texts."""
     tokenizer = load_tokenizer(name, some_texts(datasets))
     set_languages(tokenizer, name, config.source_language, config.target_language)
-    preprocessor = Preprocessor.of(config, tokenizer, is_encoder_decoder=is_encoder_decoder(load_config(name)))
+    kind = is_encoder_decoder(load_config(name))
+    preprocessor = preprocessor_of(config, tokenizer, datasets, is_encoder_decoder=kind)
     check_characters_known(preprocessor, datasets, config.dataset_path)
     return preprocessor
 

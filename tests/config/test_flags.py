@@ -28,6 +28,8 @@ SHARED = {
     "task_prompt": "",
     "truncation_side": "right",
     "special_tokens_in_text": False,
+    "chat_template": False,
+    "system_prompt": "",
     "mixed_precision": "no",
     "num_beams": 4,
     "model_generation_settings": True,
@@ -63,6 +65,8 @@ TRAINING = SHARED | {
 }
 STORED = TRAINING | {
     "task_prompt": None,
+    "chat_template": None,
+    "system_prompt": None,
     "experiment_config_key": REQUIRED,
     "experiment_config_path": "arg_configs/kd_experiment_configs.yaml",
     "list_experiments": False,
@@ -126,6 +130,7 @@ DEFAULTS = {
         "n_augmentations_per_example": None,
         "student_name": "t5-small",
         "special_tokens_in_text": False,
+        "chat_template": False,
         "source_language": "",
         "target_language": "",
         "teacher_new_word_char": " ",

@@ -18,6 +18,7 @@ from src.config.errors import UserError
 from src.config.flags.train import FineTuneArguments
 from src.tokens import preprocessing
 from src.tokens.batch import Batch, collate, pad_sequences
+from src.tokens.chat_preprocessing import preprocessor_of
 from src.tokens.order import chunks, epoch_order, least_padding, longest_first
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.ragged import Ragged
@@ -301,7 +302,7 @@ def test_lengths_and_prompt_come_from_the_flags(t5, tmp_path):
     config = FineTuneArguments(
         output_dir=str(tmp_path), dataset_path="d.json", max_input_length=20, max_labels_length=7, task_prompt="modern:"
     )
-    made = Preprocessor.of(config, t5, is_encoder_decoder=True)
+    made = preprocessor_of(config, t5, {}, is_encoder_decoder=True)
     assert (made.max_input_length, made.max_labels_length, made.prompt) == (20, 7, "modern: ")
 
 

@@ -20,6 +20,11 @@ GROUPS = (FILES, MODEL, DATA, TRAINING, EVALUATION, DECODING, RUN)
 
 PRUNE_HELP = "NAME_prune0_2:0_5 keeps only encoder layers 0 and 2 and decoder layers 0 and 5."
 
+CHAT_TEMPLATE_HELP = (
+    "Build the prompt of a decoder-only model by its tokenizer's chat template: the text is the user's message, "
+    "thinking is off, and targets end with the template's end of turn."
+)
+
 
 def flag(
     default: Any,
@@ -114,6 +119,7 @@ class TokenizerArguments(DataArguments):
         "reads them as ordinary text.",
         DATA,
     )
+    chat_template: bool = flag(False, CHAT_TEMPLATE_HELP, DATA)
     source_language: str = flag(
         "",
         "Language of the inputs, for a multilingual model, as its tokenizer names it (en_XX, en, eng_Latn, ...). Empty "

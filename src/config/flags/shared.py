@@ -11,6 +11,7 @@ PROMPT_HELP = (
     "Prompt added to every input: a prefix for encoder-decoder models, a suffix for decoder-only models, in which "
     r"`\n` and `\t` mean newline and tab. A missing space is added. The value `bart` means no prompt."
 )
+SYSTEM_PROMPT_HELP = "System message for --chat_template, for inputs without one. Empty means the template's own."
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,8 +36,13 @@ class SharedArguments(TokenizerArguments):
         128, "Maximum number of tokens of a target, and of generated tokens. Longer targets are cut.", DATA, minimum=1
     )
     task_prompt: str = flag("", PROMPT_HELP, DATA)
+    system_prompt: str = flag("", SYSTEM_PROMPT_HELP, DATA)
     truncation_side: str = flag(
-        "right", "Side on which long inputs are cut: their end or beginning.", DATA, choices=("right", "left")
+        "right",
+        "Side on which long inputs are cut: their end or beginning. With --chat_template, of several messages the "
+        "oldest go first.",
+        DATA,
+        choices=("right", "left"),
     )
     mixed_precision: str = flag(
         "no", "Number format of the forward passes. `no` means float32.", RUN, choices=("no", "fp16", "bf16")
@@ -57,6 +63,11 @@ class SharedArguments(TokenizerArguments):
     dry_run: bool = flag(
         False, "Check everything, load the models, time a few steps, report time, memory and disk; write nothing.", RUN
     )
+
+    def check(self) -> None:
+        super().check()
+        if self.system_prompt and self.chat_template is False:
+            raise UserError("--system_prompt: needs --chat_template True")
 
     @property
     def max_rows(self) -> int | None:

@@ -6,8 +6,18 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from src.config.errors import UserError
-from src.config.flags.base import DATA, FILES, MODEL, PRUNE_HELP, REPOSITORY, REQUIRED, TRAINING, flag
-from src.config.flags.shared import PROMPT_HELP, TrainingArguments
+from src.config.flags.base import (
+    CHAT_TEMPLATE_HELP,
+    DATA,
+    FILES,
+    MODEL,
+    PRUNE_HELP,
+    REPOSITORY,
+    REQUIRED,
+    TRAINING,
+    flag,
+)
+from src.config.flags.shared import PROMPT_HELP, SYSTEM_PROMPT_HELP, TrainingArguments
 
 EXPERIMENTS = "arg_configs/kd_experiment_configs.yaml"
 DISTILL_PROMPT = "summarize: "
@@ -77,7 +87,16 @@ class DistillStoredArguments(TrainingArguments):
     script: ClassVar[str] = "kd_dataset_with_logits_main.py"
 
     task_prompt: str | None = flag(  # type: ignore[assignment]  # the stages replace None at once
-        None, f"{PROMPT_HELP} None means the prompt saved with the teacher, or else `{DISTILL_PROMPT}`.", DATA
+        None,
+        f"{PROMPT_HELP} None means the prompt saved with the teacher, or else `{DISTILL_PROMPT}`, or none with "
+        "--chat_template.",
+        DATA,
+    )
+    chat_template: bool | None = flag(  # type: ignore[assignment]
+        None, f"{CHAT_TEMPLATE_HELP} None means as the teacher was trained, or else False.", DATA
+    )
+    system_prompt: str | None = flag(  # type: ignore[assignment]
+        None, f"{SYSTEM_PROMPT_HELP} None means the one saved with the teacher, or else empty.", DATA
     )
     experiment_config_key: str = flag(
         REQUIRED, "Experiment to run, such as finetuning, logits_kd or noisy_kd; see --list_experiments.", TRAINING

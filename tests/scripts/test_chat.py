@@ -1,0 +1,103 @@
+"""Instruct models through the scripts: `--chat_template True`."""
+
+from pathlib import Path
+
+import pytest
+from chat_tokenizers import CHATS, HEADERS
+from conftest import tiny_sizes
+from tiny_runs import ft_flags, gen_flags, kd_flags, read
+from transformers import pipeline
+
+import create_student_main
+import ft_main
+import gen_main
+import kd_main
+from src.models.folders import TrainedPrompt, write_model_folder
+from src.models.loading import load_tokenizer
+from src.models.new_models import build_from_scratch
+
+CHAT = {"chat_template": True, "max_input_length": 96, "system_prompt": "Be brief.", "epochs": 1}
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> dict[str, dict[str, str]]:
+    """{template: {"teacher": folder, "student": folder}}"""
+    root, folders = tmp_path_factory.mktemp("chat"), {}
+    for name in ("chatml", "headers"):
+        tokenizer = CHATS[name]()
+        sizes = tiny_sizes(tokenizer, d_model=16, n_layers=2)
+        model = build_from_scratch("llama", sizes, seed=1)
+        for weights in model.parameters():
+            weights.data *= 8  # so that predictions differ
+        teacher = str(write_model_folder(root / f"{name}_teacher", model, tokenizer, "A test's.\n"))
+        student = create_student_main.main(
+            ["--from_model", teacher, "--n_decoder_layers", "1", "--output_dir", str(root / f"{name}_student")]
+        )
+        folders[name] = {"teacher": teacher, "student": str(student)}
+    return folders
+
+
+@pytest.fixture(scope="module")
+def trained(models, tiny_dataset_path, tmp_path_factory) -> Path:
+    out = tmp_path_factory.mktemp("trained") / "ft"
+    ft_main.main(
+        ft_flags(models["headers"]["teacher"], tiny_dataset_path, out, task_prompt="again:", **CHAT, learning_rate=1e-5)
+    )
+    return out
+
+
+@pytest.mark.parametrize("beams", [1])
+def test_pipeline_on_the_exported_folder_writes_the_suite_s_predictions(trained, tiny_dataset, beams):
+    folder = str(trained / "model")
+    writer = pipeline("text-generation", folder, device="cpu")
+    prompt = read(trained / "model" / "task_prompt.json")
+    assert prompt == {"task_prompt": "again:", "chat_template": True, "system_prompt": "Be brief."}
+    texts = [f"{text} {prompt['task_prompt']}" for text in tiny_dataset["test"]["text"]]
+    system = {"role": "system", "content": prompt["system_prompt"]}
+    written = [
+        writer([system, {"role": "user", "content": text}], max_new_tokens=8, do_sample=False, return_full_text=False)
+        for text in texts
+    ]
+    suite = read(trained / "eval_generations.json")["test__epoch-1__step-1"]["predictions"]
+    assert [each[0]["generated_text"].strip() for each in written] == suite
+    assert len(set(suite)) > 1 and any(suite)
+
+
+def test_the_exported_folder_stops_at_the_end_of_turn(trained, models):
+    ends = read(trained / "model" / "generation_config.json")["eos_token_id"]
+    tokenizer = load_tokenizer(str(trained / "model"))
+    assert set(ends) >= {tokenizer.convert_tokens_to_ids("<|eot|>"), tokenizer.eos_token_id}
+    assert tokenizer.chat_template == HEADERS and tokenizer.eos_token == "</s>"
+
+
+def test_the_kd_scripts_take_the_teacher_s_template(trained, models, tiny_dataset_path, tmp_path, capsys):
+    pair = {"teacher": str(trained / "model"), "student": models["headers"]["student"]}
+    kd_main.main(kd_flags(pair, tiny_dataset_path, tmp_path / "kd", max_input_length=96, epochs=1))
+    said = capsys.readouterr().out
+    assert "--task_prompt 'again:' --chat_template True --system_prompt 'Be brief.': as --teacher_name" in said
+    flags = read(tmp_path / "kd" / "run.json")["flags"]
+    assert (flags["chat_template"], flags["system_prompt"], flags["task_prompt"]) == (True, "Be brief.", "again:")
+    assert read(tmp_path / "kd" / "model" / "task_prompt.json")["chat_template"] is True
+    gen_main.main(gen_flags(str(tmp_path / "kd" / "model"), tiny_dataset_path, tmp_path / "gen", max_input_length=96))
+    said = capsys.readouterr().out
+    assert (
+        "warning: --task_prompt '': --model_name" in said and "was trained with --task_prompt 'again:' --chat" in said
+    )
+    assert said.count("has a chat template, which is not used") == 1
+
+
+def test_a_teacher_trained_without_the_template_is_warned_of(models, tiny_dataset_path, tmp_path, capsys):
+    tokenizer = load_tokenizer(models["chatml"]["teacher"])
+    model = build_from_scratch("llama", tiny_sizes(tokenizer, d_model=16, n_layers=1), seed=1)
+    folder = str(write_model_folder(tmp_path / "plain", model, tokenizer, "A test's.\n", TrainedPrompt("say:")))
+    gen_main.main(gen_flags(folder, tiny_dataset_path, tmp_path / "gen", max_input_length=96, chat_template=True))
+    given = "warning: --task_prompt '' --chat_template True --system_prompt '': --model_name"
+    said = capsys.readouterr().out
+    assert f"{given} {folder} was trained with --task_prompt 'say:' --chat_template False\n" in said
+
+
+def test_an_instruct_teacher_needs_no_prompt(models, tiny_dataset_path, tmp_path):
+    kd_main.main(kd_flags(models["chatml"], tiny_dataset_path, tmp_path, epochs=1, max_input_length=96, **{
+        "chat_template": True}))  # fmt: skip
+    flags = read(tmp_path / "run.json")["flags"]
+    assert (flags["task_prompt"], flags["system_prompt"]) == ("", "")
