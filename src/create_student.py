@@ -10,6 +10,7 @@ from src.config.constants import TARGET, TEXT, UNLABELED
 from src.config.errors import UserError
 from src.config.flags.create_student import CreateStudentArguments
 from src.config.signals import signals_kill
+from src.data.conversations import contents_of
 from src.data.references import references_of
 from src.data.schema import check_datasets, check_trainable, training_splits
 from src.data.tables import read_data
@@ -132,9 +133,9 @@ def training_texts(config: CreateStudentArguments, dataset_path: str) -> Iterato
     check_datasets(datasets, dataset_path)
     check_trainable(datasets, dataset_path)
     for split in training_splits(datasets):
-        yield from datasets[split][TEXT]
+        yield from map(contents_of, datasets[split][TEXT])
         yield from (text for target in datasets[split][TARGET] for text in references_of(target))
-    yield from datasets.get(UNLABELED, {}).get(TEXT, ())
+    yield from map(contents_of, datasets.get(UNLABELED, {}).get(TEXT, ()))
 
 
 def model_card(config: CreateStudentArguments, model: "PreTrainedModel", origin: str) -> str:

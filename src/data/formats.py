@@ -16,6 +16,7 @@ from src.data.columnar_files import is_saved_folder, read_arrow, read_parquet, r
 from src.data.columns import rename_columns
 from src.data.hub import HUB_PREFIX, load_hub
 from src.data.json_values import with_json_values
+from src.data.message_columns import with_texts
 from src.data.schema import Columns, Datasets, check_shape, check_strings, check_unique_names, kind
 from src.data.splits import first_rows
 from src.storage.json_files import COMPRESSED, opened_text, parse_json, read_bytes, read_json
@@ -45,6 +46,7 @@ def read_datasets(
         raise UserError(f"{source}: contains a time outside of the years 1 to 9999; remove its column") from None
     check_shape(datasets, source)
     datasets = first_rows(rename_columns(rename_splits(datasets, source), columns or {}, source), max_rows)
+    datasets = with_texts(datasets, source)
     is_json = Path(source).suffix in (".json", ".jsonl") and Path(source).is_file()
     return datasets if is_json else with_json_values(datasets, source)
 

@@ -121,8 +121,8 @@ def check_same_template(
     teacher: "PreTrainedTokenizerBase", student: "PreTrainedTokenizerBase", system_prompt: str | None
 ) -> None:
     """Raise UserError if the chat templates of two tokenizers do not write the same conversations."""
-    for tokenizer in (teacher, student):
-        check_chat_template(tokenizer, is_encoder_decoder=False)
+    for whose, tokenizer in (("teacher", teacher), ("student", student)):
+        check_chat_template(tokenizer, is_encoder_decoder=False, whose=whose)
     theirs, ours = (ChatTemplate(tokenizer, system_prompt or "") for tokenizer in (teacher, student))
     pair = [{"role": USER, "content": "a"}, {"role": ASSISTANT, "content": "b"}]
     for written in (ChatTemplate.opened, ChatTemplate.whole):

@@ -29,6 +29,10 @@ class TrainedPrompt(msgspec.Struct, omit_defaults=True):
     chat_template: bool = False
     system_prompt: str = ""
 
+    @classmethod
+    def of(cls, config: SharedArguments) -> "TrainedPrompt":
+        return cls(config.task_prompt, bool(config.chat_template), config.system_prompt or "")
+
     def __str__(self) -> str:
         chat = f" --chat_template True --system_prompt {shown(self.system_prompt)}" if self.chat_template else ""
         return f"--task_prompt {shown(self.task_prompt)}{chat}"
@@ -84,7 +88,7 @@ def trained_prompt(model_name: str) -> TrainedPrompt | None:
 
 def warn_if_prompt_differs(config: SharedArguments, model_name: str, flag: str) -> None:
     """Warn if the model was trained with another prompt than the flags'."""
-    given = TrainedPrompt(config.task_prompt, config.chat_template, config.system_prompt)
+    given = TrainedPrompt.of(config)
     trained = trained_prompt(model_name)
     if trained is None or trained.means(given):
         return

@@ -152,7 +152,7 @@ def preprocessor_of(
     )
     if config.chat_template:
         check_chat_template(tokenizer, is_encoder_decoder=is_encoder_decoder)
-        return ChatPreprocessor(*arguments, system_prompt=config.system_prompt)
+        return ChatPreprocessor(*arguments, system_prompt=config.system_prompt or "")
     for split, columns in datasets.items():
         row = next((row for row, text in enumerate(columns[TEXT]) if is_conversation(text)), None)
         if row is not None:
@@ -164,11 +164,13 @@ def preprocessor_of(
     return Preprocessor(*arguments)
 
 
-def check_chat_template(tokenizer: "PreTrainedTokenizerBase", *, is_encoder_decoder: bool) -> None:
+def check_chat_template(
+    tokenizer: "PreTrainedTokenizerBase", *, is_encoder_decoder: bool, whose: str = "model"
+) -> None:
     """Raise UserError for a model that --chat_template cannot serve."""
     if is_encoder_decoder:
-        raise UserError(f"{FLAG}: the model is an encoder-decoder; only decoder-only models have chat templates")
+        raise UserError(f"{FLAG}: the {whose} is an encoder-decoder; only decoder-only models have chat templates")
     if not tokenizer.chat_template:
-        raise UserError(f"{FLAG}: the model's tokenizer has no chat template (chat_template.jinja); leave it out")
+        raise UserError(f"{FLAG}: the {whose}'s tokenizer has no chat template (chat_template.jinja); leave it out")
     if not tokenizer.is_fast:
-        raise UserError(f"{FLAG}: the model's tokenizer is a slow one (no tokenizer.json), which locates no tokens")
+        raise UserError(f"{FLAG}: the {whose}'s tokenizer is a slow one (no tokenizer.json), which locates no tokens")

@@ -9,6 +9,7 @@ from src.config.console import say
 from src.config.constants import TARGET, TEXT
 from src.config.errors import UserError
 from src.config.parsing import shown
+from src.data.conversations import contents_of
 from src.data.references import first_references
 from src.data.schema import Datasets, training_splits
 from src.tokens.preprocessing import Preprocessor
@@ -31,7 +32,7 @@ def check_characters_known(preprocessor: Preprocessor, datasets: Datasets, sourc
         if column not in datasets[split]:
             continue
         texts = first_references(datasets[split][column])
-        texts = texts[:: ceil(len(texts) / ROWS)]
+        texts = list(map(contents_of, texts[:: ceil(len(texts) / ROWS)]))
         is_unknown = _have_unknown(uncut, texts)
         unknown = list(compress(texts, is_unknown))
         if kind == "targets" and len(unknown) >= REFUSE_ABOVE * len(texts):

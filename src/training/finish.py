@@ -36,10 +36,9 @@ def train(trainer: Trainer) -> dict[str, float]:
         has_ids = trainer.config.id_column is not None
         ids = {split: columns[ID] for split, columns in datasets.items() if has_ids and ID in columns}
         write_predictions(run.path, references, ids)
-        model, card, flags = unwrapped(training.model), _card(trainer, scores), trainer.config
+        model, card, prompt = unwrapped(training.model), _card(trainer, scores), TrainedPrompt.of(trainer.config)
         if has_lora(model):
             model = merge_lora(model)
-        prompt = TrainedPrompt(flags.task_prompt, flags.chat_template, flags.system_prompt)
         write_model_folder(run.path / MODEL_FOLDER, model, training.tokenizer, card, prompt)
         run.finish(scores)
         return tidy_and_show_scores(run, trainer.config)
@@ -73,5 +72,23 @@ def _card(trainer: Trainer, scores: dict[str, float]) -> str:
         f"Weights: {chosen}. Data: `{config.dataset_path}`. "
         f"Input: {'prefix' if trainer.evaluator.preprocessor.is_encoder_decoder else 'suffix'} "
         f"`{trainer.evaluator.preprocessor.prompt}`.\n\n"
+        f"{_chat_example(trainer) if config.chat_template else ''}"
         f"| test | score |\n|---|---|\n{table}\n\n```yaml\n{flags}\n```\n"
+    )
+
+
+def _chat_example(trainer: Trainer) -> str:
+    """The part of a model card that says how an instruct model was prompted, with code that does it."""
+    config, prompt = trainer.config, trainer.evaluator.preprocessor.prompt
+    system = f'{{"role": "system", "content": {config.system_prompt!r}}}, ' if config.system_prompt else ""
+    content = f"text + {prompt!r}" if prompt else "text"
+    return (
+        "Chat template: the tokenizer's own, thinking off.\n\n```python\nfrom transformers import pipeline\n\n"
+        f'writer = pipeline("text-generation", {str(trainer.run.path / MODEL_FOLDER)!r})\n\n\n'
+        "def answer(text):\n"
+        f'    messages = [{system}{{"role": "user", "content": {content}}}]\n'
+        '    settings = {"return_full_text": False, "tokenizer_encode_kwargs": {"enable_thinking": False}}\n'
+        f"    written = writer(messages, num_beams={config.num_beams}, do_sample=False, "
+        f"max_new_tokens={config.max_labels_length}, **settings)\n"
+        '    return written[0]["generated_text"].strip()\n```\n\n'
     )

@@ -61,14 +61,13 @@ def with_teacher_settings(config: Distillation, teacher_name: str | None = None)
     the teacher's folder, and warns if flags contradict it. teacher_name: None if there is no model of the teacher.
     """
     known = None if teacher_name is None else trained_prompt(teacher_name)
-    given = {name: getattr(config, name) for name in ("task_prompt", "chat_template", "system_prompt")}
     uses_chat = bool(known.chat_template if known and config.chat_template is None else config.chat_template)
     usual = known or TrainedPrompt("" if uses_chat else DISTILL_PROMPT)
-    taken = {name: getattr(usual, name) for name, value in given.items() if value is None}
-    if taken.get("system_prompt") and not uses_chat:
-        taken["system_prompt"] = ""
+    # Without a chat template the flags of one stay None, as they are in the folders of runs that had none.
+    names = ("task_prompt", "chat_template", "system_prompt") if uses_chat else ("task_prompt",)
+    taken = {name: getattr(usual, name) for name in names if getattr(config, name) is None}
     config = replace(config, **taken)
-    if known is not None and ("task_prompt" in taken or (uses_chat and "chat_template" in taken)):
+    if known is not None and ("task_prompt" in taken or "chat_template" in taken):
         say(f"{known}: as --teacher_name {teacher_name} was trained")
     if teacher_name is not None:
         warn_if_prompt_differs(config, teacher_name, "teacher_name")

@@ -1,17 +1,18 @@
 """Instruct models through the scripts: `--chat_template True`."""
 
+import json
 from pathlib import Path
 
 import pytest
-from chat_tokenizers import CHATS, HEADERS
+from chat_tokenizers import CHATML, CHATS, HEADERS
 from conftest import tiny_sizes
 from tiny_runs import ft_flags, gen_flags, kd_flags, read
-from transformers import pipeline
 
 import create_student_main
 import ft_main
 import gen_main
 import kd_main
+from src.config.errors import UserError
 from src.models.folders import TrainedPrompt, write_model_folder
 from src.models.loading import load_tokenizer
 from src.models.new_models import build_from_scratch
@@ -46,21 +47,24 @@ def trained(models, tiny_dataset_path, tmp_path_factory) -> Path:
     return out
 
 
-@pytest.mark.parametrize("beams", [1])
-def test_pipeline_on_the_exported_folder_writes_the_suite_s_predictions(trained, tiny_dataset, beams):
-    folder = str(trained / "model")
-    writer = pipeline("text-generation", folder, device="cpu")
-    prompt = read(trained / "model" / "task_prompt.json")
-    assert prompt == {"task_prompt": "again:", "chat_template": True, "system_prompt": "Be brief."}
-    texts = [f"{text} {prompt['task_prompt']}" for text in tiny_dataset["test"]["text"]]
-    system = {"role": "system", "content": prompt["system_prompt"]}
-    written = [
-        writer([system, {"role": "user", "content": text}], max_new_tokens=8, do_sample=False, return_full_text=False)
-        for text in texts
-    ]
-    suite = read(trained / "eval_generations.json")["test__epoch-1__step-1"]["predictions"]
-    assert [each[0]["generated_text"].strip() for each in written] == suite
-    assert len(set(suite)) > 1 and any(suite)
+def answers(folder: Path, texts: list[str]) -> list[str]:
+    """What the code in a model card writes."""
+    code = (folder / "README.md").read_text(encoding="utf-8").partition("```python\n")[2].partition("```")[0]
+    names: dict = {}
+    exec(code, names)
+    return [names["answer"](text) for text in texts]
+
+
+def predictions(out: Path) -> list[str]:
+    return read(out / "eval_generations.json")["test__epoch-1__step-1"]["predictions"]
+
+
+def test_the_model_card_s_pipeline_writes_the_suite_s_predictions(trained, tiny_dataset):
+    stored = read(trained / "model" / "task_prompt.json")
+    assert stored == {"task_prompt": "again:", "chat_template": True, "system_prompt": "Be brief."}
+    expected = predictions(trained)
+    assert answers(trained / "model", tiny_dataset["test"]["text"]) == expected
+    assert len(set(expected)) > 4
 
 
 def test_the_exported_folder_stops_at_the_end_of_turn(trained, models):
@@ -96,8 +100,50 @@ def test_a_teacher_trained_without_the_template_is_warned_of(models, tiny_datase
     assert f"{given} {folder} was trained with --task_prompt 'say:' --chat_template False\n" in said
 
 
-def test_an_instruct_teacher_needs_no_prompt(models, tiny_dataset_path, tmp_path):
-    kd_main.main(kd_flags(models["chatml"], tiny_dataset_path, tmp_path, epochs=1, max_input_length=96, **{
-        "chat_template": True}))  # fmt: skip
+def test_an_instruct_teacher_needs_no_prompt(models, tiny_dataset, tiny_dataset_path, tmp_path):
+    """And with beams and a switch for thinking, pipeline writes the same."""
+    flags = {**CHAT, "system_prompt": None, "num_beams": 2, "learning_rate": 1e-5}
+    kd_main.main(kd_flags(models["chatml"], tiny_dataset_path, tmp_path, **flags))
     flags = read(tmp_path / "run.json")["flags"]
     assert (flags["task_prompt"], flags["system_prompt"]) == ("", "")
+    assert answers(tmp_path / "model", tiny_dataset["test"]["text"]) == predictions(tmp_path)
+
+
+# ------------------------------------------------------------------------------------------------------------ refusals
+
+
+def test_models_without_a_template_are_refused(tiny_models, tiny_dataset_path, tmp_path):
+    for family, expected in [("t5", "is an encoder-decoder"), ("gpt2", "has no chat template")]:
+        flags = ft_flags(tiny_models[family]["student"], tiny_dataset_path, tmp_path / "out", chat_template=True)
+        with pytest.raises(UserError, match=f"^--chat_template True: .*{expected}"):
+            ft_main.main(flags)
+    with pytest.raises(UserError, match="--system_prompt: needs --chat_template True"):
+        ft_main.main(ft_flags(tiny_models["gpt2"]["student"], tiny_dataset_path, tmp_path / "out", system_prompt="a"))
+    assert not (tmp_path / "out").exists()
+
+
+def test_teacher_and_student_must_share_a_template(models, tiny_dataset_path, tmp_path):
+    tokenizer = load_tokenizer(models["chatml"]["student"])
+    model = build_from_scratch("llama", tiny_sizes(tokenizer, d_model=16, n_layers=1), seed=1)
+    for template, expected in [
+        (None, "the student's tokenizer has no chat template"),
+        (CHATML.replace("<|im_end|>\n{% endfor", "<|im_end|>{% endfor"), "must share a chat template; they write"),
+    ]:
+        tokenizer.chat_template = template
+        student = str(write_model_folder(tmp_path / "student", model, tokenizer, "A test's.\n"))
+        flags = kd_flags({**models["chatml"], "student": student}, tiny_dataset_path, tmp_path / "out", **CHAT)
+        with pytest.raises(UserError, match=expected):
+            kd_main.main(flags)
+    assert not (tmp_path / "out").exists()
+
+
+def test_several_messages_need_the_template(models, tmp_path, tiny_dataset):
+    pair = [{"role": "user", "content": "the cat"}, {"role": "assistant", "content": "a cat"}]
+    data = {"train": {"messages": [pair, [*pair, *pair]]}}
+    (tmp_path / "d.json").write_text(json.dumps(data))
+    model, out = models["chatml"]["student"], tmp_path / "out"
+    with pytest.raises(
+        UserError, match="d.json: split 'train', row 1: has several messages, which need --chat_template"
+    ):
+        ft_main.main(ft_flags(model, tmp_path / "d.json", out, max_input_length=96))
+    ft_main.main(ft_flags(model, tmp_path / "d.json", out, **CHAT))
