@@ -32,12 +32,12 @@ class ChatPreprocessor(Preprocessor):
     system_prompt: str = ""
 
     def _read_template(self) -> None:
-        self._template = ChatTemplate(self.tokenizer, self.system_prompt)
-        if self._template.end_name not in added_names(self.tokenizer, special_only=True):
+        self.template = ChatTemplate(self.tokenizer, self.system_prompt)
+        if self.template.end_name not in added_names(self.tokenizer, special_only=True):
             # Otherwise its name would be a part of every text that is generated.
-            self.tokenizer.add_tokens([self._template.end_name], special_tokens=True)
-        self.end = self._template.end
-        self._names = SpecialTokenNames(self.tokenizer, self._template.names)
+            self.tokenizer.add_tokens([self.template.end_name], special_tokens=True)
+        self.end = self.template.end
+        self._names = SpecialTokenNames(self.tokenizer, self.template.names)
 
     @property
     def fixed_parts(self) -> str:
@@ -48,7 +48,7 @@ class ChatPreprocessor(Preprocessor):
         return True  # stored tokens are made by the template too
 
     def _n_fixed_tokens(self) -> int:
-        [rendered] = self._template.opened([self._messages("", is_literal=False)])
+        [rendered] = self.template.opened([self._messages("", is_literal=False)])
         return len(plain_ids(self.tokenizer, rendered))
 
     def _messages(self, text: str, *, is_literal: bool) -> list[Message]:
@@ -56,14 +56,14 @@ class ChatPreprocessor(Preprocessor):
         messages = messages_of(text)
         if is_literal:
             messages = [{**message, "content": self._names.broken(message["content"])} for message in messages]
-        system = [] if messages[0]["role"] == SYSTEM else self._template.system
+        system = [] if messages[0]["role"] == SYSTEM else self.template.system
         return [*system, *messages[:-1], {"role": USER, "content": messages[-1]["content"] + self.prompt}]
 
     def _inputs(self, texts: list[str]) -> Encoded:
         tokenizer = self._tokenizer_for(texts)
         is_literal = tokenizer is not self.tokenizer
         conversations = [self._messages(text, is_literal=is_literal) for text in texts]
-        rendered = [self._for(tokenizer, text) for text in self._template.opened(conversations)]
+        rendered = [self._for(tokenizer, text) for text in self.template.opened(conversations)]
         made = tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
         inputs = [
             ids if len(ids) <= self.max_input_length else self._shortened(tokenizer, messages)
@@ -92,7 +92,7 @@ class ChatPreprocessor(Preprocessor):
     ) -> "tuple[Encoding, tuple[int, int]]":
         """The tokens of a conversation, and the characters (start, end) of its last message without the prompt."""
         last = {"role": USER, "content": MARK + self.prompt}
-        rendered, frame = self._template.opened([messages, [*messages[:-1], last]])
+        rendered, frame = self.template.opened([messages, [*messages[:-1], last]])
         before, _, after = frame.rpartition(MARK)
         if not (rendered.startswith(before) and rendered.endswith(after)):
             raise UserError(f"{FLAG}: the tokenizer's chat template changes a text, which therefore cannot be cut")
@@ -115,7 +115,7 @@ class ChatPreprocessor(Preprocessor):
 
     def _targets(self, targets: list[str]) -> list[LocatedTokens]:
         """The tokens of each answer up to the one that ends it, as they follow the template's opened turn."""
-        template, tokenizer = self._template, self._tokenizer_for(targets)
+        template, tokenizer = self.template, self._tokenizer_for(targets)
         opening, closing = (self._for(tokenizer, part) for part in (template.opening, template.closing))
         before, opened = opening + template.gap, plain_ids(tokenizer, opening)
         answers = [template.trim(target) if target.strip() else "" for target in targets]
@@ -152,7 +152,10 @@ def preprocessor_of(
     )
     if config.chat_template:
         check_chat_template(tokenizer, is_encoder_decoder=is_encoder_decoder)
-        return ChatPreprocessor(*arguments, system_prompt=config.system_prompt or "")
+        made = ChatPreprocessor(*arguments, system_prompt=config.system_prompt or "")
+        for warning in made.template.warnings():
+            say(f"warning: {warning}")
+        return made
     for split, columns in datasets.items():
         row = next((row for row, text in enumerate(columns[TEXT]) if is_conversation(text)), None)
         if row is not None:

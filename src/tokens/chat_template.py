@@ -44,7 +44,8 @@ class ChatTemplate:
             raise UserError(f"{FLAG}: the tokenizer's chat template changes an answer")
         self._trims = TRIMS[0][kept[0]], TRIMS[1][kept[1]]
         # If the opened turn is not the beginning of a whole one (an opened thought), an answer follows it directly.
-        self.gap = before.removeprefix(opened) if before.startswith(opened) else ""
+        self.is_regular = before.startswith(opened)
+        self.gap = before.removeprefix(opened) if self.is_regular else ""
         if self.gap.strip():
             raise UserError(f"{FLAG}: the tokenizer's chat template does not open a turn: {shown(self.gap)} is missing")
         added = pattern_of(added_names(tokenizer, special_only=False))
@@ -55,6 +56,16 @@ class ChatTemplate:
         self.closing = ended[: end.end()] if end else self.end_name
         self.end = int(tokenizer.convert_tokens_to_ids(self.end_name))  # type: ignore[arg-type]
         self.names = set(added.findall(opened + ended))
+
+    def warnings(self) -> list[str]:
+        """What a user should know of the template."""
+        warnings = []
+        if not self.is_regular:
+            opening = f"opens the assistant's turn with {shown(self.opening)}, as whole conversations do not"
+            warnings.append(f"{FLAG}: the tokenizer's chat template {opening}; answers follow it all the same")
+        if "strftime_now" in self._tokenizer.get_chat_template():
+            warnings.append(f"{FLAG}: the tokenizer's chat template may write today's date into prompts")
+        return warnings
 
     def trim(self, answer: str) -> str:
         """An answer as the template writes it."""

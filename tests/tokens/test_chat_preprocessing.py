@@ -220,6 +220,17 @@ def test_locations_are_those_of_the_target():
         assert "".join("  a cat"[start:end] for start, end in spans).strip() == "a cat"
 
 
+def test_a_turn_opened_in_another_way_and_a_date_are_warned_of():
+    assert not any(preprocessor(name).template.warnings() for name in CHATS)
+    tokenizer = chatml()
+    tokenizer.chat_template = tokenizer.chat_template.replace("assistant\n{% if", "assistant\n<think>\n{% if")
+    tokenizer.chat_template += "{{ strftime_now('%Y') and '' }}"
+    made = ChatPreprocessor(tokenizer, False, 99, 64)
+    opening, date = made.template.warnings()
+    assert "opens the assistant's turn with" in opening and "today's date" in date
+    assert labels_of(made, "cat") == [[*ids(tokenizer, "cat"), made.end]]
+
+
 def test_templates_that_cannot_be_used_are_refused():
     for template, expected in [
         ("{% for m in messages %}{{ m.role }}:{{ m.content }}\n{% endfor %}", "does not open a turn"),

@@ -43,6 +43,15 @@ def test_texts_that_name_special_tokens_are_text(tiny_tokenizers, family):
     assert {tokenizer.eos_token_id, tokenizer.pad_token_id} <= set(labels_of(by_flag, NAMED)[0][:-1])
 
 
+def test_names_in_texts_do_not_change_the_ids_of_other_added_tokens():
+    tokenizer = byte_level([])
+    tokenizer.add_special_tokens({"extra_special_tokens": ["<|special|>"]})
+    tokenizer.add_tokens(["<think>"])
+    [labels] = labels_of(Preprocessor(tokenizer, False, 64, 64), "<think> a <|special|>")
+    assert tokenizer.convert_tokens_to_ids("<think>") in labels
+    assert tokenizer.convert_tokens_to_ids("<|special|>") not in labels
+
+
 @pytest.mark.parametrize(
     ("tokenizer", "kind"),
     [(unigram(["<", ">", "/"]), True), (byte_level([]), False), (wordpiece(["<", ">", "/"]), True)],
