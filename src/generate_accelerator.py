@@ -1,31 +1,37 @@
 """Stage: generate pseudo-targets, K for each input of the chosen splits; a killed run continues where it stopped."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
+from src.api.simulated import RESULTS, api_columns, response_line
 from src.config.console import say
-from src.config.constants import DEV_PPL, FINISH_REASON, FT, GENERATED, ID, INPUT_HASH, LENGTH, TEXT
+from src.config.constants import DEV_PPL, FINISH_REASON, FT, GENERATED, ID, INPUT_HASH, LENGTH, TEXT, UNLABELED
 from src.config.errors import UserError
 from src.config.flags.generate import GenerateArguments
 from src.data.pseudo_targets import input_hash
-from src.data.schema import Columns, Datasets
+from src.data.schema import Columns, Datasets, is_training_split
 from src.data.writers import write_datasets
 from src.decoding.ctranslate2_engine import CTranslate2Engine, check_settings, is_converted, is_installed
 from src.decoding.durable import DurableGeneration
 from src.decoding.generate import finish_reasons, to_texts
 from src.decoding.generator import TargetGenerator, load_generator
+from src.decoding.server_engine import ServerEngine, load_server_engine
 from src.decoding.settings import LENGTH_PENALTIES, decoding_of
 from src.preflight.report import write_or_report
+from src.runs.description import UNFINISHED, read_description
 from src.runs.folder import RunFolder
+from src.storage.atomic import atomic_write
 from src.tokens.batch import Batch
 
-RESULT = "generated_datasets.json"
+RESULT, LOGPROBS = "generated_datasets.json", RESULTS["jsonl"]
 
 
 def generate(config: GenerateArguments, datasets: Datasets) -> Path:
     """Generate K = `config.num_return_sequences` targets for every row; returns the path of generated_datasets.json.
 
     The K targets of a row are adjacent and rows keep their order. `finish_reason` says of each target whether it ended
-    by itself ("stop") or at --max_labels_length ("length"). With --dry_run True only a report is printed.
+    by itself ("stop") or at --max_labels_length ("length"). With --top_logprobs a server's answers are also written as
+    lines of api_completions.jsonl. With --dry_run True only a report is printed.
     Raises UserError for what is wrong with flags, data or model.
     """
     return write_or_report(config, datasets, RESULT, (FT, DEV_PPL), _prepare, _write)
@@ -40,6 +46,11 @@ def _prepare(config: GenerateArguments, run: RunFolder, datasets: Datasets) -> D
         max_new_tokens=config.max_labels_length,
         nucleus=config.nucleus,
     )
+    k_of = dict.fromkeys(datasets, config.num_return_sequences)
+    if config.generation_engine == "server":
+        server = load_server_engine(config, decoding, datasets)
+        _check_same_model(run, server)
+        return DurableGeneration(config, run, datasets, k_of, server, server.write)
     generator = load_generator(config, decoding, datasets)
     engine = _engine(config, generator)
 
@@ -48,7 +59,6 @@ def _prepare(config: GenerateArguments, run: RunFolder, datasets: Datasets) -> D
         reasons = finish_reasons(tokens, generator.model.generation_config, decoding.max_new_tokens)
         return list(zip(to_texts(generator.tokenizer, tokens), reasons, strict=True))
 
-    k_of = dict.fromkeys(datasets, config.num_return_sequences)
     return DurableGeneration(config, run, datasets, k_of, generator, generate_batch)
 
 
@@ -58,11 +68,16 @@ def _write(config: GenerateArguments, generation: DurableGeneration, path: Path)
     generated, reasons = (
         {split: [""] * (k * len(columns[TEXT])) for split, columns in datasets.items()} for _ in range(2)
     )
-    for split, row, results in generation.results():
-        place = slice(k * row, k * (row + 1))
-        # A progress file of an earlier version holds texts without reasons.
-        pairs = [(each, None) if isinstance(each, str) else each for each in results]
-        generated[split][place], reasons[split][place] = map(list, zip(*pairs, strict=True))
+    known = api_columns(datasets, with_ids=config.id_column is not None)
+    all_results = generation.results()  # first: it tidies the folder
+    with atomic_write(path.with_name(LOGPROBS)) if config.top_logprobs else nullcontext() as answers:
+        for split, row, results in all_results:
+            place = slice(k * row, k * (row + 1))
+            # A progress file of an earlier version holds texts without reasons.
+            pairs = [(each, None) if isinstance(each, str) else each[:2] for each in results]
+            generated[split][place], reasons[split][place] = map(list, zip(*pairs, strict=True))
+            if answers is not None:
+                answers.write(_answer_line(known[split], row, split, results))
     columns_of = {
         split: _columns(config, columns, generated[split]) | {FINISH_REASON: reasons[split]}
         for split, columns in datasets.items()
@@ -71,6 +86,22 @@ def _write(config: GenerateArguments, generation: DurableGeneration, path: Path)
     n_cut = sum(each.count(LENGTH) for each in reasons.values())
     cut = f" ({n_cut} stopped by --max_labels_length {config.max_labels_length})" if n_cut else ""
     return f"{generation.n_targets} pseudo-targets{cut}"
+
+
+def _answer_line(columns: Columns, row: int, split: str, results: list) -> str:
+    """A server's answer as a line of an API file. Splits that are not trained on take one completion of an input."""
+    wanted = results if split == UNLABELED or is_training_split(split) else results[:1]
+    choices = [dict(zip((TEXT, FINISH_REASON, "logprobs"), each, strict=True)) for each in wanted]
+    return response_line(columns, row, split, choices)
+
+
+def _check_same_model(run: RunFolder, server: ServerEngine) -> None:
+    """Write down the server's model. Raises UserError if an interrupted run had another one."""
+    former = read_description(run.path) if run.status == UNFINISHED else None
+    was = former.data.get("server_model", server.model) if former else server.model
+    if was != server.model:
+        raise UserError(f"{run.path}: holds a run of the server's model {was}, not of {server.model}")
+    run.inputs = {**run.inputs, "server_model": server.model}
 
 
 def _engine(config: GenerateArguments, generator: TargetGenerator) -> CTranslate2Engine | None:

@@ -16,10 +16,11 @@ from src.api.simulated import (
     RESULTS,
     GeneratedCompletion,
     GeneratedCompletions,
+    api_columns,
     dataset_form,
     response_lines,
 )
-from src.config.constants import DEV_PPL, ID, IGNORE_INDEX, STOP, TARGET, TEXT, UNLABELED
+from src.config.constants import DEV_PPL, IGNORE_INDEX, STOP, TEXT, UNLABELED
 from src.config.errors import UserError
 from src.config.flags.generate import SimulateApiArguments
 from src.data.schema import Datasets, is_training_split
@@ -57,10 +58,7 @@ def _write(config: SimulateApiArguments, generation: DurableGeneration, path: Pa
             for record in records
         ]
     token_bytes = TokenBytes(generation.generator.tokenizer)
-    names = (TEXT, TARGET) if config.id_column is None else (ID, TEXT, TARGET)
-    datasets = {
-        split: {name: columns[name] for name in names if name in columns} for split, columns in datasets.items()
-    }
+    datasets = api_columns(datasets, with_ids=config.id_column is not None)
     if config.form == "jsonl":
         with atomic_write(path) as file:
             file.writelines(response_lines(datasets, completions, token_bytes))

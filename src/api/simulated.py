@@ -1,15 +1,15 @@
 """Write a local model's completions in the three forms of an API file."""
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
 import numpy as np
 
-from src.config.constants import FINISH_REASON, LENGTH, STOP
-from src.data.schema import Datasets
+from src.config.constants import FINISH_REASON, ID, LENGTH, STOP, TARGET, TEXT
+from src.data.schema import Columns, Datasets
 from src.tokens.token_bytes import TokenBytes, n_whole
 
 RESULTS = {"published": "api_completions.json", "chat": "api_completions.json", "jsonl": "api_completions.jsonl"}
@@ -86,10 +86,22 @@ def response_lines(datasets: Datasets, completions: GeneratedCompletions, token_
     """A line of JSON per input: its columns, and a chat API's response with its completions as choices."""
     for split, columns in datasets.items():
         for i, row in enumerate(completions[split]):
-            choices = [{"index": k} | chat_choice(completion, token_bytes) for k, completion in enumerate(row)]
-            line = {name: values[i] for name, values in columns.items()}
-            line |= {"split": split, "response": {"choices": choices}}
-            yield json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
+            choices = [chat_choice(completion, token_bytes) for completion in row]
+            yield response_line(columns, i, split, choices)
+
+
+def api_columns(datasets: Datasets, *, with_ids: bool) -> Datasets:
+    """The columns of a dataset that an API file has beside the completions."""
+    names = (ID, TEXT, TARGET) if with_ids else (TEXT, TARGET)
+    return {split: {name: columns[name] for name in names if name in columns} for split, columns in datasets.items()}
+
+
+def response_line(columns: Columns, row: int, split: str, choices: Sequence[dict[str, Any]]) -> str:
+    """A line of JSON: the columns of a row, and a response with these choices."""
+    numbered = [{"index": k} | choice for k, choice in enumerate(choices)]
+    line = {name: values[row] for name, values in columns.items()}
+    line |= {"split": split, "response": {"choices": numbered}}
+    return json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n"
 
 
 def dataset_form(form: str, datasets: Datasets, completions: GeneratedCompletions, token_bytes: TokenBytes) -> Datasets:

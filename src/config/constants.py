@@ -23,6 +23,7 @@ GENERATION_TYPES = (
 CTRANSLATE2_TYPES = tuple(
     name for name in GENERATION_TYPES if name not in ("diverse_beam_search", "sampling_beam_search")
 )
+SAMPLING_TYPES = ("sampling", "sampling_low", "sampling_high")
 METRICS = ("wer", "gleu", "rouge", "sacrebleu", "bertscore", "meteor", "chrf")
 BLEU_TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "flores200", "char", "none")
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt")  # of the learning rate

@@ -1,8 +1,9 @@
 """Generate results for every row of some splits, batch by batch; a killed run continues and ends with the same file."""
 
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from src.config.parsing import nearest
 from src.config.signals import Interrupted, StopRequests
 from src.data.schema import Datasets, check_datasets
 from src.decoding.generator import TargetGenerator
+from src.decoding.server_engine import ServerEngine, Started
 from src.runs.description import UNFINISHED
 from src.runs.folder import PARTIAL, RunFolder
 from src.storage.json_files import append_json_line, read_json_lines
@@ -22,7 +24,18 @@ from src.tokens.batch import Batch, collate
 from src.tokens.order import chunks, longest_first
 from src.tokens.tokenized import TokenizedDatasets
 
-GenerateBatch = Callable[[Batch, int], list]  # a batch on the device and K: JSON values, the K of one row adjacent
+# Of a batch on the device and K: JSON values, the K of one row adjacent; a server has them later.
+GenerateBatch = Callable[[Batch, int], list | Started]
+
+
+class _Piece(NamedTuple):
+    """A batch by its split and number; results: of its rows, there or to come; is_saved: an interrupted run did."""
+
+    split: str
+    number: int
+    rows: list[int]
+    results: list | Started
+    is_saved: bool = False
 
 
 @dataclass(frozen=True)
@@ -36,7 +49,7 @@ class DurableGeneration:
     run: RunFolder
     datasets: Datasets
     k_of: Mapping[str, int]
-    generator: TargetGenerator
+    generator: TargetGenerator | ServerEngine
     generate_batch: GenerateBatch
 
     @property
@@ -73,9 +86,10 @@ class DurableGeneration:
             return False
 
     def results(self) -> Iterator[tuple[str, int, list]]:
-        """Yield (split, row, its K results), every row once, in any order; those of an interrupted run come first.
+        """Begin the run; then yield (split, row, its K results), every row once, in the order of the batches.
 
         Longest inputs go first. Each batch is seeded by (seed, split, number): a continued run has the same results.
+        A server writes several batches at once; if it goes away, or the run is stopped, those that are complete stay.
         """
         data = self.tokenized()
         batches = {
@@ -87,32 +101,72 @@ class DurableGeneration:
         }
         self.progress(repair=False)  # checked before anything is written
         self.run.begin(anew=self.run.status != UNFINISHED)
-        for line in self.progress(repair=True):
-            batches.pop((line["split"], line["batch"]), None)
-            yield from _group_by_row(line["split"], line["rows"], line["targets"])
-        n_done = self.n_targets - sum(self.k_of[split] * len(rows) for (split, _), rows in batches.items())
+        there = {(line["split"], line["batch"]): line for line in self.progress(repair=True)}
+        n_done = sum(len(there[key]["targets"]) for key in batches if key in there)
         if n_done:
             say(f"continuing: {n_done} of {self.n_targets} targets are there")
-        with StopRequests() as stop, progress_bar(self.n_targets, "generate", "targets", initial=n_done) as bar:
-            for (split, number), rows in batches.items():
-                try:
-                    stop.check()
-                except Interrupted:
-                    say(f"stopped; the same command continues from {self.run.path / PARTIAL}")
-                    raise
-                targets = self._generate(data, split, number, rows)
-                yield from _group_by_row(split, rows.tolist(), targets)
-                bar.update(len(targets))
+        return self._results(data, batches, there, n_done)
 
-    def _generate(self, data: TokenizedDatasets, split: str, number: int, rows: np.ndarray) -> list:
-        """A batch's results, once they are on disk."""
+    def _results(
+        self,
+        data: TokenizedDatasets,
+        batches: Mapping[tuple[str, int], np.ndarray],
+        there: dict[tuple[str, int], dict],
+        n_done: int,
+    ) -> Iterator[tuple[str, int, list]]:
+        """The results of `batches`, of which the lines `there` hold `n_done`."""
+        pieces: deque[_Piece] = deque()
+        n_ahead = self.generator.n_ahead if isinstance(self.generator, ServerEngine) else 0
+        with StopRequests() as stop, progress_bar(self.n_targets, "generate", "targets", initial=n_done) as bar:
+            try:
+                for (split, number), rows in batches.items():
+                    line = there.pop((split, number), None)
+                    if line is None:
+                        stop.check()
+                        results = self._generate(data, split, number, rows)
+                        pieces.append(_Piece(split, number, rows.tolist(), results))
+                    else:
+                        pieces.append(_Piece(split, number, line["rows"], line["targets"], is_saved=True))
+                    if len(pieces) > n_ahead:
+                        yield from self._finish(pieces, stop, bar)
+                while pieces:
+                    yield from self._finish(pieces, stop, bar)
+            except Interrupted:
+                say(f"stopped; the same command continues from {self.run.path / PARTIAL}")
+                raise
+            finally:
+                if isinstance(self.generator, ServerEngine):
+                    self.generator.client.close()
+                    for piece in pieces:
+                        if isinstance(piece.results, Started) and piece.results.is_complete():
+                            self._save(piece, piece.results.result())
+
+    def _finish(self, pieces: deque[_Piece], stop: StopRequests, bar: Any) -> Iterator[tuple[str, int, list]]:
+        """The results of the first piece, once they are on disk."""
+        piece = pieces[0]
+        results = piece.results
+        if isinstance(results, Started):
+            try:
+                with stop.at_once():
+                    results = results.result()
+            except UserError as error:
+                raise UserError(f"split '{piece.split}', {error}; the same command continues") from None
+        if not piece.is_saved:
+            self._save(piece, results)
+            bar.update(len(results))
+        pieces.popleft()
+        yield from _group_by_row(piece.split, piece.rows, results)
+
+    def _generate(self, data: TokenizedDatasets, split: str, number: int, rows: np.ndarray) -> list | Started:
+        """A batch's results, from its own seed."""
         seeds = np.random.SeedSequence([self.config.seed, number, *split.encode()])
         torch.manual_seed(int(seeds.generate_state(1, np.uint64)[0]))
         batch = collate(self.generator.preprocessor, data.split(split), rows)
-        targets = self.generate_batch(batch.to(self.generator.accelerator.device), self.k_of[split])
-        line = {"split": split, "batch": number, "rows": rows.tolist(), "targets": targets}
+        return self.generate_batch(batch.to(self.generator.device), self.k_of[split])
+
+    def _save(self, piece: _Piece, targets: list) -> None:
+        line = {"split": piece.split, "batch": piece.number, "rows": piece.rows, "targets": targets}
         append_json_line(self.run.path / PARTIAL, line)
-        return targets
 
 
 def select_splits(config: WritingArguments, datasets: Datasets, *, left_out: Iterable[str]) -> Datasets:

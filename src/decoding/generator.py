@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, replace
 
+import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -36,6 +37,10 @@ class TargetGenerator:
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
         return self.preprocessor.tokenizer
+
+    @property
+    def device(self) -> torch.device:
+        return self.accelerator.device
 
     def generate(self, batch: Batch, k: int) -> Tensor:
         """(B * K, L) tokens as `write_tokens` returns them; the batch must be on the device.

@@ -13,6 +13,7 @@ import torch
 
 from src.config.console import progress_bar
 from src.decoding.durable import DurableGeneration
+from src.decoding.generator import TargetGenerator
 from src.devices import memory as machine
 from src.distillation.teachers import LiveTeacher
 from src.preflight.estimates import Memory, Needs
@@ -47,9 +48,11 @@ def time_training(
         return _measure(steps, needs, to_come, trainer.accelerator.device, n_parts)
 
 
-def time_generation(generation: DurableGeneration, data: TokenizedDatasets) -> tuple[float | None, Memory]:
+def time_generation(
+    generation: DurableGeneration, generator: TargetGenerator, data: TokenizedDatasets
+) -> tuple[float | None, Memory]:
     """Seconds per target, from a few batches after the longest one; None if there is not enough memory."""
-    preprocessor, device = generation.generator.preprocessor, generation.generator.accelerator.device
+    preprocessor, device = generator.preprocessor, generator.device
     k_of, splits = generation.k_of, {name: data.glimpse(name, ROWS) for name in generation.datasets}
     batches = [
         (name, rows)
@@ -67,7 +70,7 @@ def time_generation(generation: DurableGeneration, data: TokenizedDatasets) -> t
         bar.update()
         return sum(times.values()) / sum(k_of[name] * len(rows) for name, rows in map(batches.__getitem__, times))
 
-    return _measure(steps, Needs(_bytes_of(generation.generator.model.parameters())), 0, device, 1)
+    return _measure(steps, Needs(_bytes_of(generator.model.parameters())), 0, device, 1)
 
 
 def training_needs(trainer: Trainer, phases: Sequence[Phase]) -> Needs:

@@ -9,6 +9,7 @@ from src.config.constants import DEV, DEV_PPL, TEST
 from src.config.flags.generate import WritingArguments
 from src.data.schema import Datasets
 from src.decoding.durable import DurableGeneration, select_splits
+from src.decoding.server_engine import ServerEngine
 from src.devices import memory as machine
 from src.distillation.teachers import LiveTeacher
 from src.models.adapters import has_lora
@@ -27,6 +28,7 @@ from src.preflight.sections import (
     time_lines,
     tokenizer_and_device,
 )
+from src.preflight.server_report import describe_server, server_time_lines
 from src.runs.description import FINISHED, data_fingerprint
 from src.runs.folder import RunFolder, open_run
 from src.training import rhythm
@@ -79,17 +81,29 @@ def report_generation(generation: DurableGeneration) -> None:
     batches = f"{plural(n_batches, 'batch', 'batches')} of up to {plural(config.batch_size, 'input')}"
     sections = {
         "run": [state_of_folder(generation.run, f"continues: {n_done:,} of {n_targets:,} targets are there")],
-        "model": [
-            f"{config.model_name}: {describe_model(generator.model)}",
-            *tokenizer_and_device(generator.tokenizer, generator.accelerator),
-        ],
+        "model": _writer(generation),
         "data": data_lines(data, [(split,) for split in data.datasets]),
         "work": [f"{work}{config.generation_type}; {batches}"],
     }
-    seconds, memory = time_generation(generation, data)
-    sections["memory"] = memory_lines(memory, config, generator.accelerator.device)
-    sections["time"] = NOT_TIMED if seconds is None else time_lines([(n_targets - n_done, "target", seconds)])
+    if isinstance(generator, ServerEngine):
+        sections["time"] = server_time_lines(generation, data, n_targets - n_done)
+        generator.client.close()
+    else:
+        seconds, memory = time_generation(generation, generator, data)
+        sections["memory"] = memory_lines(memory, config, generator.device)
+        sections["time"] = NOT_TIMED if seconds is None else time_lines([(n_targets - n_done, "target", seconds)])
     print_report(sections)
+
+
+def _writer(generation: DurableGeneration) -> list[str]:
+    """The model that generates, or the server."""
+    generator = generation.generator
+    if isinstance(generator, ServerEngine):
+        return describe_server(generator)
+    return [
+        f"{generation.config.model_name}: {describe_model(generator.model)}",
+        *tokenizer_and_device(generator.tokenizer, generator.accelerator),
+    ]
 
 
 def _state_of_training(trainer: Trainer) -> str:

@@ -24,7 +24,10 @@ FINISHED: Final = "finished"
 Status = Literal["unfinished", "finished"]
 
 # Flags that two commands of one run may differ in.
-NOT_COMPARED = ("output_dir", "resume", "overwrite", "save_state_every_n_minutes", "dry_run", "greater_is_better")
+NOT_COMPARED = (
+    "output_dir", "resume", "overwrite", "save_state_every_n_minutes", "dry_run", "greater_is_better", "server_url",
+    "server_concurrency",
+)  # fmt: skip
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "sacrebleu", "rouge_score", "nltk")
 
 

@@ -88,6 +88,10 @@ DEFAULTS = {
         **SAMPLING,
         "num_return_sequences": 1,
         "generation_engine": "hf",
+        "server_url": None,
+        "server_model": None,
+        "server_concurrency": 16,
+        "top_logprobs": None,
     },
     SimulateApiArguments: SHARED
     | {
@@ -269,6 +273,45 @@ def test_rhythm_is_a_share_or_a_count(steps):
 def test_training_limits(flags, message):
     with pytest.raises(UserError, match=message):
         fine_tune(**flags)
+
+
+SERVER = {"generation_engine": "server", "server_url": "http://host:8000/v1", "generation_type": "sampling"}
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ({"server_url": None}, "--server_url None: is not a URL such as http://localhost:8000/v1"),
+        ({"server_url": "host:8000/v1"}, "--server_url host:8000/v1: is not a URL"),
+        ({"server_url": "http://"}, "--server_url http://: is not a URL"),
+        ({"server_url": "http://host:99999/v1"}, "is not a URL"),
+        ({"server_url": "http://[host/v1"}, "is not a URL"),
+        ({"server_url": "http://host:8000/v1 beta"}, "is not a URL"),
+        (
+            {"server_url": "https://me:secret@host/v1"},
+            "^--server_url: holds more .* environment variable KD_SERVER_KEY",
+        ),
+        ({"server_url": "https://host/v1?key=secret"}, "^--server_url: holds more than host and path"),
+        ({"generation_type": "beam_search"}, "no server has beam_search with --num_beams 4; possible: .*sampling sam"),
+        ({"generation_type": "sampling_beam_search"}, "no server has sampling_beam_search"),
+        ({"checkpoint_path": "a.pt"}, "are the server's choice; remove --checkpoint_path and --mixed_precision"),
+        ({"mixed_precision": "bf16"}, "are the server's choice; remove"),
+        ({"server_concurrency": 0}, "--server_concurrency: must be at least 1"),
+        ({"top_logprobs": 0}, "--top_logprobs: must be at least 1"),
+        ({"generation_engine": "hf"}, "--server_url: is only for --generation_engine server"),
+        ({"generation_engine": "hf", "server_url": None, "server_model": "a"}, "--server_model: is only for"),
+        (
+            {"generation_engine": "auto", "server_url": None, "top_logprobs": 5},
+            "--top_logprobs: .*simulate_api_main.py",
+        ),
+    ],
+)
+def test_a_server_needs_its_flags_and_takes_not_all(flags, message):
+    generate(**SERVER)
+    generate(**SERVER | {"generation_type": "beam_search", "num_beams": 1})
+    with pytest.raises(UserError, match=message) as raised:
+        generate(**SERVER | flags)
+    assert "secret" not in str(raised.value)
 
 
 def test_required_flags_are_not_empty():

@@ -3,10 +3,11 @@
 from dataclasses import dataclass
 from importlib.util import find_spec
 from typing import ClassVar
+from urllib.parse import urlsplit
 
-from src.config.constants import CTRANSLATE2_TYPES, GENERATION_TYPES
+from src.config.constants import CTRANSLATE2_TYPES, GENERATION_TYPES, SAMPLING_TYPES
 from src.config.errors import UserError
-from src.config.flags.base import DATA, DECODING, FILES, MODEL, PRUNE_HELP, flag
+from src.config.flags.base import DATA, DECODING, FILES, MODEL, PRUNE_HELP, RUN, flag
 from src.config.flags.shared import SharedArguments
 
 GENERATION_TYPE_HELP = (
@@ -57,7 +58,7 @@ class WritingArguments(SharedArguments):
 class GenerateArguments(WritingArguments):
     r"""Generate pseudo-targets for the inputs of a dataset with a model, usually the teacher.
 
-    Reads   a dataset file and a model.
+    Reads   a dataset file and a model, or the answers of a server (--generation_engine server).
     Writes  output_dir/generated_datasets.json. A killed run continues where it stopped.
 
     Example:
@@ -76,15 +77,32 @@ class GenerateArguments(WritingArguments):
     num_return_sequences: int = flag(1, "Number of pseudo-targets for each input.", DECODING, minimum=1)
     generation_engine: str = flag(
         "hf",
-        "Library that generates. hf: transformers. ctranslate2: CTranslate2, which converts the model once. auto: "
-        "ctranslate2 for beam search if it is installed and supports the model, else hf.",
+        "What generates. hf: transformers. ctranslate2: CTranslate2, which converts the model once. auto: ctranslate2 "
+        "for beam search if it is installed and supports the model, else hf. server: the model at --server_url; "
+        "--model_name is its tokenizer.",
         DECODING,
-        choices=("hf", "ctranslate2", "auto"),
+        choices=("hf", "ctranslate2", "auto", "server"),
+    )
+    server_url: str | None = flag(
+        None,
+        "URL of a server with the OpenAI-compatible completions API, for example http://localhost:8000/v1. A key is "
+        "read from the environment variable KD_SERVER_KEY.",
+        MODEL,
+    )
+    server_model: str | None = flag(None, "The server's name of the model. None means its only model.", MODEL)
+    server_concurrency: int = flag(16, "Number of inputs that the server works on at a time.", RUN, minimum=1)
+    top_logprobs: int | None = flag(
+        None,
+        "Most likely tokens whose log-probabilities a server's answers keep, in api_completions.jsonl for "
+        "prepare_datasets_main.py --logits_dataset_path. None keeps none.",
+        DECODING,
+        minimum=1,
     )
 
     def check(self) -> None:
         super().check()
         self.check_writing("num_return_sequences", self.num_return_sequences)
+        self._check_server()
         if self.generation_engine != "ctranslate2":
             return
         if self.generation_type not in CTRANSLATE2_TYPES:
@@ -94,6 +112,42 @@ class GenerateArguments(WritingArguments):
             )
         if find_spec("ctranslate2") is None:
             raise UserError("--generation_engine ctranslate2: is not installed; run pip install ctranslate2, or use hf")
+
+    def _check_server(self) -> None:
+        """Raise a UserError for flags of a server without one, or that a server cannot follow."""
+        if self.generation_engine != "server":
+            for name in ("server_url", "server_model", "top_logprobs"):
+                if getattr(self, name) is not None:
+                    hint = "; simulate_api_main.py writes those of a local model" if name == "top_logprobs" else ""
+                    raise UserError(f"--{name}: is only for --generation_engine server{hint}")
+            return
+        check_url(str(self.server_url))
+        if self.generation_type not in SAMPLING_TYPES and self.num_beams > 1:
+            raise UserError(
+                f"--generation_engine server: no server has {self.generation_type} with --num_beams {self.num_beams}; "
+                f"possible: --generation_type {' '.join(SAMPLING_TYPES)}, or --num_beams 1 for greedy search"
+            )
+        if self.checkpoint_path is not None or self.mixed_precision != "no":
+            raise UserError(
+                "--generation_engine server: weights and number format are the server's choice; remove "
+                "--checkpoint_path and --mixed_precision"
+            )
+
+
+def check_url(url: str) -> None:
+    """Raise a UserError if this is not the URL of a server, or holds a key, which run.json would show."""
+    try:
+        parts = urlsplit(url)
+        is_written = url.isascii() and url.isprintable() and " " not in url
+        is_complete = is_written and parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        is_complete = False
+    if not is_complete:
+        raise UserError(f"--server_url {url}: is not a URL such as http://localhost:8000/v1")
+    if parts.username or parts.password or parts.query or parts.fragment:
+        raise UserError(
+            "--server_url: holds more than host and path; put a key in the environment variable KD_SERVER_KEY"
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,117 @@
+"""Answers of a completion API: the models, a request's choices, and the strings of tokens that are named by ids."""
+
+from collections.abc import Mapping
+from typing import Any, TypeVar
+
+import msgspec
+
+from src.api.client import RefusedError, ServerClient, TroubleError
+from src.api.responses import CUT_OFF, FAILED
+from src.api.simulated import DIGITS, token_string
+from src.config.constants import STOP
+from src.config.errors import UserError, one_line
+from src.tokens.token_bytes import TokenBytes, n_whole
+
+COMPLETIONS, MODELS = "/completions", "/models"
+STOPPED = (STOP, "eos_token", "stop_sequence", "eos")  # finish reasons of a completion that ended by itself
+ID = "token_id:"  # how vLLM writes a token by its id
+
+T = TypeVar("T")
+
+
+class Choice(msgspec.Struct):
+    text: str
+    index: int = 0
+    finish_reason: str | None = None
+    logprobs: dict[str, Any] | None = None
+    token_ids: list[int] | None = None
+
+
+class Usage(msgspec.Struct):
+    prompt_tokens: int | None = None
+
+
+class Answer(msgspec.Struct):
+    choices: list[Choice]
+    usage: Usage | None = None
+
+
+class _Model(msgspec.Struct):
+    id: str
+
+
+class _Models(msgspec.Struct):
+    data: list[_Model]
+
+
+def names_ids(answer: Answer | None) -> bool:
+    """Whether an answer's log-probabilities name tokens by their ids."""
+    names = (answer.choices[0].logprobs or {}).get("tokens") if answer else None
+    return isinstance(names, list) and names != [] and str(names[0]).startswith(ID)
+
+
+def spell(logprobs: Mapping[str, Any], token_bytes: TokenBytes) -> tuple[str, dict[str, list]]:
+    """The text and log-probabilities of a completion whose tokens are named by ids, with their strings instead.
+
+    Special tokens are left out, and a last character that is not complete. Of two tokens with the same bytes, the
+    likelier counts.
+    """
+    ids = [int(name.removeprefix(ID)) for name in logprobs["tokens"]]
+    kept = [i for i, token in enumerate(ids) if token not in token_bytes.special]
+    pieces = token_bytes.of([ids[i] for i in kept])
+    kept, pieces = kept[: n_whole(pieces)], pieces[: n_whole(pieces)]
+    tops = []
+    for i in kept:
+        top: dict[str, float] = {}
+        entries = logprobs["top_logprobs"][i]
+        names = map(token_string, token_bytes.of([int(name.removeprefix(ID)) for name in entries]))
+        for name, value in zip(names, entries.values(), strict=True):
+            top[name] = max(round(value, DIGITS), top.get(name, value))
+        tops.append(top)
+    chosen = [round(logprobs["token_logprobs"][i], DIGITS) for i in kept]
+    written = {"tokens": list(map(token_string, pieces)), "token_logprobs": chosen, "top_logprobs": tops}
+    return b"".join(pieces).decode().strip(), written
+
+
+def server_model(client: ServerClient, name: str | None) -> str:
+    """The name of the model to ask for: `name`, or the only one that the server has. Raises UserError without one."""
+    try:
+        found = client.request(MODELS, None, lambda data: decoded(data, _Models), give_up_after=0.0)
+    except RefusedError:
+        if name is None:
+            raise UserError(f"{client.url}{MODELS}: the server names no models; give --server_model") from None
+        return name
+    names = [model.id for model in found.data]
+    if name is None and len(names) == 1:
+        return names[0]
+    if name not in names:
+        what = f"no model {name!r}" if name else "several models, or none; give --server_model"
+        raise UserError(f"{client.url}: has {what}; possible: {' '.join(names)[:300]}")
+    return name
+
+
+def decoded(data: bytes, kind: type[T]) -> T:
+    """JSON as a type; raises TroubleError for what is not: a proxy's page, or an answer that was cut."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise TroubleError(f"an answer that cannot be read: {one_line(error)}") from None
+
+
+def read_answer(data: bytes, *, needs_logprobs: bool) -> Answer:
+    """An answer, its choices in order.
+
+    Raises TroubleError if one is not complete, and RefusedError if the server does not answer the input.
+    """
+    answer = decoded(data, Answer)
+    answer.choices.sort(key=lambda choice: choice.index)
+    for choice in answer.choices:
+        if choice.finish_reason in FAILED:
+            raise RefusedError(f"the server does not answer this input: {FAILED[choice.finish_reason]}")
+        if choice.finish_reason not in STOPPED + CUT_OFF:
+            raise TroubleError(f"a completion that is not complete (finish_reason {choice.finish_reason})")
+        if needs_logprobs and not choice.logprobs and choice.text.strip():
+            raise TroubleError("a completion without log-probabilities")
+    if not answer.choices:
+        raise TroubleError("an answer without completions")
+    return answer
