@@ -15,7 +15,8 @@ from src.decoding.ctranslate2_engine import CTranslate2Engine, check_settings, i
 from src.decoding.durable import DurableGeneration
 from src.decoding.generate import finish_reasons, to_texts
 from src.decoding.generator import TargetGenerator, load_generator
-from src.decoding.server_engine import ServerEngine, load_server_engine
+from src.decoding.served_model import load_server_engine
+from src.decoding.server_engine import ServerEngine
 from src.decoding.settings import LENGTH_PENALTIES, decoding_of
 from src.preflight.report import write_or_report
 from src.runs.description import UNFINISHED, read_description

@@ -21,8 +21,8 @@ class FakeServer(ThreadingHTTPServer):
     """Answers as vLLM does, or with less.
 
     failures: what happens to the next completions that are asked for, one after the other. names_ids, takes_ids,
-    takes_n: what the server can do. requests: the bodies that came. After `gone_after` of them it drops every one,
-    after `hangs_after` it does not answer, and calls `at_hang` once.
+    takes_n, gives_seeds (to each of n): what the server can do. requests: the bodies that came. After `gone_after` of
+    them it drops every one, after `hangs_after` it does not answer, and calls `at_hang` once.
     """
 
     daemon_threads, block_on_close = True, False
@@ -33,6 +33,7 @@ class FakeServer(ThreadingHTTPServer):
         self.names_ids = self.takes_ids = self.takes_n = True
         self.models, self.key, self.seconds = ["smol"], "", 0.0
         self.gone_after = self.hangs_after = float("inf")
+        self.gives_seeds = True
         self.at_hang, self.wrong_ids = lambda: None, False
         self.failures: list[Failure] = []
         self.requests: list[dict[str, Any]] = []
@@ -48,7 +49,7 @@ class FakeServer(ThreadingHTTPServer):
 
     def choice(self, request: dict[str, Any], index: int) -> dict[str, Any]:
         """Words that depend on the prompt and the seed alone; every third target is cut off."""
-        draw = random.Random(f"{request['prompt']} {request['seed'] + index}")
+        draw = random.Random(f"{request['prompt']} {request['seed'] + index * self.gives_seeds}")
         is_cut = draw.random() < 1 / 3
         text = " " + " ".join(draw.choices(WORDS, k=draw.randint(1, 4)))
         ids = self.tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -87,7 +88,9 @@ class _Handler(BaseHTTPRequestHandler):
         """Nothing is logged."""
 
     def do_GET(self) -> None:
-        self.reply({"data": [{"id": name} for name in self.server.models]})
+        if not self.path.startswith("/v1/"):
+            return self.reply({"detail": "Not Found"}, 404)
+        return self.reply({"data": [{"id": name} for name in self.server.models]})
 
     def do_POST(self) -> None:
         server = self.server

@@ -44,10 +44,10 @@ class _Models(msgspec.Struct):
     data: list[_Model]
 
 
-def names_ids(answer: Answer | None) -> bool:
-    """Whether an answer's log-probabilities name tokens by their ids."""
-    names = (answer.choices[0].logprobs or {}).get("tokens") if answer else None
-    return isinstance(names, list) and names != [] and str(names[0]).startswith(ID)
+def names_ids(logprobs: Mapping[str, Any]) -> bool:
+    """Whether log-probabilities name all tokens by their ids."""
+    names = logprobs.get("tokens")
+    return isinstance(names, list) and all(isinstance(name, str) and name.startswith(ID) for name in names)
 
 
 def spell(logprobs: Mapping[str, Any], token_bytes: TokenBytes) -> tuple[str, dict[str, list]]:
@@ -77,9 +77,9 @@ def server_model(client: ServerClient, name: str | None) -> str:
     """The name of the model to ask for: `name`, or the only one that the server has. Raises UserError without one."""
     try:
         found = client.request(MODELS, None, lambda data: decoded(data, _Models), give_up_after=0.0)
-    except RefusedError:
+    except RefusedError as error:
         if name is None:
-            raise UserError(f"{client.url}{MODELS}: the server names no models; give --server_model") from None
+            raise UserError(f"{error}; does --server_url end as the server's base URL does (/v1)?") from None
         return name
     names = [model.id for model in found.data]
     if name is None and len(names) == 1:

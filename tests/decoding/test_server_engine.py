@@ -100,8 +100,9 @@ def test_greedy_search(folder, tokenizer, rotation_path, tmp_path):
         assert {(each["temperature"], each["top_p"], each["top_k"]) for each in server.requests} == {(0.0, 1.0, -1)}
 
 
-def test_a_server_that_takes_only_text_and_one_target_per_request(folder, tokenizer, rotation_path, tmp_path):
-    with serving(tokenizer, takes_ids=False, takes_n=False, names_ids=False) as server:
+@pytest.mark.parametrize("lacks", ["takes_n", "gives_seeds"])
+def test_a_server_that_takes_only_text_and_one_target_per_request(lacks, folder, tokenizer, rotation_path, tmp_path):
+    with serving(tokenizer, takes_ids=False, names_ids=False, **{lacks: False}) as server:
         path = gen_main.main(command(server, folder, rotation_path, tmp_path))
         asked = [request for request in server.requests if request["max_tokens"] == 8][-30:]
     texts = read(Path(rotation_path))["train_0"]["text"]
@@ -266,6 +267,8 @@ def test_a_server_that_cannot_be_used(features, flags, said, folder, tokenizer, 
 def test_no_server(folder, tokenizer, rotation_path, tmp_path):
     with serving(tokenizer) as server:
         flags = command(server, folder, rotation_path, tmp_path)
+        with pytest.raises(UserError, match=r"/models: status 404: Not Found; does --server_url end as .* \(/v1\)"):
+            gen_main.main([*flags, "--server_url", server.url.removesuffix("/v1")])
     with pytest.raises(UserError, match=f"^{server.url}: no answer: .*Connection refused"):
         gen_main.main(flags)
 
