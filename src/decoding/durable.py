@@ -19,13 +19,15 @@ from src.decoding.generator import TargetGenerator
 from src.decoding.server_engine import ServerEngine, Started
 from src.runs.description import UNFINISHED
 from src.runs.folder import PARTIAL, RunFolder
-from src.storage.json_files import append_json_line, read_json_lines
+from src.storage.json_files import append_json_line, located_json_lines, read_json_line
 from src.tokens.batch import Batch, collate
 from src.tokens.order import chunks, longest_first
 from src.tokens.tokenized import TokenizedDatasets
 
 # Of a batch on the device and K: JSON values, the K of one row adjacent; a server has them later.
 GenerateBatch = Callable[[Batch, int], list | Started]
+
+_Key = tuple[str, int]  # split and number of a batch
 
 
 class _Piece(NamedTuple):
@@ -60,22 +62,21 @@ class DurableGeneration:
         texts = {split: {TEXT: columns[TEXT]} for split, columns in self.datasets.items()}
         return TokenizedDatasets(texts, self.generator.preprocessor)
 
-    def progress(self, *, repair: bool) -> list[dict[str, Any]]:
-        """The lines of batches that are done; `repair` cuts off a torn last line.
+    def progress(self, *, repair: bool) -> Iterator[tuple[int, dict[str, Any]]]:
+        """The lines of batches that are done, each with its first byte; `repair` cuts off a torn last line.
 
         Raises UserError for a line that does not hold K results for each of its rows.
         """
         if self.run.status != UNFINISHED:
-            return []
+            return
         path = self.run.path / PARTIAL
-        lines = read_json_lines(path, repair=repair)
-        for number, line in enumerate(lines, start=1):
+        for number, (start, line) in enumerate(located_json_lines(path, repair=repair), start=1):
             if not self._is_complete(line):
                 raise UserError(
                     f"{path}: line {number}: does not hold the results of a batch of this run. Delete this line; its "
                     "batch will be generated again"
                 )
-        return lines
+            yield start, line
 
     def _is_complete(self, line: Any) -> bool:
         try:
@@ -99,33 +100,37 @@ class DurableGeneration:
                 chunks(longest_first(data.split(split).input_lengths), self.config.batch_size)
             )
         }
-        self.progress(repair=False)  # checked before anything is written
+        deque(self.progress(repair=False), maxlen=0)  # checked before anything is written
         self.run.begin(anew=self.run.status != UNFINISHED)
-        there = {(line["split"], line["batch"]): line for line in self.progress(repair=True)}
-        n_done = sum(len(there[key]["targets"]) for key in batches if key in there)
+        places: dict[_Key, int] = {}  # of the lines; their results may not fit in memory
+        n_done = 0
+        for start, line in self.progress(repair=True):
+            key = (line["split"], line["batch"])
+            n_done += len(line["targets"]) if key in batches and key not in places else 0
+            places[key] = start
         if n_done:
             say(f"continuing: {n_done} of {self.n_targets} targets are there")
-        return self._results(data, batches, there, n_done)
+        return self._results(data, batches, places, n_done)
 
     def _results(
         self,
         data: TokenizedDatasets,
-        batches: Mapping[tuple[str, int], np.ndarray],
-        there: dict[tuple[str, int], dict],
+        batches: Mapping[_Key, np.ndarray],
+        places: Mapping[_Key, int],
         n_done: int,
     ) -> Iterator[tuple[str, int, list]]:
-        """The results of `batches`, of which the lines `there` hold `n_done`."""
+        """The results of `batches`, of which the lines at `places` hold `n_done`."""
         pieces: deque[_Piece] = deque()
         n_ahead = self.generator.n_ahead if isinstance(self.generator, ServerEngine) else 0
         with StopRequests() as stop, progress_bar(self.n_targets, "generate", "targets", initial=n_done) as bar:
             try:
                 for (split, number), rows in batches.items():
-                    line = there.pop((split, number), None)
-                    if line is None:
+                    if (split, number) not in places:
                         stop.check()
                         results = self._generate(data, split, number, rows)
                         pieces.append(_Piece(split, number, rows.tolist(), results))
                     else:
+                        line = read_json_line(self.run.path / PARTIAL, places[split, number])
                         pieces.append(_Piece(split, number, line["rows"], line["targets"], is_saved=True))
                     if len(pieces) > n_ahead:
                         yield from self._finish(pieces, stop, bar)

@@ -75,7 +75,7 @@ def report_generation(generation: DurableGeneration) -> None:
     """Time a few batches of a generation run and print what the run would do and take."""
     config, generator, data = generation.config, generation.generator, generation.tokenized()
     n_targets = generation.n_targets
-    n_done = sum(len(line["targets"]) for line in generation.progress(repair=False))
+    n_done = sum(len(line["targets"]) for _, line in generation.progress(repair=False))
     work = f"{plural(n_targets - n_done, 'target')}, {span(list(generation.k_of.values()))} of an input, by "
     n_batches = sum(rhythm.steps_in_epoch(data.rows(split), config.batch_size) for split in data.datasets)
     batches = f"{plural(n_batches, 'batch', 'batches')} of up to {plural(config.batch_size, 'input')}"

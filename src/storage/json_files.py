@@ -124,27 +124,38 @@ def append_json_line(path: Path, value: Any) -> None:
 
 
 def read_json_lines(path: str | Path, *, repair: bool = True) -> list[Any]:
-    """The values of a JSON Lines file; an empty list if it is missing.
+    """The values of a JSON Lines file, as `located_json_lines` finds them."""
+    return [value for _, value in located_json_lines(path, repair=repair)]
+
+
+def located_json_lines(path: str | Path, *, repair: bool = True) -> Iterator[tuple[int, Any]]:
+    """The first byte and the value of each line of a JSON Lines file; none if it is missing.
 
     The last line is skipped if a kill left it incomplete, that is, without its newline or not JSON; `repair` cuts it
     off. Raises UserError for an earlier line that is not JSON.
     """
     path = Path(path)
     if not path.exists():
-        return []
-    values = []
+        return
     end = 0  # of the good lines, in bytes
     with opened(path) as lines:
         for i, line in enumerate(lines, start=1):
             if not line.endswith(b"\n"):
                 break
             try:
-                values.append(parse_json(line, f"{path}: line {i}"))
+                value = parse_json(line, f"{path}: line {i}")
             except UserError:
                 if b"\n" in lines.read():
                     raise
                 break
+            yield end, value
             end += len(line)
     if repair and end < path.stat().st_size:
         os.truncate(path, end)
-    return values
+
+
+def read_json_line(path: Path, start: int) -> Any:
+    """The value of the line that starts at a byte."""
+    with opened(path) as file:
+        file.seek(start)
+        return parse_json(file.readline(), str(path))
