@@ -50,27 +50,42 @@ def names_ids(logprobs: Mapping[str, Any]) -> bool:
     return isinstance(names, list) and all(isinstance(name, str) and name.startswith(ID) for name in names)
 
 
-def spell(logprobs: Mapping[str, Any], token_bytes: TokenBytes) -> tuple[str, dict[str, list]]:
-    """The text and log-probabilities of a completion whose tokens are named by ids, with their strings instead.
+class Spelling:
+    """Replaces the ids of tokens by their strings."""
 
-    Special tokens are left out, and a last character that is not complete. Of two tokens with the same bytes, the
-    likelier counts.
-    """
-    ids = [int(name.removeprefix(ID)) for name in logprobs["tokens"]]
-    kept = [i for i, token in enumerate(ids) if token not in token_bytes.special]
-    pieces = token_bytes.of([ids[i] for i in kept])
-    kept, pieces = kept[: n_whole(pieces)], pieces[: n_whole(pieces)]
-    tops = []
-    for i in kept:
+    def __init__(self, token_bytes: TokenBytes) -> None:
+        self._bytes = token_bytes
+        self._strings: dict[str, str] = {}  # by the token's name in an answer
+
+    def of(self, logprobs: Mapping[str, Any]) -> tuple[str, dict[str, list]]:
+        """The text and log-probabilities of a completion whose tokens are named by ids, with their strings instead.
+
+        Special tokens are left out, and a last character that is not complete. Of two tokens with the same bytes, the
+        likelier counts.
+        """
+        ids = [int(name.removeprefix(ID)) for name in logprobs["tokens"]]
+        kept = [i for i, token in enumerate(ids) if token not in self._bytes.special]
+        pieces = self._bytes.of([ids[i] for i in kept])
+        kept, pieces = kept[: n_whole(pieces)], pieces[: n_whole(pieces)]
+        written = {
+            "tokens": list(map(token_string, pieces)),
+            "token_logprobs": [round(logprobs["token_logprobs"][i], DIGITS) for i in kept],
+            "top_logprobs": [self._top(logprobs["top_logprobs"][i]) for i in kept],
+        }
+        return b"".join(pieces).decode().strip(), written
+
+    def _top(self, entries: Mapping[str, float]) -> dict[str, float]:
+        strings = self._strings
         top: dict[str, float] = {}
-        entries = logprobs["top_logprobs"][i]
-        names = map(token_string, token_bytes.of([int(name.removeprefix(ID)) for name in entries]))
-        for name, value in zip(names, entries.values(), strict=True):
-            top[name] = max(round(value, DIGITS), top.get(name, value))
-        tops.append(top)
-    chosen = [round(logprobs["token_logprobs"][i], DIGITS) for i in kept]
-    written = {"tokens": list(map(token_string, pieces)), "token_logprobs": chosen, "top_logprobs": tops}
-    return b"".join(pieces).decode().strip(), written
+        for name, value in entries.items():
+            string = strings.get(name)
+            if string is None:
+                [piece] = self._bytes.of([int(name.removeprefix(ID))])
+                string = strings[name] = token_string(piece)
+            value = round(value, DIGITS)
+            if string not in top or top[string] < value:
+                top[string] = value
+        return top
 
 
 def server_model(client: ServerClient, name: str | None) -> str:

@@ -15,7 +15,7 @@ import torch
 from transformers import PreTrainedTokenizerBase
 
 from src.api.client import RefusedError, ServerClient
-from src.api.completions import COMPLETIONS, Answer, Choice, names_ids, read_answer, spell
+from src.api.completions import COMPLETIONS, Answer, Choice, Spelling, names_ids, read_answer
 from src.api.responses import CUT_OFF
 from src.config.console import say
 from src.config.constants import LENGTH, STOP
@@ -73,7 +73,7 @@ class ServerEngine:
     def __post_init__(self) -> None:
         self._n_opening = len(opening_tokens(self.tokenizer))
         self._n_closing = n_closing_tokens(self.tokenizer) if self.preprocessor.is_encoder_decoder else 0
-        self._bytes = TokenBytes(self.tokenizer)
+        self._spelling = Spelling(TokenBytes(self.tokenizer))
 
     @property
     def tokenizer(self) -> PreTrainedTokenizerBase:
@@ -115,7 +115,7 @@ class ServerEngine:
         if not (self.sends_ids and names_ids(known)):
             return choice.text.strip(), reason, {name: known[name] for name in known if name != "text_offset"}
         with self._lock:
-            text, spelled = spell(known, self._bytes)
+            text, spelled = self._spelling.of(known)
         return text, reason, spelled
 
     def text_of(self, ids: list[int]) -> str:
