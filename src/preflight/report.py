@@ -1,6 +1,7 @@
 """Dry runs: reports on a prepared run (models, data, work, disk, memory, time); and `write_or_report`."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import closing
 from pathlib import Path
 from typing import TypeVar
 
@@ -86,8 +87,8 @@ def report_generation(generation: DurableGeneration) -> None:
         "work": [f"{work}{config.generation_type}; {batches}"],
     }
     if isinstance(generator, ServerEngine):
-        sections["time"] = server_time_lines(generation, data, n_targets - n_done)
-        generator.client.close()
+        with closing(generator.client):
+            sections["time"] = server_time_lines(generation, data, n_targets - n_done)
     else:
         seconds, memory = time_generation(generation, generator, data)
         sections["memory"] = memory_lines(memory, config, generator.device)

@@ -302,6 +302,8 @@ def test_another_model_at_the_server_does_not_continue_a_run(folder, tokenizer, 
 
 def test_settings_of_the_model_are_sent_or_refused(folder, tokenizer, rotation_path, tmp_path):
     own = shutil.copytree(folder, tmp_path / "model")
+    kind = read(own / "config.json") | {"model_type": "newer than transformers"}
+    (own / "config.json").write_text(json.dumps(kind))
     (own / "generation_config.json").write_text('{"repetition_penalty": 1.3, "eos_token_id": [5, 3], "min_p": 0.1}')
     with serving(tokenizer) as server:
         gen_main.main(command(server, own, rotation_path, tmp_path / "a"))
