@@ -106,7 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
         if number > server.hangs_after:
             if number == server.hangs_after + 1:
                 server.at_hang()
-            select.select([self.connection], [], [], 5)  # until the client goes away
+            select.select([self.connection], [], [])  # until the client goes away
         try:
             self.answer(body, kind, detail)
         finally:

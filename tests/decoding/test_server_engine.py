@@ -115,7 +115,7 @@ def test_a_server_that_takes_only_text_and_one_target_per_request(lacks, folder,
 def test_several_inputs_at_a_time_but_not_more_than_the_flag_says(folder, tokenizer, rotation_path, tmp_path):
     with serving(tokenizer, seconds=0.02) as server:
         gen_main.main(command(server, folder, rotation_path, tmp_path, server_concurrency=3))
-        assert server.most_open == 3
+        assert 1 < server.most_open <= 3
 
 
 OK = {"message": "please wait"}
@@ -218,11 +218,12 @@ def test_ctrl_c_while_the_server_is_slow_ends_at_once(folder, tokenizer, rotatio
     with serving(tokenizer, hangs_after=6) as server:
         server.at_hang = lambda: signal.pthread_kill(threading.main_thread().ident, signal.SIGINT)
         with pytest.raises(SystemExit) as stop:
-            run_script(gen_main.main, command(server, folder, rotation_path, tmp_path))
+            run_script(gen_main.main, command(server, folder, rotation_path, tmp_path, server_concurrency=1))
+        while server.n_open:  # the server notices
+            time.sleep(0.01)
     assert stop.value.code == 130
     assert "stopped; the same command continues" in capsys.readouterr().out
-    assert (tmp_path / PROGRESS).is_file()
-    assert server.n_open == 0  # the server notices
+    assert len((tmp_path / PROGRESS).read_text().splitlines()) == 2
 
 
 def test_the_key_is_sent_and_shown_nowhere(folder, tokenizer, rotation_path, tmp_path, monkeypatch, capsys):

@@ -59,7 +59,8 @@ class GenerateArguments(WritingArguments):
     r"""Generate pseudo-targets for the inputs of a dataset with a model, usually the teacher.
 
     Reads   a dataset file and a model, or the answers of a server (--generation_engine server).
-    Writes  output_dir/generated_datasets.json. A killed run continues where it stopped.
+    Writes  output_dir/generated_datasets.json, and with --top_logprobs api_completions.jsonl. A killed run continues
+            where it stopped.
 
     Example:
       python gen_main.py --model_name t5-large --checkpoint_path outputs/shakespeare_7k/t5/ft_teacher/model \
