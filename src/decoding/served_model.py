@@ -20,7 +20,7 @@ from src.models.library_errors import in_one_line, quiet
 from src.models.loading import load_tokenizer
 from src.models.multilingual import set_languages, target_language_token
 from src.models.names import file_exists, find_model, parse_model_name
-from src.tokens.preprocessing import Preprocessor
+from src.tokens.chat_preprocessing import preprocessor_of
 from src.tokens.unknown_characters import check_characters_known
 
 AHEAD = 4  # requests that wait for a free thread, for each thread: the server never waits for the slowest of a batch
@@ -56,18 +56,18 @@ def load_server_engine(config: GenerateArguments, decoding: Decoding, datasets: 
     base, *layers = parse_model_name(name)
     if layers != [None, None]:
         raise UserError(f"--model_name {name}: the model at the server has all of its layers; give {base}")
-    warn_if_prompt_differs(config.task_prompt, name, "model_name")
+    warn_if_prompt_differs(config, name, "model_name")
     tokenizer = load_tokenizer(name, some_texts(datasets))
     set_languages(tokenizer, name, config.source_language, config.target_language)
     if target_language_token(tokenizer) is not None:
         raise UserError(f"--generation_engine server: {name} is multilingual, and a request names no target language")
     kind, own = _kind_and_settings(base, config)
-    preprocessor = Preprocessor.of(config, tokenizer, is_encoder_decoder=kind)
+    preprocessor = preprocessor_of(config, tokenizer, datasets, is_encoder_decoder=kind)
     check_characters_known(
         preprocessor, {name: {TEXT: columns[TEXT]} for name, columns in datasets.items()}, config.dataset_path
     )
     ends = own.eos_token_id if isinstance(own.eos_token_id, list) else [own.eos_token_id]
-    ends = [token for token in dict.fromkeys((tokenizer.eos_token_id, *ends)) if token is not None]
+    ends = [token for token in dict.fromkeys((preprocessor.end, tokenizer.eos_token_id, *ends)) if token is not None]
     settings = request_settings(decoding, changed_settings(own), ends)
     assert config.server_url is not None  # as `check` of the flags ensures
     client = ServerClient(config.server_url, config.server_concurrency)

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from chat_tokenizers import chatml
 from fake_server import serving
 from tiny_runs import gen_flags, names, read, snapshot
 
@@ -91,6 +92,22 @@ def test_a_request_has_the_input_as_ids_the_settings_and_a_seed_of_its_own(folde
         assert generated[3 * row : 3 * row + 3] == [choice["text"].strip() for choice in choices]
         assert reasons[3 * row : 3 * row + 3] == [choice["finish_reason"] for choice in choices]
     assert json.loads((tmp_path / "run.json").read_text())["data"]["server_model"] == "smol"
+
+
+def test_prompts_by_a_chat_template(folder, rotation_path, tmp_path):
+    """The server gets the template's prompt, and ends a target where the template ends a turn."""
+    model, tokenizer = shutil.copytree(folder, tmp_path / "model"), chatml()
+    tokenizer.save_pretrained(model)
+    flags = {"chat_template": True, "system_prompt": "Be brief.", "max_input_length": 96}
+    with serving(tokenizer) as server:
+        gen_main.main(command(server, str(model), rotation_path, tmp_path / "out", **flags))
+        requests = server.requests[2:]
+    texts = read(Path(rotation_path))["train_0"]["text"]
+    talks = [[{"role": "system", "content": "Be brief."}, {"role": "user", "content": text}] for text in texts]
+    apply = partial(tokenizer.apply_chat_template, add_generation_prompt=True, enable_thinking=False, return_dict=False)
+    assert sorted(request["prompt"] for request in requests) == sorted(map(apply, talks))
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert all(request["stop_token_ids"][0] == end for request in requests)
 
 
 def test_greedy_search(folder, tokenizer, rotation_path, tmp_path):

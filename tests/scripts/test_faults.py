@@ -19,7 +19,7 @@ import pytest
 
 from src.config.cli import run_script
 from src.config.signals import Stopped, signals_deferred, sigterm_as_exception
-from src.data import formats
+from src.data import tables
 from src.models import loading
 from src.storage.atomic import atomic_folder, atomic_write, recover
 from src.tokens.preprocessing import Preprocessor
@@ -241,7 +241,7 @@ def caught(owner: Any, name: str, number: int, call: int = 0) -> Callable[[], No
 
 
 STARTING = {  # what happens before the first update or the first text
-    "reads data": (formats, "read_datasets"),
+    "reads data": (tables, "read_datasets"),
     "reads a tokenizer": (loading, "find_model"),
     "reads weights": (loading, "model_class"),
     "tokenizes": (Preprocessor, "encode_inputs"),
