@@ -44,8 +44,17 @@ def test_there_are_commands_of_every_stage_of_the_road():
     }  # fmt: skip
 
 
+@pytest.fixture
+def files_of_the_pages(tmp_path, monkeypatch):
+    """The files that commands name: YAML blocks that begin with their name."""
+    monkeypatch.chdir(tmp_path)
+    for page in PAGES.values():
+        for name, content in re.findall(r"```yaml\n# (\w+\.yaml)\n(.*?)```", page, flags=re.DOTALL):
+            (tmp_path / name).write_text(content, encoding="utf-8")
+
+
 @pytest.mark.parametrize(("script", "flags"), COMMANDS)
-def test_every_command_parses(script, flags):
+def test_every_command_parses(files_of_the_pages, script, flags):
     if explicit_flags(ARGUMENTS[script], shlex.split(flags)).get("list_experiments"):
         return  # needs no other flag; tests/config/test_experiments.py runs it
     parse(ARGUMENTS[script], shlex.split(flags))

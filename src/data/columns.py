@@ -25,8 +25,9 @@ def rename_columns(datasets: Datasets, names: Mapping[str, str], source: str) ->
     """
     names = {ours: theirs for ours, theirs in names.items() if ours != theirs or ours == ID}
     found = {split: _find_all(columns, names) for split, columns in datasets.items()}
-    if names and _is_prepared(datasets, names, found, source):
-        say(f"{source}: has {_joined(names)} already; {_joined(names.values())} are not looked for")
+    renamed = {ours: theirs for ours, theirs in names.items() if ours != theirs}
+    if renamed and _is_prepared(datasets, names, renamed, found, source):
+        say(f"{source}: has {_joined(renamed)} already; {_joined(renamed.values())} are not looked for")
         return datasets
     for ours, theirs in names.items():
         lacking = [split for split, columns in found.items() if ours not in columns]
@@ -46,9 +47,16 @@ def rename_columns(datasets: Datasets, names: Mapping[str, str], source: str) ->
     }
 
 
-def _is_prepared(datasets: Datasets, names: Mapping[str, str], found: Mapping[str, Columns], source: str) -> bool:
+def _is_prepared(
+    datasets: Datasets,
+    names: Mapping[str, str],
+    renamed: Mapping[str, str],
+    found: Mapping[str, Columns],
+    source: str,
+) -> bool:
     has_ours = all(any(ours in columns for columns in datasets.values()) for ours in names)
-    return Path(source).suffix in PREPARED and has_ours and not any(found.values())
+    has_theirs = any(ours in columns for columns in found.values() for ours in renamed)
+    return Path(source).suffix in PREPARED and has_ours and not has_theirs
 
 
 def _find_all(columns: Columns, names: Mapping[str, str]) -> Columns:

@@ -90,6 +90,8 @@ def test_a_prepared_file_has_our_names(capsys):
     assert capsys.readouterr().out == (
         "prepared.json: has text, target, id already; article, summary, uid are not looked for\n"
     )
+    assert rename(prepared, "prepared.json", **names | {"id": "id"}) == prepared
+    assert capsys.readouterr().out == "prepared.json: has text, target already; article, summary are not looked for\n"
     with pytest.raises(UserError, match="'article'"):
         rename(prepared, "table.csv", **names)
     with pytest.raises(UserError, match="'artikle'"):
