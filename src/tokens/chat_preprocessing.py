@@ -48,12 +48,14 @@ class ChatPreprocessor(Preprocessor):
         return True  # stored tokens are made by the template too
 
     def _n_fixed_tokens(self) -> int:
-        [rendered] = self.template.opened([self._messages("", is_literal=False)])
+        [rendered] = self.template.opened([self._conversation(messages_of(""), is_literal=False)])
         return len(plain_ids(self.tokenizer, rendered))
 
-    def _messages(self, text: str, *, is_literal: bool) -> list[Message]:
-        """The messages of a text: --system_prompt, unless they have one of their own, and the prompt in the last."""
-        messages = messages_of(text)
+    def _conversation(self, messages: list[Message], *, is_literal: bool) -> list[Message]:
+        """Messages of the data with --system_prompt, unless they have their own, and with the prompt in the last.
+
+        is_literal: names of special tokens in the data are text (`SpecialTokenNames.broken`).
+        """
         if is_literal:
             messages = [{**message, "content": self._names.broken(message["content"])} for message in messages]
         system = [] if messages[0]["role"] == SYSTEM else self.template.system
@@ -61,13 +63,13 @@ class ChatPreprocessor(Preprocessor):
 
     def _inputs(self, texts: list[str]) -> Encoded:
         tokenizer = self._tokenizer_for(texts)
-        is_literal = tokenizer is not self.tokenizer
-        conversations = [self._messages(text, is_literal=is_literal) for text in texts]
+        data = [messages_of(text) for text in texts]
+        conversations = [self._conversation(each, is_literal=tokenizer is not self.tokenizer) for each in data]
         rendered = [self._for(tokenizer, text) for text in self.template.opened(conversations)]
         made = tokenizer(rendered, add_special_tokens=False, verbose=False)["input_ids"]
         inputs = [
             ids if len(ids) <= self.max_input_length else self._shortened(tokenizer, messages)
-            for ids, messages in zip(made, conversations, strict=True)
+            for ids, messages in zip(made, data, strict=True)
         ]
         return Encoded(Ragged.of(inputs), lengths_of(made))
 
@@ -76,42 +78,50 @@ class ChatPreprocessor(Preprocessor):
         return rendered if tokenizer is self.tokenizer else self._names.guarded(rendered)
 
     def _shortened(self, tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> list[int]:
-        """The tokens of a conversation that is too long, within the limit."""
+        """The tokens within the limit of a conversation that is too long: those of a shorter one, as it is written."""
         n_system = int(messages[0]["role"] == SYSTEM)
         while True:
-            encoding, text = self._located(tokenizer, messages)
-            if len(encoding.ids) <= self.max_input_length:
+            encoding, before, text = self._located(tokenizer, messages)
+            excess = len(encoding.ids) - self.max_input_length
+            if excess <= 0:
                 return encoding.ids
-            users = [i for i, message in enumerate(messages) if message["role"] == USER and i > n_system]
-            if not users:
-                return self._cut_text(encoding, text)
-            messages = [*messages[:n_system], *messages[users[0] :]]
+            later = [i for i, message in enumerate(messages) if message["role"] == USER and i > n_system]
+            if later:
+                messages = [*messages[:n_system], *messages[later[0] :]]
+            elif text:
+                places = [(start - len(before), end - len(before)) for start, end in encoding.offsets]
+                messages = [*messages[:-1], {"role": USER, "content": self._without_tokens(text, places, excess)}]
+            else:
+                raise UserError(
+                    f"--max_input_length {self.max_input_length}: an input has {len(encoding.ids)} tokens besides its "
+                    "last message: system message, prompt and chat template; raise the limit"
+                )
 
-    def _located(
-        self, tokenizer: "PreTrainedTokenizerBase", messages: list[Message]
-    ) -> "tuple[Encoding, tuple[int, int]]":
-        """The tokens of a conversation, and the characters (start, end) of its last message without the prompt."""
+    def _located(self, tokenizer: "PreTrainedTokenizerBase", messages: list[Message]) -> "tuple[Encoding, str, str]":
+        """The tokens of a conversation, the text before its last message, and that message without the prompt."""
+        conversation = self._conversation(messages, is_literal=tokenizer is not self.tokenizer)
         last = {"role": USER, "content": MARK + self.prompt}
-        rendered, frame = self.template.opened([messages, [*messages[:-1], last]])
+        rendered, frame = self.template.opened([conversation, [*conversation[:-1], last]])
         before, _, after = frame.rpartition(MARK)
+        if not messages[-1]["content"].strip():  # a template may trim the prompt behind it
+            before, after = rendered, ""
         if not (rendered.startswith(before) and rendered.endswith(after)):
             raise UserError(f"{FLAG}: the tokenizer's chat template changes a text, which therefore cannot be cut")
-        text = rendered[len(before) : len(rendered) - len(after)]
-        before, text, after = (self._for(tokenizer, part) for part in (before, text, after))
+        parts = before, rendered[len(before) : len(rendered) - len(after)], after
+        before, text, after = (self._for(tokenizer, part) for part in parts)
         encoding = tokenizer([before + text + after], add_special_tokens=False, verbose=False).encodings[0]
-        return encoding, (len(before), len(before) + len(text))
+        return encoding, before, text
 
-    def _cut_text(self, encoding: "Encoding", text: tuple[int, int]) -> list[int]:
-        """The tokens within the limit; those that are left out are of the text alone."""
-        excess = len(encoding.ids) - self.max_input_length
-        inside = [i for i, (start, end) in enumerate(encoding.offsets) if text[0] <= start < end <= text[1]]
-        if excess > len(inside):
-            raise UserError(
-                f"--max_input_length {self.max_input_length}: an input has {len(encoding.ids) - len(inside)} tokens "
-                "besides its last message: system message, prompt and chat template; raise the limit"
-            )
-        start = inside[0] if self.truncation_side == "left" else inside[len(inside) - excess]
-        return encoding.ids[:start] + encoding.ids[start + excess :]
+    def _without_tokens(self, text: str, places: list[tuple[int, int]], excess: int) -> str:
+        """A text without its last (or first) `excess` tokens, whose characters (start, end) are among `places`.
+
+        Without that many characters if the tokenizer does not locate so many tokens.
+        """
+        inside = [(start, end) for start, end in places if 0 <= start < end <= len(text)]
+        is_located = excess <= len(inside)
+        if self.truncation_side == "left":
+            return text[inside[excess - 1][1] if is_located else excess :]
+        return text[: inside[-excess][0] if is_located else max(0, len(text) - excess)]
 
     def _targets(self, targets: list[str]) -> list[LocatedTokens]:
         """The tokens of each answer up to the one that ends it, as they follow the template's opened turn."""

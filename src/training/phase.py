@@ -71,6 +71,8 @@ def with_teacher_settings(config: Distillation, teacher_name: str | None = None)
         say(f"{known}: as --teacher_name {teacher_name} was trained")
     if teacher_name is not None:
         warn_if_prompt_differs(config, teacher_name, "teacher_name")
+    if config.chat_template:
+        warn_if_prompt_differs(config, config.student_name, "student_name")
     if teacher_name is None:
         return config
     source, target = saved_languages(tokenizer_settings(teacher_name))

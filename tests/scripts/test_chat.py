@@ -6,16 +6,22 @@ from pathlib import Path
 import pytest
 from chat_tokenizers import CHATML, CHATS, HEADERS
 from conftest import tiny_sizes
-from tiny_runs import ft_flags, gen_flags, kd_flags, read
+from tiny_runs import TINY, argv, ft_flags, gen_flags, kd_flags, read
 
 import create_student_main
 import ft_main
 import gen_main
+import kd_dataset_with_logits_main
 import kd_main
+import prepare_datasets_main
+import simulate_api_main
 from src.config.errors import UserError
+from src.config.flags.train import DistillArguments
 from src.models.folders import TrainedPrompt, write_model_folder
 from src.models.loading import load_tokenizer
 from src.models.new_models import build_from_scratch
+from src.tokens.chat_preprocessing import ChatPreprocessor
+from src.training.phase import with_teacher_settings
 
 CHAT = {"chat_template": True, "max_input_length": 96, "system_prompt": "Be brief.", "epochs": 1}
 
@@ -82,6 +88,7 @@ def test_the_kd_scripts_take_the_teacher_s_template(trained, models, tiny_datase
     flags = read(tmp_path / "kd" / "run.json")["flags"]
     assert (flags["chat_template"], flags["system_prompt"], flags["task_prompt"]) == (True, "Be brief.", "again:")
     assert read(tmp_path / "kd" / "model" / "task_prompt.json")["chat_template"] is True
+    assert "--student_name" not in said
     gen_main.main(gen_flags(str(tmp_path / "kd" / "model"), tiny_dataset_path, tmp_path / "gen", max_input_length=96))
     said = capsys.readouterr().out
     assert (
@@ -100,6 +107,7 @@ def test_a_teacher_trained_without_the_template_is_warned_of(models, tiny_datase
     assert f"{given} {folder} was trained with --task_prompt 'say:' --chat_template False\n" in said
 
 
+@pytest.mark.slow
 def test_an_instruct_teacher_needs_no_prompt(models, tiny_dataset, tiny_dataset_path, tmp_path):
     """And with beams and a switch for thinking, pipeline writes the same."""
     flags = {**CHAT, "system_prompt": None, "num_beams": 2, "learning_rate": 1e-5}
@@ -107,6 +115,32 @@ def test_an_instruct_teacher_needs_no_prompt(models, tiny_dataset, tiny_dataset_
     flags = read(tmp_path / "run.json")["flags"]
     assert (flags["task_prompt"], flags["system_prompt"]) == ("", "")
     assert answers(tmp_path / "model", tiny_dataset["test"]["text"]) == predictions(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_stored_teacher_s_targets_are_answers(models, tiny_dataset_path, tmp_path):
+    """From a simulated API to a student: labels follow the opened turn, and the tokens stored are theirs."""
+    model = models["headers"]["teacher"]
+    shared = {"chat_template": True, "max_input_length": 96, "system_prompt": "Be brief."}
+    api = simulate_api_main.main(gen_flags(model, tiny_dataset_path, tmp_path / "api", max_labels_length=24, **shared))
+    stored = argv({"logits_dataset_path": api, "student_name": model, "output_dir": tmp_path, "chat_template": True})
+    columns = read(prepare_datasets_main.main(stored))["train_0"]
+    made = ChatPreprocessor(load_tokenizer(model), False, 96, 64)
+    labels = made.encode_labels(columns["target"]).tokens
+    for row, tokens in enumerate(columns["tokens"]):
+        expected = labels[row].tolist()
+        kept = [label in stored for label, stored in zip(expected, tokens, strict=True)]
+        assert all(kept[:-1]) and tokens[-1] in ([], [made.end])
+    flags = {"student_name": models["headers"]["student"], "dataset_path": tmp_path / "dataset.json", "epochs": 1}
+    named = {"experiment_config_key": "logits_kd", "output_dir": tmp_path / "kd"}
+    kd_dataset_with_logits_main.main(argv({**TINY, **shared, **flags, **named}))
+
+
+def test_without_a_template_the_flags_of_one_stay_unset():
+    """As in folders of runs from before there were such flags, which therefore continue."""
+    config = DistillArguments(output_dir="o", dataset_path="d", experiment_config_key="k")
+    resolved = with_teacher_settings(config)
+    assert (resolved.chat_template, resolved.system_prompt, resolved.task_prompt) == (None, None, "summarize: ")
 
 
 # ------------------------------------------------------------------------------------------------------------ refusals
