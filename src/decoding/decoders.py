@@ -1,4 +1,4 @@
-"""Run a model token by token for K targets of each input, reading the input once.
+"""Run a model token by token for K targets or beams of each input, reading the input once.
 
 Shapes: B inputs, S source tokens, K targets per input, R rows of the decoder, N of them not ended, V vocabulary.
 """
@@ -14,6 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache, PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutput
 
+from src.decoding.beam_cache import BeamTree
 from src.decoding.grouped_attention import AttentionByInput, attention_by_input
 from src.decoding.kv_cache import growing_cache
 from src.decoding.token_rules import single_start
@@ -22,11 +23,15 @@ from src.tokens.batch import Batch
 
 
 @contextmanager
-def open_decoder(model: PreTrainedModel, batch: Batch, k: int) -> Iterator["Decoder"]:
-    """Within: a decoder that writes K targets per input; the model's output projection reads what the decoder needs."""
+def open_decoder(model: PreTrainedModel, batch: Batch, k: int, *, beams: bool = False) -> Iterator["Decoder"]:
+    """Within: a decoder that writes K targets per input; the model's output projection reads what the decoder needs.
+
+    beams: whether the K are beams, which `follow` reorders, and of which `keep` keeps whole inputs.
+    """
     with attention_by_input() as attention:
         kind = _EncoderDecoder if model.config.is_encoder_decoder else _DecoderOnly
         decoder = kind(model, batch, k, attention)
+        decoder.has_beams = beams
         handle = model.get_output_embeddings().register_forward_pre_hook(decoder.last_of_live)
         try:
             yield decoder
@@ -37,9 +42,13 @@ def open_decoder(model: PreTrainedModel, batch: Batch, k: int) -> Iterator["Deco
 class Decoder:
     """Runs a model token by token with a cache: first one row per input, then K, then those that have not ended."""
 
+    has_beams = False
+
     def __init__(self, model: PreTrainedModel, batch: Batch, k: int, attention: AttentionByInput) -> None:
         self._model = model
         self._attention = attention
+        self._k = k
+        self._own: Any = growing_cache()  # self-attention's keys and values
         self._inputs = torch.arange(len(batch.input_ids), device=batch.input_ids.device).repeat_interleave(k)  # (R,)
         self._mask = batch.attention_mask
         self._live: Tensor | None = None  # None: all rows, in `read`
@@ -57,6 +66,27 @@ class Decoder:
     def keep(self, rows: Tensor) -> None:
         """Drop all rows but these (ascending)."""
         raise NotImplementedError
+
+    def follow(self, parents: Tensor) -> None:
+        """Row r goes on from what row parents[r] (R,), of the same input, has written. To be called before each step
+        with beams."""
+        if self._attention.tree is None:
+            self._own.reorder_cache(parents)
+        else:
+            self._attention.tree.follow(parents)
+
+    def _branch(self, read: Tensor) -> None:
+        """From one row of self-attention per input to K. read (B, T): 0 where padding was read."""
+        if self.has_beams and self._attention.covers(self._own, with_bias=True):
+            self._attention.tree = BeamTree(self._own, self._k, read)
+        else:
+            self._own.reorder_cache(self._inputs)
+
+    def _keep_own(self, rows: Tensor) -> None:
+        if self._attention.tree is None:
+            self._own.reorder_cache(rows)
+        else:
+            self._attention.tree.keep(rows[:: self._k] // self._k)
 
     def last_of_live(self, _: Any, args: tuple) -> tuple:
         """A forward pre-hook of the output projection: keeps the last position of the live rows, and passes it on only
@@ -92,17 +122,16 @@ class _EncoderDecoder(Decoder):
         super().__init__(model, batch, k, attention)
         encoder = model.get_encoder()
         self._encoded = encoder(input_ids=batch.input_ids, attention_mask=self._mask, return_dict=True)[0]
-        self._own: Any = growing_cache()
         self._cross: Any = DynamicCache()
         self._cache = EncoderDecoderCache(self._own, self._cross)
         self._by_input = False
 
     def read(self) -> LazyLogits:
-        start = single_start(self._model.generation_config)
-        self._attention.watch()
-        logits = self._first(**self._inputs_of(self._mask.new_full((len(self._mask), 1), start)))
+        start = self._mask.new_full((len(self._mask), 1), single_start(self._model.generation_config))
+        with self._attention.watching():
+            logits = self._first(**self._inputs_of(start))
         self._by_input = self._attention.covers(self._cross)
-        self._own.reorder_cache(self._inputs)
+        self._branch(torch.ones_like(start))
         if self._by_input:
             self._attention.group(self._inputs)
         else:
@@ -114,7 +143,7 @@ class _EncoderDecoder(Decoder):
         return self._logits(**self._inputs_of(tokens[:, None]))
 
     def keep(self, rows: Tensor) -> None:
-        self._own.reorder_cache(rows)
+        self._keep_own(rows)
         if not self._by_input:
             self._keep_source(rows)
             return
@@ -133,18 +162,18 @@ class _EncoderDecoder(Decoder):
 
 
 class _DecoderOnly(Decoder):
-    """Reads each prompt once, and then copies its keys and values to the K rows."""
+    """Reads each prompt once; K targets then copy its keys and values, and K beams share them."""
 
     def __init__(self, model: PreTrainedModel, batch: Batch, k: int, attention: AttentionByInput) -> None:
         super().__init__(model, batch, k, attention)
         self._prompts = batch.input_ids
-        self._cache: Any = growing_cache()
         self._takes_positions = "position_ids" in signature(type(model).forward).parameters
         self._positions = (self._mask.cumsum(dim=1) - 1).clamp_min(0)
 
     def read(self) -> LazyLogits:
-        logits = self._first(**self._inputs_of(self._prompts))
-        self._cache.reorder_cache(self._inputs)
+        with self._attention.watching():
+            logits = self._first(**self._inputs_of(self._prompts))
+        self._branch(self._mask)
         self._mask = self._mask[self._inputs]
         self._positions = self._positions[self._inputs, -1:]
         return logits.rows_of(self._inputs)
@@ -156,9 +185,9 @@ class _DecoderOnly(Decoder):
         return self._logits(**self._inputs_of(tokens[:, None]))
 
     def keep(self, rows: Tensor) -> None:
-        self._cache.reorder_cache(rows)
+        self._keep_own(rows)
         self._mask, self._positions = self._mask[rows], self._positions[rows]
 
     def _inputs_of(self, tokens: Tensor) -> dict[str, Any]:
         positions = {"position_ids": self._positions} if self._takes_positions else {}
-        return {"input_ids": tokens, "past_key_values": self._cache, **positions}
+        return {"input_ids": tokens, "past_key_values": self._own, **positions}

@@ -13,6 +13,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from src.config.constants import LENGTH, STOP
 from src.config.errors import NotFiniteError
+from src.decoding.beams import beam_search
+from src.decoding.hypotheses import BeamSettings
 from src.decoding.sampling import sample
 from src.decoding.sampling_support import warn_of_generate, why_unsupported
 from src.decoding.settings import Decoding
@@ -32,22 +34,27 @@ def write_tokens(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Te
 
 
 def _written(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Tensor:
-    if decoding.num_beams == 1 and decoding.loop is None:
+    if decoding.loop is None and (decoding.num_beams == 1 or decoding.nucleus is None):
         reason = why_unsupported(model)
         if reason is None:
-            return sample(
-                model,
-                batch,
-                decoding.nucleus,
-                max_new_tokens=decoding.max_new_tokens,
-                targets_per_input=decoding.targets_per_input,
-            )
+            return _written_by_us(model, batch, decoding)
         warn_of_generate(reason)
     with packed_head(model):
         generate: Any = model.generate
         written = generate(input_ids=batch.input_ids, attention_mask=batch.attention_mask, **decoding.arguments)
     start = 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
     return _padded_after_eos(written[:, start:], model.generation_config)
+
+
+def _written_by_us(model: PreTrainedModel, batch: Batch, decoding: Decoding) -> Tensor:
+    length, k = decoding.max_new_tokens, decoding.targets_per_input
+    if decoding.num_beams == 1:
+        return sample(model, batch, decoding.nucleus, max_new_tokens=length, targets_per_input=k)
+    ids = model.generation_config
+    own = 1.0 if ids.length_penalty is None else ids.length_penalty
+    penalty = own if decoding.length_penalty is None else decoding.length_penalty
+    settings = BeamSettings(decoding.num_beams, k, length, penalty, ids.early_stopping or False)
+    return beam_search(model, batch, settings)[0]
 
 
 @contextmanager

@@ -38,27 +38,34 @@ class AttentionByInput:
 
     Queries of one input attend together, as (B, H, k, d) with k the largest number of rows of an input; the mask is
     (B, 1, 1, S). Single queries per row use `attend` where it is faster; all else goes to the stock function.
+    tree: a `BeamTree`, which attends where the keys are its own.
     """
 
     def __init__(self, stock: Callable) -> None:
         self._stock = stock
-        self._seen_keys: set[int] | None = None  # their addresses, while watching; None: not watching
+        self.tree: Any = None
+        self._seen_keys: dict[int, bool] = {}  # address of keys: whether a position bias was added, while watching
+        self._is_watching = False
         self._places: Tensor | None = None  # (R,) each row's place among B * k; None if every input has k rows
         self._shape = (0, 0)  # B, k
 
-    def watch(self) -> None:
-        """Record which keys are attended to, until `covers` is called."""
-        self._seen_keys = set()
+    @contextmanager
+    def watching(self) -> Iterator[None]:
+        """Within: record which keys are attended to, for `covers`."""
+        self._is_watching = True
+        try:
+            yield
+        finally:
+            self._is_watching = False
 
-    def covers(self, cache: Cache) -> bool:
-        """Whether this function has attended to the keys of every layer of `cache`, without a position bias.
+    def covers(self, cache: Cache, *, with_bias: bool = False) -> bool:
+        """Whether this function has attended to the keys of every layer of `cache`.
 
-        False if the model's cross-attention does not run through `sdpa`, or adds a position bias.
+        False if the model's attention does not run through `sdpa`, or adds a position bias; with_bias: it may.
         """
-        seen, self._seen_keys = self._seen_keys, None
-        assert seen is not None
         layers: list[Any] = list(cache.layers)
-        return bool(layers) and all(layer.keys.data_ptr() in seen for layer in layers)
+        seen = [self._seen_keys.get(layer.keys.data_ptr()) for layer in layers]
+        return bool(layers) and all(biased is not None and (with_bias or not biased) for biased in seen)
 
     def group(self, inputs: Tensor) -> None:
         """Set the input that each row attends to: numbers (R,), ascending, every input at least once."""
@@ -80,15 +87,18 @@ class AttentionByInput:
         scaling: float | None = None,
         **kwargs: Any,
     ) -> tuple[Tensor, None]:
+        bias = kwargs.get("position_bias")
+        if self.tree is not None and self.tree.owns(key):
+            return self.tree.attend(query, key, value, scaling, bias, dropout), None
         uses_attend = not dropout and kwargs.get("softcap") is None and is_attend_faster(query, key)
         if len(query) == len(key):
-            if self._seen_keys is not None and not _any_bias(kwargs):
-                self._seen_keys.add(key.data_ptr())
+            if self._is_watching:
+                self._seen_keys[key.data_ptr()] = bias is not None and bool(bias.any())
             if query.shape[2] > 1 or not uses_attend:
                 return self._stock(
                     module, query, key, value, attention_mask, dropout=dropout, scaling=scaling, **kwargs
                 )
-            return attend(query, key, value, attention_mask, scaling, kwargs.get("position_bias")).transpose(1, 2), None
+            return attend(query, key, value, attention_mask, scaling, bias).transpose(1, 2), None
         grouped = self._grouped(query[:, :, 0])
         if uses_attend:
             mixed = attend(grouped, key, value, attention_mask, scaling)
@@ -133,8 +143,3 @@ def attend(
             mask = torch.where(mask, 0.0, torch.finfo(weights.dtype).min / 2)
         weights += mask
     return weights.softmax(dim=-1) @ value
-
-
-def _any_bias(kwargs: dict[str, Any]) -> bool:
-    bias = kwargs.get("position_bias")
-    return bias is not None and bool(bias.any())

@@ -35,11 +35,22 @@ def sample(
     `generate` with the model's generation config. `why_unsupported(model)` must be None. Random numbers come from
     torch's generator of the model's device. Writes for as many inputs at once as fit into MEMORY.
     """
-    at_once = max(1, _rows_that_fit(model, batch, max_new_tokens) // targets_per_input)
-    parts = [_sample(model, part, nucleus, max_new_tokens, targets_per_input) for part in _split(batch, at_once)]
-    longest = max(part.shape[1] for part in parts)
+
+    def write(part: Batch) -> Tensor:
+        return _sample(model, part, nucleus, max_new_tokens, targets_per_input)
+
+    return torch.cat(in_parts(write, model, batch, max_new_tokens, targets_per_input))
+
+
+def in_parts(
+    write: Callable[[Batch], Tensor], model: PreTrainedModel, batch: Batch, max_new_tokens: int, k: int
+) -> list[Tensor]:
+    """What `write` gives for parts of a batch whose k rows per input fit into MEMORY, padded to the same length."""
+    at_once = max(1, _rows_that_fit(model, batch, max_new_tokens) // k)
+    parts = [write(part) for part in _split(batch, at_once)]
+    longest = max(part.shape[-1] for part in parts)
     pad = model.generation_config.pad_token_id or 0
-    return torch.cat([F.pad(part, (0, longest - part.shape[1]), value=pad) for part in parts])
+    return [F.pad(part, (0, longest - part.shape[-1]), value=pad) for part in parts]
 
 
 def _rows_that_fit(model: PreTrainedModel, batch: Batch, max_new_tokens: int) -> int:
@@ -50,7 +61,7 @@ def _rows_that_fit(model: PreTrainedModel, batch: Batch, max_new_tokens: int) ->
     if device.type == "cuda":
         memory = int(torch.cuda.get_device_properties(device).total_memory * SHARE_OF_GPU)
     config = model.config.get_text_config(decoder=True)
-    length = _start_length(model, batch) + max_new_tokens
+    length = start_length(model, batch) + max_new_tokens
     states = 2 * layer_counts(model.config)["decoder"] * head_shape(config, "dec_sa").width("k") * length
     return memory // (states * model.dtype.itemsize + COPIES_OF_LOGITS * 4 * config.vocab_size)
 
@@ -62,7 +73,7 @@ def _split(batch: Batch, size: int) -> Iterator[Batch]:
         yield Batch(batch.input_ids[part], batch.attention_mask[part], None, batch.rows[part])
 
 
-def _start_length(model: PreTrainedModel, batch: Batch) -> int:
+def start_length(model: PreTrainedModel, batch: Batch) -> int:
     """The number of tokens that the decoder reads before the first new one."""
     return 1 if model.config.is_encoder_decoder else batch.input_ids.shape[1]
 
@@ -71,7 +82,7 @@ def _sample(model: PreTrainedModel, batch: Batch, nucleus: Nucleus | None, max_n
     ids = model.generation_config
     n_rows = len(batch.input_ids) * k
     targets = batch.input_ids.new_full((n_rows, max_new_tokens), ids.pad_token_id or 0)
-    rules = TokenRules.of(ids, targets.device, start=_start_length(model, batch), length=max_new_tokens)
+    rules = TokenRules.of(ids, targets.device, start=start_length(model, batch), length=max_new_tokens)
     processors = StockProcessors.of(model, batch)
     rows = torch.arange(n_rows, device=targets.device)  # (R,) the target that each row of the decoder writes
     live = rows  # (N,) places among the R rows of those that have not ended

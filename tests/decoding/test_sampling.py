@@ -717,12 +717,3 @@ def test_a_model_that_keeps_no_cache_is_left_to_generate():
     model.transformer.gradient_checkpointing = True
     assert "gradient checkpointing" in (why_unsupported(model) or "")
     assert why_unsupported(model.eval()) is None
-
-
-@pytest.mark.parametrize(("kind", "num_beams"), product(("beam_search", "sampling_beam_search"), (2,)))
-def test_beams_are_not_for_the_loop(monkeypatch, kind, num_beams):
-    monkeypatch.setattr("src.decoding.generate.sample", None)
-    model = babbler("t5", seed=0)
-    decoding = decoding_of(kind, num_beams=num_beams, targets_per_input=2, max_new_tokens=4)
-    assert len(write_tokens(model, batch_of(model, INPUTS), decoding)) == 2 * len(INPUTS)
-    assert isinstance(model.lm_head, nn.Linear)
