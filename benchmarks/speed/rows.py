@@ -129,4 +129,10 @@ ROWS = (
         ("ours", "generate", "ctranslate2"),
         repetitions=5,
     ),
+    Row(
+        "beam-48-t5-32k",  # K-Beams, the paper's 48 pseudo-targets per input
+        Writing(32_128, T5_15M, 8, SHORT, "beam_search", targets=48, num_beams=48),
+        ("ours", "generate", "ctranslate2"),
+        repetitions=3,
+    ),
 )

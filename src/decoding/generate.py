@@ -1,4 +1,4 @@
-"""Generate text with a model: by the sampling loop if it supports the model, otherwise by transformers' `generate`.
+"""Generate text with a model: by sampling or beam search of our own if they support it, otherwise by `generate`.
 
 Shapes: B inputs, S source tokens, K targets per input, L new tokens.
 """

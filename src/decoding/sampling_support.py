@@ -1,4 +1,4 @@
-"""Which models and generation configs the sampling loop supports; transformers' `generate` writes for all others."""
+"""Which models and generation configs our sampling and beam search support; `generate` writes for all others."""
 
 import logging
 from collections.abc import Collection
@@ -23,7 +23,7 @@ DECIDED_BY_THE_CALLER = {
 }  # fmt: skip
 
 
-WITHOUT_EFFECT = {  # on sampled tokens: fields about beams, speed, and what else is returned
+WITHOUT_EFFECT = {  # on sampled tokens: fields about beams (`beam_search` reads them), speed, and what else is returned
     "early_stopping", "length_penalty", "use_cache", "output_attentions", "output_hidden_states", "output_scores",
     "output_logits", "return_dict_in_generate", "transformers_version", "_from_model_config", "disable_compile",
     "compile_config", "prefill_chunk_size",
@@ -34,9 +34,9 @@ log = logging.getLogger(__name__)
 
 
 def why_unsupported(model: PreTrainedModel) -> str | None:
-    """Why `sample` does not support this model, in words; None if it does.
+    """Why `sample` and `beam_search` do not support this model, in words; None if they do.
 
-    It supports the families of `models/families.py`, and of a generation config only the fields listed in this file:
+    They support the families of `models/families.py`, and of a generation config only the fields listed in this file:
     `generate` may act on any other.
     """
     fields = unknown_fields(model.generation_config, known=PROCESSED)
