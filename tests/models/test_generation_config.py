@@ -105,14 +105,19 @@ def test_a_run_keeps_and_says_them(model, tmp_path, tiny_dataset_path, capsys):
     assert read(tmp_path / "plain" / "generated_datasets.json")["test"]["generated"] != targets
 
 
-def test_the_flag_of_a_generation_type_wins(model):
+def test_the_flag_of_a_generation_type_wins(model, monkeypatch):
     loaded = load_model(str(model))
     penalties = []
-    loaded.generate = lambda **given: penalties.append(given.get("length_penalty")) or torch.zeros(4, 3).long()
+
+    def search(_model, _batch, settings):
+        penalties.append(settings.length_penalty)
+        return torch.zeros(4, 3).long(), torch.zeros(4)
+
+    monkeypatch.setattr("src.decoding.generate.beam_search", search)
     for kind in ("beam_search", "beam_search_short", "beam_search_long"):
         decoding = decoding_of(kind, num_beams=2, targets_per_input=1, max_new_tokens=8)
         write_tokens(loaded, batch_of(loaded, INPUTS), decoding)
-    assert penalties == [None, 0.4, 2.0]
+    assert penalties == [0.3, 0.4, 2.0]
     assert loaded.generation_config.length_penalty == 0.3
 
 
