@@ -250,7 +250,7 @@ none: {keep_last: True}
 """
 
 
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "gpt2"])
 def test_a_new_divergence_goes_the_whole_road(new_divergence, tiny_models, rotation_path, tmp_path, family, capsys):
     """One function; its YAML key, its column and its line in --list_experiments follow, live and stored alike."""
     data, experiments = tmp_path / "stored.json", tmp_path / "mine.yaml"
@@ -277,8 +277,15 @@ def test_a_new_divergence_goes_the_whole_road(new_divergence, tiny_models, rotat
         kd_main.main(kd_flags(tiny_models[family], rotation_path, tmp_path / "no", **named))
 
 
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
-@pytest.mark.parametrize("form", ["json", "arrow"])
+@pytest.mark.parametrize(
+    ("form", "family"),
+    [
+        ("json", "t5"),
+        ("arrow", "gpt2"),
+        pytest.param("arrow", "t5", marks=pytest.mark.slow),
+        pytest.param("json", "gpt2", marks=pytest.mark.slow),
+    ],
+)
 def test_a_live_and_a_stored_teacher_give_the_same_trajectory(tiny_models, rotation_path, tmp_path, family, form):
     """All tokens stored, 20 steps, dropout 0: equal weights, losses and scores."""
     datasets = json.loads(Path(rotation_path).read_text())
@@ -306,7 +313,7 @@ def test_a_live_and_a_stored_teacher_give_the_same_trajectory(tiny_models, rotat
     assert n_steps >= 19
 
 
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "gpt2"])
 @settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(limit=st.integers(1, 20), n_words=st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_of_cut_targets_too_a_stored_teacher_teaches_what_a_live_one_does(tiny_models, family, limit, n_words):

@@ -237,7 +237,7 @@ def perfect(path: str) -> Callable[[Any, Any], list[str] | None]:
     return lambda model, split: targets[: len(split)] if model.config.get_text_config().hidden_size == 32 else None
 
 
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "gpt2"])
 def test_a_student_far_below_its_teacher_is_told_of(
     dropout_models, rotation_path, tmp_path, capsys, monkeypatch, writes, family
 ):

@@ -150,6 +150,7 @@ def test_only_temporary_names_of_this_file_are_cleared_away(tmp_path):
 # ------------------------------------------------------------------------------------------------------------- signals
 
 
+@pytest.mark.slow
 def test_signals_come_to_scripts_of_tests_in_the_background():
     """`make test &`: a shell starts it, and so what it starts, without SIGINT; a child would hang until its limit."""
     code = "import signal, tests.conftest; signal.raise_signal(signal.SIGINT)"

@@ -133,7 +133,7 @@ def test_distillation(tiny_models, tmp_path, recorded, monkeypatch, family, co_t
     check_equal(tmp_path / "out", textbook, n_updates=60)
 
 
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "gpt2"])
 def test_distillation_and_closing_fine_tuning(tiny_models, tmp_path, recorded, monkeypatch, family):
     """One decay over the nominal epochs of both; the closing phase goes on from the best checkpoint: weights, moments
     and the schedule's place."""
