@@ -57,11 +57,8 @@ def _search(model: PreTrainedModel, batch: Batch, settings: BeamSettings) -> tup
         return rules.apply(log_probs, step)
 
     with open_decoder(model, batch, k, beams=True) as decoder:
-        logits, places, n_held = (
-            decoder.read(),
-            state.inputs,
-            len(state.inputs),
-        )  # places (n,) among those in the decoder
+        logits = decoder.read()
+        places, n_held = state.inputs, len(state.inputs)  # places (n,) among those in the decoder
         for step in range(longest):
             allow_here = partial(allow, step=step)
             best = _best_first(logits, k, n_candidates, allow_here) if step == 0 and processors is None else None

@@ -78,7 +78,7 @@ class GenerateArguments(WritingArguments):
     num_return_sequences: int = flag(1, "Number of pseudo-targets for each input.", DECODING, minimum=1)
     generation_engine: str = flag(
         "hf",
-        "What generates. hf: transformers. ctranslate2: CTranslate2, which converts the model once. auto: ctranslate2 "
+        "What generates. hf: PyTorch. ctranslate2: CTranslate2, which converts the model once. auto: ctranslate2 "
         "for beam search if it is installed and supports the model, else hf. server: the model at --server_url; "
         "--model_name is its tokenizer.",
         DECODING,
