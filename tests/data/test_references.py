@@ -144,7 +144,7 @@ def saved(path, datasets: dict):
     return path
 
 
-@pytest.mark.parametrize("how", ["all", "first"])
+@pytest.mark.parametrize("how", ["all", pytest.param("first", marks=pytest.mark.slow)])
 def test_a_run_on_several_references(tiny_models, several, tmp_path, how):
     """It learns what it learns of a file with the same rows, and scores against all references."""
     path, model = saved(tmp_path / "several.json", several), tiny_models["t5"]["student"]

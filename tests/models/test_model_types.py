@@ -19,7 +19,7 @@ from src.config.errors import UserError
 from src.models.loading import load_saved
 from src.models.new_tokenizers import train_tokenizer
 
-QUICK = ("mixtral", "gemma3", "led", "nemotron_h", "bert", "fsmt", "prophetnet", "rwkv", "whisper", "mllama")
+QUICK = ("mixtral", "gemma3", "led", "bert", "fsmt", "prophetnet", "rwkv", "whisper", "mllama")
 REFUSED = {  # before training, and what is said
     **dict.fromkeys((
         "audioflamingo3", "emu3", "glmasr", "granite_speech", "granite_speech_plus", "mllama", "musicflamingo",

@@ -95,7 +95,9 @@ def data(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.mark.parametrize("kind", CODES)
+@pytest.mark.parametrize(
+    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in ("m2m", "mbart") else kind for kind in CODES]
+)
 def test_the_whole_road_in_its_languages(kind, folders, data, tmp_path, capsys):
     source, target = CODES[kind]
     teacher, student = folders[kind]

@@ -336,8 +336,15 @@ def number(pattern: str, lines: Sequence[str]) -> int:
     return int(found[0].replace(",", ""))
 
 
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
-@pytest.mark.parametrize("script", ["ft", "kd", "stored"])
+@pytest.mark.parametrize(
+    ("script", "family"),
+    [
+        ("ft", "gpt2"),
+        ("kd", "t5"),
+        ("stored", "gpt2"),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("ft", "t5"), ("kd", "gpt2"), ("stored", "t5"))),
+    ],
+)
 def test_the_numbers_of_the_report_are_those_of_the_run(command, tmp_path, capsys, monkeypatch, script, family):
     flags = command(script, family)
     sections = dry_run(script, flags, tmp_path, capsys)

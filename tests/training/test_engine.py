@@ -281,8 +281,17 @@ def test_an_update_s_rows_have_nothing_to_do_with_their_lengths(model, tmp_path,
     assert 0.65 < np.mean([lengths[rows].var(ddof=1) for rows in trained]) / lengths.var() < 1.45
 
 
-@pytest.mark.parametrize("loss", ["forward", "logits", "hidden", "attention_relation"])
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize(
+    ("family", "loss"),
+    [
+        ("t5", "logits"),
+        ("t5", "attention_relation"),
+        ("gpt2", "forward"),
+        ("gpt2", "hidden"),
+        *(pytest.param("t5", loss, marks=pytest.mark.slow) for loss in ("forward", "hidden")),
+        *(pytest.param("gpt2", loss, marks=pytest.mark.slow) for loss in ("logits", "attention_relation")),
+    ],
+)
 def test_an_update_is_the_same_whatever_is_computed_at_once(tiny_models, tmp_path, updates, monkeypatch, family, loss):
     """However rows are cut: into micro-batches by --max_gpu_batch_size, and those into passes by length. Rows and
     gradients are the same, those of short last updates included."""

@@ -101,7 +101,7 @@ def check_equal(out: Path, textbook: Textbook, *, n_updates: int) -> None:
     assert moved > 1e-2
 
 
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("family", ["t5", pytest.param("gpt2", marks=pytest.mark.slow)])
 def test_fine_tuning(tiny_models, tmp_path, recorded, monkeypatch, family):
     folder, data = tiny_models[family]["student"], write_data(tmp_path / "d.json")
     keep_last(monkeypatch)
@@ -114,7 +114,11 @@ def test_fine_tuning(tiny_models, tmp_path, recorded, monkeypatch, family):
 
 @pytest.mark.parametrize(
     ("family", "co_teaching"),
-    [("t5", False), ("gpt2", False), ("gpt2", True), pytest.param("t5", True, marks=pytest.mark.slow)],
+    [
+        ("t5", False),
+        ("gpt2", True),
+        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("t5", True), ("gpt2", False))),
+    ],
 )
 def test_distillation(tiny_models, tmp_path, recorded, monkeypatch, family, co_teaching):
     """Co-teaching: on half of the micro-batches a target is what the student wrote; here it is given."""
