@@ -54,5 +54,5 @@ ifneq ($(origin TORCH),undefined)
 .PHONY: .venv/.ready
 endif
 
-.venv/.ready: requirements.txt requirements-dev.txt .ci/setup_venv
+.venv/.ready: requirements.txt requirements-study.txt requirements-dev.txt .ci/setup_venv
 	@.ci/setup_venv

@@ -7,7 +7,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from src.config.flags import base, create_student, generate, prepare, shared, train  # noqa: E402  (needs the path above)
+from src.config.flags import base, create_student, generate, prepare, shared, study, train  # noqa: E402  (needs the path above)
 
 HEAD = """# Every flag
 
@@ -50,6 +50,7 @@ TITLES = {  # in the order of the page; None: the title is the name of the scrip
     generate.SimulateApiArguments: None,
     train.DistillStoredArguments: "Scripts that distill",
     train.DistillArguments: None,
+    study.StudyArguments: None,
 }
 
 

@@ -20,15 +20,20 @@ def read_config(path: Path, script: str) -> dict[str, tuple[str, Any]]:
     content = read_mapping(path)
     if isinstance(content.get("flags"), dict) and "script" in content:  # a run.json
         content = {name: value for name, value in content["flags"].items() if name not in NOT_REUSED}
+    return flags_for(content, script, path.name)
+
+
+def flags_for(content: dict[str, Any], script: str, file: str) -> dict[str, tuple[str, Any]]:
+    """The flags that the content of a config file sets for a script, as `read_config` gives them."""
     sections = {each: each.removesuffix(".py") for each in ARGUMENTS}
     common = {name: value for name, value in content.items() if name not in sections.values()}
     everything = dict.fromkeys([*(name for each in ARGUMENTS for name in flag_names(each)), *sections.values()])
-    found = _checked(common, list(everything), path.name)
+    found = _checked(common, list(everything), file)
     for each, section in sections.items():
         keys = content.get(section) or {}
         if not isinstance(keys, dict):
-            raise UserError(f"{path.name}: {section}: must consist of `key: value` lines")
-        checked = _checked(keys, flag_names(each), f"{path.name}: {section}")
+            raise UserError(f"{file}: {section}: must consist of `key: value` lines")
+        checked = _checked(keys, flag_names(each), f"{file}: {section}")
         if each == script:
             found |= checked
     return {name: written for name, written in found.items() if name in flag_names(script)}

@@ -9,6 +9,7 @@ from src.config.flags.base import GROUPS, REPOSITORY, REQUIRED
 from src.config.flags.create_student import CreateStudentArguments
 from src.config.flags.generate import GenerateArguments, SimulateApiArguments
 from src.config.flags.prepare import PrepareArguments, prepare_mode
+from src.config.flags.study import StudyArguments
 from src.config.flags.train import EXPERIMENTS, DistillArguments, DistillStoredArguments, FineTuneArguments
 
 SAMPLING = {"temperature": None, "top_p": None, "top_k": None}
@@ -166,6 +167,17 @@ DEFAULTS = {
         "seed": 42,
         "overwrite": False,
     },
+    StudyArguments: {
+        "plan": REQUIRED,
+        "output_dir": None,
+        "jobs": 1,
+        "executor": "local",
+        "profile": None,
+        "gpus": None,
+        "keep_going": True,
+        "dry_run": False,
+        "seed": 42,
+    },
 }
 SCRIPTS = {
     FineTuneArguments: "ft_main.py",
@@ -175,6 +187,7 @@ SCRIPTS = {
     SimulateApiArguments: "simulate_api_main.py",
     PrepareArguments: "prepare_datasets_main.py",
     CreateStudentArguments: "create_student_main.py",
+    StudyArguments: "study_main.py",
 }
 
 
