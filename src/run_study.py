@@ -28,6 +28,8 @@ def run_study(config: StudyArguments) -> Path:
     study = read_study(Path(config.plan), config.output_dir)
     if find_spec("snakemake") is None:
         raise UserError("snakemake is not installed; run pip install -r requirements-study.txt")
+    if config.profile is not None and not Path(config.profile).is_dir():
+        raise UserError(f"--profile {config.profile}: there is no such folder")
     done = [job for job in study.jobs if study.is_done(job)]
     say(f"{config.plan}: {len(study.jobs)} commands, {len(done)} of them done; results in {study.root}")
     if config.dry_run:

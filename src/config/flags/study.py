@@ -1,10 +1,8 @@
 """Flags of study_main.py."""
 
 from dataclasses import dataclass
-from pathlib import Path
 from typing import ClassVar
 
-from src.config.errors import UserError
 from src.config.flags.base import FILES, REQUIRED, RUN, Arguments, flag
 
 
@@ -40,8 +38,3 @@ class StudyArguments(Arguments):
     )
     keep_going: bool = flag(True, "After a failed command go on with those that do not need it.", RUN)
     dry_run: bool = flag(False, "Check the plan and print the commands that would run, and why.", RUN)
-
-    def check(self) -> None:
-        super().check()
-        if self.profile is not None and not Path(self.profile).is_dir():
-            raise UserError(f"--profile {self.profile}: there is no such folder")
