@@ -17,6 +17,7 @@ from src.storage.locks import FolderLock
 from src.studies.plan import Study, read_study
 
 LOCAL = "local"
+CONTINUES = "stopped; the same command continues the study"
 CLUSTER_THREADS = 4  # of a command on a cluster
 
 
@@ -79,9 +80,11 @@ def _snakemake(config: StudyArguments, study: Study, more: list[str]) -> int:
             for child in psutil.Process(process.pid).children(recursive=True):
                 child.terminate()
             process.wait()
+            say(CONTINUES)
             raise
         except KeyboardInterrupt:
             process.wait()
+            say(CONTINUES)
             raise
 
 
