@@ -26,7 +26,7 @@ def run_study(config: StudyArguments) -> Path:
 
     Raises UserError for a mistake in the plan, before anything runs, and at the end if commands failed.
     """
-    study = read_study(Path(config.plan), config.output_dir)
+    study = read_study(Path(config.plan), config.output_dir, config.seed)
     if find_spec("snakemake") is None:
         raise UserError("snakemake is not installed; run pip install -r requirements-study.txt")
     if config.profile is not None and not Path(config.profile).is_dir():
@@ -62,6 +62,7 @@ def _snakemake(config: StudyArguments, study: Study, more: list[str]) -> int:
     threads = max(1, (os.cpu_count() or 1) // config.jobs) if local else CLUSTER_THREADS
     settings = {
         "plan": config.plan, "output_dir": study.root, "threads": threads, "gpus": gpus, "share_gpus": local,
+        **({} if config.seed is None else {"seed": config.seed}),
     }  # fmt: skip
     command = [
         sys.executable, "-m", "snakemake", "--snakefile", str(REPOSITORY / "workflow" / "Snakefile"),

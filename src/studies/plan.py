@@ -46,13 +46,14 @@ class Study:
         return self.root / "logs" / f"{job.name}.log"
 
 
-def read_study(path: Path, output_dir: str | None = None) -> Study:
-    """The study of a plan; output_dir replaces the plan's.
+def read_study(path: Path, output_dir: str | None = None, seed: int | None = None) -> Study:
+    """The study of a plan; output_dir and seed, that of the students' runs, replace the plan's.
 
     Raises UserError, naming the entry, for every mistake that can be seen before it runs.
     """
     entries = Entries(path.name, read_mapping(path))
-    plan = _Plan(entries, Path(output_dir or str(entries.content.get("output_dir") or f"outputs/{path.stem}")))
+    root = Path(output_dir or str(entries.content.get("output_dir") or f"outputs/{path.stem}"))
+    plan = _Plan(entries, root, None if seed is None else [str(seed)])
     for name in entries.section("methods"):
         plan.add_method(name)
     if not plan.jobs:
@@ -72,8 +73,8 @@ class _Made:
 
 
 class _Plan:
-    def __init__(self, entries: Entries, root: Path) -> None:
-        self.entries, self.root = entries, root
+    def __init__(self, entries: Entries, root: Path, seeds: list[str] | None) -> None:
+        self.entries, self.root, self.seeds = entries, root, seeds
         self.jobs: dict[str, Job] = {}
         self._made: dict[str, _Made] = {}
         self._in_progress: list[str] = []
@@ -152,7 +153,7 @@ class _Plan:
         script = DISTILL if "experiment_config_key" in entry else FINE_TUNE
         students = texts(entry.get("students") or list(all_students), f"{place}: students")
         targets = texts(entry.get("pseudo_targets") or [], f"{place}: pseudo_targets")
-        seeds = texts(entry.get("seeds") or self.entries.content.get("seeds") or "42", f"{place}: seeds")
+        seeds = self.seeds or texts(entry.get("seeds") or self.entries.content.get("seeds") or "42", f"{place}: seeds")
         if not students:
             raise UserError(f"{self.entries.file}: students: names no student")
         own = {flag: value for flag, value in entry.items() if flag not in METHOD_KEYS}

@@ -176,7 +176,7 @@ DEFAULTS = {
         "gpus": None,
         "keep_going": True,
         "dry_run": False,
-        "seed": 42,
+        "seed": None,
     },
 }
 SCRIPTS = {

@@ -70,6 +70,14 @@ def test_equal_flags_are_one_job(tmp_path):
         assert set(job.needs) <= set(names[:place])
 
 
+def test_a_seed_of_the_command_line_replaces_the_plans(tmp_path):
+    study_of(tmp_path)
+    jobs = read_study(tmp_path / "plan.yaml", str(tmp_path / "other"), 7).jobs
+    seeded = [job for job in jobs if job.name.startswith(("ft/", "kd/"))]
+    assert len(seeded) == 1 + 4 and {job.flags["seed"] for job in seeded} == {"7"}
+    assert all(job.result.is_relative_to(tmp_path / "other") for job in jobs)
+
+
 def test_a_teacher_of_other_data_is_scored_on_the_students(tmp_path):
     text = PLAN.replace("data:\n  small", "data:\n  big: {dataset_name: demo, train_size: 30}\n  small")
     study = study_of(

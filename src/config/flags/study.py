@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from src.config.flags.base import FILES, REQUIRED, RUN, Arguments, flag
+from src.config.flags.base import FILES, LARGEST_SEED, REQUIRED, RUN, Arguments, flag
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,6 +23,9 @@ class StudyArguments(Arguments):
     plan: str = flag(REQUIRED, "The study's plan (YAML).", FILES)
     output_dir: str | None = flag(  # type: ignore[assignment]
         None, "Folder for everything that the study writes. None means the plan's.", FILES
+    )
+    seed: int | None = flag(  # type: ignore[assignment]
+        None, "Seed of the students' runs. None means the plan's seeds.", RUN, minimum=0, maximum=LARGEST_SEED
     )
     jobs: int = flag(1, "Number of commands that run at the same time.", RUN, minimum=1)
     executor: str = flag(
