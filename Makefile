@@ -15,7 +15,7 @@ help: ## List these targets.
 setup: .venv/.ready ## Create .venv with the pinned requirements; torch for CUDA if there is a GPU.
 
 demo: setup ## Run the whole study in miniature, offline, in minutes on a CPU.
-	$(python) benchmarks/demo.py
+	$(python) study_main.py --plan arg_configs/studies/demo.yaml --jobs 2
 
 bench: setup ## Compare speed and memory with other tools; writes benchmarks/RESULTS.md, installs requirements-bench.txt.
 	$(python) -m pip install -q -r requirements-ctranslate2.txt -r requirements-bench.txt

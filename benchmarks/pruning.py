@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from statistics import mean
 
-from demo import REPOSITORY, Job, run, write_table
+from commands import REPOSITORY, Job, run, write_table
 
 WAYS = ("spaced", "first", "last", "ends")
 COLUMNS = ("kept", "layers", "NLL at the start", "NLL by seed", "mean", "BLEU by seed", "mean")

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean, stdev
 
-from demo import GENERATED, REPOSITORY, Job, run, tell, write_table
+from commands import GENERATED, REPOSITORY, Job, run, tell, write_table
 
 K = 4
 LENGTHS = "--task_prompt bart --max_input_length 64 --max_labels_length 64"

@@ -10,7 +10,7 @@ from src.config.errors import UserError
 from src.config.parsing import is_list
 from src.config.scripts import ARGUMENTS
 
-SHORT = {"learning_rate": "lr"}  # of a flag's name, in the names of folders
+SHORT = {"learning_rate": "lr", "experiment_config_key": ""}  # of a flag's name, in the names of folders
 ALWAYS_NAMED = ("learning_rate",)  # in a run's folder, also without a grid
 
 
