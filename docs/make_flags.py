@@ -7,13 +7,13 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from src.config.flags import base, create_student, generate, prepare, shared, study, train  # noqa: E402  (needs the path above)
+from src.config.flags import base, create_student, generate, prepare, profile, shared, study, train  # noqa: E402  (needs the path above)
 
 HEAD = """# Every flag
 
 `python docs/make_flags.py` generates this page from `src/config/flags/`. `--help` shows the same text.
 
-Booleans are `True` or `False`. List items are separated by spaces.
+Booleans are `True` or `False`; a flag without a value means `True`. List items are separated by spaces.
 
 **One file for all scripts.** Every script accepts `--config FILE.yaml`, a file with the same flags; the command line
 overrides it. It may hold flags of all scripts: each script skips those that it does not have. A section named after a
@@ -42,6 +42,7 @@ TITLES = {  # in the order of the page; None: the title is the name of the scrip
     base.TokenizerArguments: "Scripts that tokenize texts",
     prepare.PrepareArguments: None,
     create_student.CreateStudentArguments: None,
+    profile.ProfileArguments: None,
     shared.SharedArguments: "Scripts that train or generate",
     shared.TrainingArguments: "Scripts that train",
     train.FineTuneArguments: None,
@@ -77,6 +78,8 @@ def _row(flag) -> str:
 
 
 def _shown(value: object) -> str:
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 

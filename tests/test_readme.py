@@ -103,6 +103,7 @@ def test_every_flag_stands_in_a_table_with_its_default_and_sentence(script):
         documented.setdefault(name, []).append((default.strip("`").strip('"'), sentence))
     for each in fields(ARGUMENTS[script]):
         default = "required" if each.default is REQUIRED else str(each.default)
+        default = " ".join(map(str, each.default)) if isinstance(each.default, tuple) else default
         sentence = each.metadata["sentence"]
         lines = documented.get(each.name, [])
         assert any(default == written and text.startswith(sentence) for written, text in lines), (each.name, lines)

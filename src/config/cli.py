@@ -96,8 +96,10 @@ def _parser(arguments_class: type[Arguments]) -> _Parser:
         group = parser.add_argument_group(title)
         for each in fields(arguments_class):
             if each.metadata["group"] == title:
-                nargs = "*" if is_list(each.type) else None
-                group.add_argument(f"--{each.name}", nargs=nargs, metavar=_metavar(each), help=_help(each))
+                is_bool = base_type(each.type)[0] is bool
+                nargs = "*" if is_list(each.type) else "?" if is_bool else None
+                const = "True" if is_bool else None  # of a flag without a value
+                group.add_argument(f"--{each.name}", nargs=nargs, const=const, metavar=_metavar(each), help=_help(each))
     return parser
 
 
@@ -111,6 +113,7 @@ def _help(each: Field[Any]) -> str:
     choices = each.metadata["limits"]["choices"]
     possible = f" One of: {', '.join(choice or '(empty)' for choice in choices)}." if choices else ""
     default = repr(each.default) if isinstance(each.default, str) else each.default
+    default = " ".join(map(str, default)) if isinstance(default, tuple) else default
     note = "(required)" if each.default is REQUIRED else f"[{default}]"
     return f"{each.metadata['sentence']}{possible} {note}".replace("%", "%%")
 

@@ -6,6 +6,7 @@ from src.config.flags.base import Arguments
 from src.config.flags.create_student import CreateStudentArguments
 from src.config.flags.generate import GenerateArguments, SimulateApiArguments
 from src.config.flags.prepare import PrepareArguments
+from src.config.flags.profile import ProfileArguments
 from src.config.flags.study import StudyArguments
 from src.config.flags.train import DistillArguments, DistillStoredArguments, FineTuneArguments
 
@@ -19,6 +20,7 @@ ARGUMENTS: dict[str, type[Arguments]] = {  # by the name of the script's file
         SimulateApiArguments,
         DistillArguments,
         DistillStoredArguments,
+        ProfileArguments,
         StudyArguments,
     )
 }

@@ -34,7 +34,7 @@ def check_decoding(model: PreTrainedModel, name: str, flags: SharedArguments, de
 @torch.no_grad()
 def _check_lengths(model: PreTrainedModel, name: str, flags: SharedArguments) -> None:
     """Refuse lengths beyond a table of learned positions; warn of lengths beyond a rotary model's training."""
-    beyond = beyond_positions(model.config, flags)
+    beyond = beyond_positions(model.config, flags.max_input_length, flags.max_labels_length)
     if not beyond:
         return
     what, length, limit = beyond[0]

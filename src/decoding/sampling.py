@@ -46,16 +46,17 @@ def in_parts(
     write: Callable[[Batch], Tensor], model: PreTrainedModel, batch: Batch, max_new_tokens: int, k: int
 ) -> list[Tensor]:
     """What `write` gives for parts of a batch whose k rows per input fit into MEMORY, padded to the same length."""
-    at_once = max(1, _rows_that_fit(model, batch, max_new_tokens) // k)
-    parts = [write(part) for part in _split(batch, at_once)]
+    parts = [write(part) for part in _split(batch, inputs_at_once(model, batch, max_new_tokens, k))]
     longest = max(part.shape[-1] for part in parts)
     pad = model.generation_config.pad_token_id or 0
     return [F.pad(part, (0, longest - part.shape[-1]), value=pad) for part in parts]
 
 
-def _rows_that_fit(model: PreTrainedModel, batch: Batch, max_new_tokens: int) -> int:
-    """Rows whose keys, values and logits fit into MEMORY. Does not depend on what is free: the drawn tokens depend on
-    this number."""
+def inputs_at_once(model: PreTrainedModel, batch: Batch, max_new_tokens: int, k: int) -> int:
+    """Inputs, at least one, whose k rows each have keys, values and logits that fit into MEMORY.
+
+    Does not depend on what is free: the drawn tokens depend on this number.
+    """
     device = batch.input_ids.device
     memory = MEMORY
     if device.type == "cuda":
@@ -63,7 +64,8 @@ def _rows_that_fit(model: PreTrainedModel, batch: Batch, max_new_tokens: int) ->
     config = model.config.get_text_config(decoder=True)
     length = start_length(model, batch) + max_new_tokens
     states = 2 * layer_counts(model.config)["decoder"] * head_shape(config, "dec_sa").width("k") * length
-    return memory // (states * model.dtype.itemsize + COPIES_OF_LOGITS * 4 * config.vocab_size)
+    row = states * model.dtype.itemsize + COPIES_OF_LOGITS * 4 * config.vocab_size
+    return max(1, memory // row // k)
 
 
 def _split(batch: Batch, size: int) -> Iterator[Batch]:

@@ -1,8 +1,11 @@
 """Memory and disk: what this process uses and what is free, in bytes."""
 
+import ctypes
+import gc
 import shutil
 import sys
-from collections.abc import Iterable
+import threading
+from collections.abc import Callable, Iterable
 from pathlib import Path
 
 import psutil
@@ -10,6 +13,8 @@ import torch
 
 if sys.platform != "win32":
     import resource
+
+LOOKS = 0.001  # seconds between two looks at the memory of this process
 
 
 def name_of(device: torch.device) -> str:
@@ -55,6 +60,47 @@ def peak(device: torch.device) -> int:
         status = Path("/proc/self/status").read_text(encoding="utf-8")
         return int(status.partition("VmHWM:")[2].split()[0]) * 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # bytes on macOS
+
+
+def free_unused(device: torch.device) -> None:
+    """Give back the memory of objects that are gone, which Python and the libraries may keep for later."""
+    gc.collect()
+    _trim(device)
+
+
+def _trim(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.empty_cache()
+    elif sys.platform == "linux" and hasattr(library := ctypes.CDLL(None), "malloc_trim"):  # not every C library
+        library.malloc_trim(0)
+
+
+def growth_during(call: Callable[[], object], device: torch.device) -> int:
+    """The most memory that a call holds at once, beyond what is held before it.
+
+    On a CPU a thread looks at the process's memory every millisecond: its recorded peak may be older than the call.
+    """
+    _trim(device)  # or the call would take what an earlier one has freed, and not grow
+    before = held(device)
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+        call()
+        return torch.cuda.max_memory_allocated(device) - before
+    most, is_over = before, threading.Event()
+
+    def look() -> None:
+        nonlocal most
+        while not is_over.wait(LOOKS):
+            most = max(most, held(device))
+
+    watcher = threading.Thread(target=look, daemon=True)
+    watcher.start()
+    try:
+        call()
+    finally:
+        is_over.set()
+        watcher.join()
+    return max(most, held(device)) - before
 
 
 def is_out_of_memory(error: BaseException) -> bool:

@@ -55,7 +55,8 @@ def check_lengths(name: str, flags: SharedArguments) -> None:
     """Raise UserError if the maximum lengths exceed the model's positions, or are below the model's minimum length."""
     config = load_config(name)
     has_table = has_family(config) and family_of(config).has_position_table
-    for what, length, limit in beyond_positions(config, flags) if has_table else ():
+    beyond = beyond_positions(config, flags.max_input_length, flags.max_labels_length)
+    for what, length, limit in beyond if has_table else ():
         raise UserError(f"{what}: {length} tokens, but {name} has positions for {limit}")
     if not flags.model_generation_settings:
         return
@@ -69,13 +70,17 @@ def check_lengths(name: str, flags: SharedArguments) -> None:
             )
 
 
-def beyond_positions(config: "PreTrainedConfig", flags: SharedArguments) -> list[tuple[str, int, int]]:
+def beyond_positions(
+    config: "PreTrainedConfig",
+    n_inputs: int,
+    n_labels: int,
+    flags: tuple[str, str] = ("--max_input_length", "--max_labels_length"),
+) -> list[tuple[str, int, int]]:
     """(flags, the length they allow, the model's positions) for encoder and decoder, where the length is too large."""
-    n_inputs, n_labels = flags.max_input_length, flags.max_labels_length
     if config.is_encoder_decoder:
-        asked = [("encoder", "--max_input_length", n_inputs), ("decoder", "--max_labels_length", n_labels)]
+        asked = [("encoder", flags[0], n_inputs), ("decoder", flags[1], n_labels)]
     else:
-        asked = [("decoder", "--max_input_length plus --max_labels_length", n_inputs + n_labels)]
+        asked = [("decoder", " plus ".join(flags), n_inputs + n_labels)]
     lengths = [(what, length, _stated_positions(config, side)) for side, what, length in asked]
     return [(what, length, limit) for what, length, limit in lengths if limit and length > limit]
 

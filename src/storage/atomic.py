@@ -106,14 +106,14 @@ def recover(path: str | Path) -> None:
             entry.unlink()
 
 
-def check_output_folder(path: Path) -> None:
-    """Raise UserError if `path` or one of its parents exists and is not a folder."""
+def check_output_folder(path: Path, flag: str = "--output_dir") -> None:
+    """Raise UserError, which names `flag`, if `path` or one of its parents exists and is not a folder."""
     there = next(each for each in (path, *path.absolute().parents) if os.path.lexists(each))
     if there.is_dir():
         return
     if there == path:
-        raise UserError(f"--output_dir {path}: is a file, not a folder")
-    raise UserError(f"--output_dir {path}: cannot be written: Not a directory: {there}")
+        raise UserError(f"{flag} {path}: is a file, not a folder")
+    raise UserError(f"{flag} {path}: cannot be written: Not a directory: {there}")
 
 
 def check_writable(path: Path) -> None:

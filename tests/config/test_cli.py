@@ -14,6 +14,7 @@ from src.config.flags.base import REPOSITORY
 from src.config.flags.create_student import CreateStudentArguments
 from src.config.flags.generate import GenerateArguments
 from src.config.flags.prepare import PrepareArguments
+from src.config.flags.profile import ProfileArguments
 from src.config.flags.train import DistillArguments, DistillStoredArguments, FineTuneArguments
 
 CLASSES = {
@@ -25,6 +26,7 @@ CLASSES = {
         GenerateArguments,
         PrepareArguments,
         CreateStudentArguments,
+        ProfileArguments,
     )
 }
 BASE = ["--output_dir", "out", "--dataset_path", "data.json"]
@@ -88,6 +90,17 @@ PUBLISHED = [
         "--output_dir ./outputs/logits/1 --dataset_path ./datasets/with_logits/1.json",
         {"accumulation_steps": 2, "learning_rate": 0.003, "experiment_config_key": "logits_kd"},
     ),
+    (
+        "profile_main.py --output_file_path outputs/profiling_32.csv --model_name t5-small gpt2 "
+        "facebook/bart-base_prune0_1: --batch_size 1 --input_length 48 320 480 --target_length 32 --num_beams 1 "
+        "--n_calls 25 --warmup_calls 5 --device 0 --find_maximal_batch_size True --maximum_memory 16000",
+        {"input_length": (48, 320, 480), "find_maximal_batch_size": True, "device": "0", "maximum_memory": 16000},
+    ),
+    (
+        "profile_main.py --output_file_path out.csv --model_name t5-small --input_length 1 16 --target_length 16 1 "
+        "--paired_lengths --find_maximal_batch_size --n_calls 100 --enc_layers_to_keep 0 1 --dec_layers_to_keep 0 -1",
+        {"paired_lengths": True, "find_maximal_batch_size": True, "dec_layers_to_keep": (0, -1), "num_beams": (1,)},
+    ),
 ]
 
 
@@ -116,6 +129,18 @@ def test_true(word):
 @pytest.mark.parametrize("word", ["False", "false", "FALSE"])
 def test_false(word):
     assert parse(FineTuneArguments, [*BASE, "--do_train", word]).do_train is False
+
+
+@pytest.mark.parametrize("rest", [[], ["--seed", "1"]])
+def test_a_boolean_without_a_value_is_true(rest):
+    assert parse(FineTuneArguments, [*BASE, "--debug", *rest]).debug is True
+    chrf = ["--metric_for_best_model", "chrf", "--greater_is_better", *rest]
+    assert parse(FineTuneArguments, [*BASE, *chrf]).greater_is_better is True
+
+
+def test_only_booleans_may_lack_a_value():
+    with pytest.raises(UserError, match="^--seed: expected one argument"):
+        parse(FineTuneArguments, [*BASE, "--seed"])
 
 
 @pytest.mark.parametrize("word", ["yes", "1", "0", "", "T", "None"])
@@ -319,7 +344,8 @@ def test_help_shows_every_flag(arguments_class, capsys):
     assert exited.value.code == 0
     shown = capsys.readouterr().out
     assert shown.isascii()
-    assert shown.startswith(f"usage: python {arguments_class.script} --output_dir ...")
+    first = "output_file_path" if arguments_class is ProfileArguments else "output_dir"
+    assert shown.startswith(f"usage: python {arguments_class.script} --{first} ...")
     for each in fields(arguments_class):
         assert f"  --{each.name} " in shown
     assert "(required)" in shown

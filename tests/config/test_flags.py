@@ -9,6 +9,7 @@ from src.config.flags.base import GROUPS, REPOSITORY, REQUIRED
 from src.config.flags.create_student import CreateStudentArguments
 from src.config.flags.generate import GenerateArguments, SimulateApiArguments
 from src.config.flags.prepare import PrepareArguments, prepare_mode
+from src.config.flags.profile import ProfileArguments
 from src.config.flags.study import StudyArguments
 from src.config.flags.train import EXPERIMENTS, DistillArguments, DistillStoredArguments, FineTuneArguments
 
@@ -167,6 +168,24 @@ DEFAULTS = {
         "seed": 42,
         "overwrite": False,
     },
+    ProfileArguments: {
+        "output_file_path": REQUIRED,
+        "model_name": REQUIRED,
+        "enc_layers_to_keep": None,
+        "dec_layers_to_keep": None,
+        "batch_size": (1,),
+        "input_length": (128,),
+        "target_length": (32,),
+        "paired_lengths": False,
+        "num_beams": (1,),
+        "n_calls": 100,
+        "warmup_calls": 10,
+        "device": "cpu",
+        "find_maximal_batch_size": False,
+        "maximum_memory": None,
+        "seed": 42,
+        "overwrite": False,
+    },
     StudyArguments: {
         "plan": REQUIRED,
         "output_dir": None,
@@ -187,6 +206,7 @@ SCRIPTS = {
     SimulateApiArguments: "simulate_api_main.py",
     PrepareArguments: "prepare_datasets_main.py",
     CreateStudentArguments: "create_student_main.py",
+    ProfileArguments: "profile_main.py",
     StudyArguments: "study_main.py",
 }
 

@@ -16,6 +16,7 @@ import gen_main
 import kd_dataset_with_logits_main
 import kd_main
 import prepare_datasets_main
+import profile_main
 import simulate_api_main
 from src.config.cli import run_script
 from src.decoding import generator
@@ -30,6 +31,7 @@ MAINS = {
     "prepare": prepare_datasets_main.main,
     "simulate": simulate_api_main.main,
     "student": create_student_main.main,
+    "profile": profile_main.main,
 }
 PAIR = {"text": ["A cat.", "A dog."], "target": ["A dog.", "A cat."]}
 GOOD = {"train": PAIR, "dev": PAIR, "test": PAIR, "ft": PAIR, "unlabeled": {"text": ["A bird."]}}
@@ -54,6 +56,8 @@ def make_place(root: Path, models: dict[str, dict[str, str]]) -> Path:
 def flags_of(script: str, place: Path, **flags: Any) -> list[str]:
     """A good command, changed by `flags`; @ in a text stands for the folder."""
     flags = {name: value.replace("@", str(place)) if isinstance(value, str) else value for name, value in flags.items()}
+    if script == "profile":
+        return argv({"model_name": place / "t5_student", "output_file_path": place / "out.csv", **flags})
     flags = {"dataset_path": place / "data.json", "output_dir": place / "out", **flags}
     if script == "kd":
         models = {"student": str(place / "t5_student"), "teacher": str(place / "t5_teacher")}
@@ -147,6 +151,21 @@ def refused(script: str, command: list[str], place: Path, capsys) -> str:
         ("simulate", {"generation_type": "greedy", "n_completions": 2}, "--n_completions 2: greedy writes"),
         ("simulate", {"split_for_generation": "trian"}, "has no split 'trian'; nearest: 'train'"),
         ("simulate", {"model_name": "@/none"}, "none: no such model folder"),
+        # profiles
+        ("profile", {"model_name": None}, "--model_name: required, but not given"),
+        ("profile", {"model_name": "@/none"}, "none: no such model folder"),
+        ("profile", {"dec_layers_to_keep": 1}, "t5_student_prune1: decoder layer 1: the model has 1 layers"),
+        ("profile", {"model_name": "@/gpt2_student", "enc_layers_to_keep": 0}, "encoder layers 0: the model has no"),
+        ("profile", {"model_name": "@/t5_student_prune0", "dec_layers_to_keep": 0}, "leave out --dec_layers_to_keep"),
+        ("profile", {"model_name": "@/gpt2_student", "input_length": (64, 100)},
+         "--input_length plus --target_length: 132 tokens, but .*gpt2_student has positions for 128"),
+        ("profile", {"paired_lengths": True, "input_length": (4, 8)}, "2 input lengths do not pair with 1 target"),
+        ("profile", {"output_file_path": "@/out.txt"}, "out.txt: must end in .csv or .json"),
+        ("profile", {"output_file_path": "@/data.json"}, "data.json: holds no profile: Expected `array`"),
+        ("profile", {"output_file_path": "@/data.json/out.csv"}, "data.json: is a file, not a folder"),
+        ("profile", {"device": "gpu"}, "--device gpu: is neither cpu, cuda, nor the number of a GPU"),
+        ("profile", {"device": "cuda:99"}, "--device cuda:99: torch finds .* GPUs here"),
+        ("profile", {"batch_size": (1, 0)}, "--batch_size: must be at least 1, not 0"),
     ],
 )  # fmt: skip
 def test_a_wrong_command(place, capsys, script, flags, said):

@@ -50,7 +50,6 @@ class Arguments:
 
     script: ClassVar[str]
 
-    output_dir: str = flag(REQUIRED, "Folder for everything that the script writes; created if missing.", FILES)
     seed: int = flag(
         42, "Seed of random choices; equal seeds and flags give equal results.", RUN, minimum=0, maximum=LARGEST_SEED
     )
@@ -76,6 +75,7 @@ class Arguments:
 class DataArguments(Arguments):
     """Flags of every script that reads texts."""
 
+    output_dir: str = flag(REQUIRED, "Folder for everything that the script writes; created if missing.", FILES)
     text_column: str = flag(
         TEXT, "Column of the inputs; of a nested column a part, as in `translation.en` or `answers.text`.", DATA
     )

@@ -21,9 +21,7 @@ class StudyArguments(Arguments):
     script: ClassVar[str] = "study_main.py"
 
     plan: str = flag(REQUIRED, "The study's plan (YAML).", FILES)
-    output_dir: str | None = flag(  # type: ignore[assignment]
-        None, "Folder for everything that the study writes. None means the plan's.", FILES
-    )
+    output_dir: str | None = flag(None, "Folder for everything that the study writes. None means the plan's.", FILES)
     seed: int | None = flag(  # type: ignore[assignment]
         None, "Seed of the students' runs. None means the plan's seeds.", RUN, minimum=0, maximum=LARGEST_SEED
     )
