@@ -13,8 +13,8 @@ from src.studies.grid import file_name
 from src.studies.jobs import Value, as_list
 
 SECTIONS = ("data", "models", "teachers", "students", "pseudo_targets", "methods")  # of named entries
-KEYS = ("output_dir", "flags", "seeds", *SECTIONS)
-OF_THE_STUDY = ("output_dir", "file_name")  # flags that no entry may set
+KEYS = ("output_dir", "flags", "seeds", "profile", *SECTIONS)
+OF_THE_STUDY = ("output_dir", "file_name", "output_file_path")  # flags that no entry may set
 Entry = Mapping[str, Any]
 
 

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.config.errors import UserError
+from src.config.scripts import flag_names
 from src.config.yaml_files import read_mapping
-from src.studies.entries import Entries, Entry, closest, refuse_unknown, texts, users_file, written
+from src.studies.entries import OF_THE_STUDY, Entries, Entry, closest, refuse_unknown, texts, users_file, written
 from src.studies.grid import combinations, file_name, folder_part
 from src.studies.jobs import Flags, Job, Value
 
 PREPARE, CREATE = "prepare_datasets_main.py", "create_student_main.py"
-FINE_TUNE, GENERATE, DISTILL = "ft_main.py", "gen_main.py", "kd_main.py"
+FINE_TUNE, GENERATE, DISTILL, PROFILE = "ft_main.py", "gen_main.py", "kd_main.py", "profile_main.py"
 STUDENT_KEYS = ("model", "teacher", "data")
 METHOD_KEYS = ("students", "pseudo_targets", "seeds")
 MERGE_FLAGS = (  # of a pseudo_targets entry, for the script that merges; all others are for the one that generates
@@ -56,6 +57,8 @@ def read_study(path: Path, output_dir: str | None = None, seed: int | None = Non
     plan = _Plan(entries, root, None if seed is None else [str(seed)])
     for name in entries.section("methods"):
         plan.add_method(name)
+    if "profile" in entries.content:
+        plan.add_profile()
     if not plan.jobs:
         raise UserError(f"{path.name}: methods: names no method, so there is nothing to run")
     for job in plan.jobs.values():
@@ -187,6 +190,22 @@ class _Plan:
         flags = {**flags, **names, "dataset_path": rows.path}
         self._add(f"{room}/{name}", place, script, flags, f"{room}/{name}/model", *inputs)
 
+    def add_profile(self) -> None:
+        """Measure the size and speed of every teacher and student; all students of an entry have the same."""
+        entry, place = self.entries.content["profile"] or {}, f"{self.entries.file}: profile"
+        if not isinstance(entry, dict):
+            raise UserError(f"{place}: must consist of `flag: value` lines")
+        models = [
+            self.model(str(each[role]), place)
+            for role in ("teacher", "model")
+            for each in self.entries.section("students").values()
+        ]
+        flags = self.entries.flags(PROFILE, entry, place) | {
+            "model_name": list(dict.fromkeys(made.path for made in models)),
+            "output_file_path": f"{self.root}/profile.json",
+        }
+        self._add("profile", place, PROFILE, flags, "profile.json", *models)
+
     # ------------------------------------------------------------------------------------------------------ helpers
 
     def _once(self, section: str, name: str, make: Callable[[str, Entry, str], _Made]) -> _Made:
@@ -205,7 +224,8 @@ class _Plan:
         needs, files = (
             tuple(dict.fromkeys(each for made in inputs for each in getattr(made, kind))) for kind in ("needs", "files")
         )
-        flags = {**flags, "output_dir": flags.get("output_dir", f"{self.root}/{name}")}
+        if "output_dir" in flag_names(script):
+            flags = {**flags, "output_dir": flags.get("output_dir", f"{self.root}/{name}")}
         job = Job(name, place, script, flags, self.root / result, needs, files)
         for other in self.jobs.values():
             if other.script == script and _content(other.flags) == _content(flags):
@@ -238,4 +258,4 @@ class _Plan:
 
 def _content(flags: Flags) -> dict[str, Value]:
     """What decides a job's result: its flags without the names of its output."""
-    return {name: value for name, value in flags.items() if name not in ("output_dir", "file_name")}
+    return {name: value for name, value in flags.items() if name not in OF_THE_STUDY}

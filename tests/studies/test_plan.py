@@ -70,6 +70,16 @@ def test_equal_flags_are_one_job(tmp_path):
         assert set(job.needs) <= set(names[:place])
 
 
+def test_a_profile_measures_each_model_once(tmp_path):
+    *_, profile = study_of(tmp_path, f"{PLAN}profile: {{n_calls: 5}}").jobs
+    root = tmp_path / "out"
+    assert profile.words == [
+        "--n_calls", "5", "--model_name", f"{root}/teachers/large/model", f"{root}/models/smaller",
+        "--output_file_path", f"{root}/profile.json",
+    ]  # fmt: skip
+    assert profile.needs == ("teachers/large", "models/smaller")
+
+
 def test_a_seed_of_the_command_line_replaces_the_plans(tmp_path):
     study_of(tmp_path)
     jobs = read_study(tmp_path / "plan.yaml", str(tmp_path / "other"), 7).jobs
@@ -91,6 +101,7 @@ def test_a_teacher_of_other_data_is_scored_on_the_students(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
+        ("methods:", "profile: {output_file_path: a}\nmethods:", "profile: unknown key 'output_file_path'"),
         ("seeds:", "seds:", "plan.yaml: unknown key 'seds'; nearest: 'seeds'"),
         ("epochs: 3", "epoch: 3", "plan.yaml: methods.finetuning: unknown key 'epoch'; nearest: 'epochs'"),
         ("epochs: 3", "epochs: three", "plan.yaml: methods.finetuning: --epochs: .*three"),
