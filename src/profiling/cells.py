@@ -34,17 +34,19 @@ class CellProfile:
     def measure(self, size: int | None) -> Record:
         """The record of a batch size, or of the LARGEST that fits. Raises UserError if the model computes NaN."""
         try:
+            n_calls, n_warmup = self._config.n_calls, self._config.warmup_calls
             if size is not LARGEST:
-                return self._record(size, n_calls=self._config.n_calls)
+                return self._record(size, n_calls, n_warmup)
             largest = largest_that_fits(self._generation.fits, self._most)
-            n_calls = max(FEWEST_CALLS, -(-self._config.n_calls // max(1, largest)))
-            record = self._record(max(1, largest), n_calls=min(n_calls, self._config.n_calls))
+            as_many_inputs = -(-n_calls // max(1, largest))
+            n_calls = min(n_calls, max(FEWEST_CALLS, as_many_inputs))
+            record = self._record(max(1, largest), n_calls, min(n_warmup, 1))  # the search has warmed it up
         except NotFiniteError as error:
             raise UserError(f"{self._form.name}: {error}") from None
         record.max_batch_size = largest
         return record
 
-    def _record(self, size: int, *, n_calls: int) -> Record:
+    def _record(self, size: int, n_calls: int, n_warmup: int) -> Record:
         cell, device = self._work.cell, self._model.device
         record = Record(
             model_name=self._form.name,
@@ -60,20 +62,26 @@ class CellProfile:
             flops=self._flops * size,
             n_calls=n_calls,
         )
-        record.forward_ms_median, record.forward_ms_p90 = self._milliseconds(self._forward, size, n_calls)
-        record.latency_ms_median, record.latency_ms_p90 = self._milliseconds(self._generation, size, n_calls)
+        calls = {"n_calls": n_calls, "n_warmup": n_warmup}
+        record.forward_ms_median, record.forward_ms_p90 = self._milliseconds(self._forward, size, calls)
+        record.latency_ms_median, record.latency_ms_p90 = self._milliseconds(self._generation, size, calls)
         if record.latency_ms_median is not None:
             record.peak_memory_mb = round(self._generation.peaks[size] / 1e6, 1)
             record.sentences_per_second = round(1000 * size / record.latency_ms_median, 3)
             record.tokens_per_second = round(1000 * size * cell.target_length / record.latency_ms_median, 3)
         return record
 
-    def _milliseconds(self, trials: MemoryTrials, size: int, n_calls: int) -> tuple[float, float] | tuple[None, None]:
+    def _milliseconds(
+        self, trials: MemoryTrials, size: int, calls: dict[str, int]
+    ) -> tuple[float | None, float | None]:
         """The median and the 90th percentile of calls on a batch; None if it does not fit into memory."""
         if not trials.fits(size):
             return None, None
-        batch, n_warmup = self._work.batch(size), min(self._config.warmup_calls, n_calls)
-        seconds = times_of(lambda: trials.run(batch), self._model.device, n_calls=n_calls, n_warmup=n_warmup)
+        batch = self._work.batch(size)
+        device = self._model.device
+        seconds = trials.unless_out_of_memory(lambda: times_of(lambda: trials.run(batch), device, **calls))
+        if seconds is None:
+            return None, None
         median, high = np.percentile(np.multiply(1000, seconds), [50, 90]).round(3).tolist()
         return median, high
 

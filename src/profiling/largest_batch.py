@@ -5,12 +5,14 @@ On a CPU a batch is only run if smaller ones let expect that it fits: the system
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 import torch
 
 from src.devices import memory as machine
 from src.tokens.batch import Batch
 
+Result = TypeVar("Result")
 TOLERANCE = 1 / 16  # of the largest batch: between what fits and what does not
 SHARE_OF_FREE = 0.9  # of a machine's free memory: what a profile may take
 
@@ -45,17 +47,24 @@ class MemoryTrials:
             self.peaks[size] = self._peak(size)
         return self.peaks[size] <= self.budget
 
-    def _peak(self, size: int) -> float:
-        batch = self.batch_of(size)
+    def unless_out_of_memory(self, call: Callable[[], Result]) -> Result | None:
+        """What a call returns; None if memory runs out."""
         try:
-            if not self.peaks:  # the first call of all also loads code and starts threads
-                self.run(batch)
-            return self.weights + machine.growth_during(lambda: self.run(batch), self.device)
+            return call()
         except (RuntimeError, MemoryError) as error:
             if not machine.is_out_of_memory(error):
                 raise
         machine.free_unused(self.device)  # here, because the error holds what the call has made
-        return float("inf")
+        return None
+
+    def _peak(self, size: int) -> float:
+        growth = self.unless_out_of_memory(lambda: self._growth(self.batch_of(size)))
+        return float("inf") if growth is None else self.weights + growth
+
+    def _growth(self, batch: Batch) -> int:
+        if not self.peaks:  # the first call of all also loads code and starts threads
+            self.run(batch)
+        return machine.growth_during(lambda: self.run(batch), self.device)
 
     def _expected(self, size: int) -> float:
         """The peak on the line through those of the two next smaller batches; an empty one has the weights."""

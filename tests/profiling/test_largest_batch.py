@@ -71,6 +71,16 @@ def test_on_a_gpu_memory_may_run_out(monkeypatch):
     assert not memory.fits(64)
 
 
+def test_memory_may_run_out_in_a_later_call(monkeypatch):
+    memory, _ = trials(monkeypatch, bytes_per_row=10, budget=1_000, device="cuda")
+
+    def out_of_memory():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    assert memory.unless_out_of_memory(lambda: 3) == 3
+    assert memory.unless_out_of_memory(out_of_memory) is None
+
+
 def test_other_errors_are_raised(monkeypatch):
     memory, _ = trials(monkeypatch, bytes_per_row=10, budget=1_000)
 

@@ -5,6 +5,7 @@ import torch
 from torch import nn
 from transformers.pytorch_utils import Conv1D
 
+from src.decoding.sampling_support import why_unsupported
 from src.devices import memory as machine
 from src.models.loading import load_model
 from src.profiling.grid import Cell
@@ -38,6 +39,16 @@ def test_targets_have_the_full_length(model):
     write_full_length(model)
     for beams in (1, 3):
         assert Workload(model, Cell(6, 5, beams), seed=1).generate(batch).shape == (2, 5)
+
+
+def test_models_that_generate_writes_for(model):
+    """Also with settings that need an end of the text."""
+    batch, ids = Workload(model, CELL, seed=1).batch(2), model.generation_config
+    ids.renormalize_logits, ids.forced_eos_token_id = True, ids.eos_token_id
+    ids.exponential_decay_length_penalty = (1, 1.5)
+    write_full_length(model)
+    assert why_unsupported(model) == "its generation config sets renormalize_logits"
+    assert Workload(model, CELL, seed=1).generate(batch).shape == (2, 5)
 
 
 def flops_by_hand(model, work) -> int:

@@ -34,7 +34,7 @@ def measured(monkeypatch) -> list:
     sizes = []
     record = CellProfile._record
     monkeypatch.setattr(
-        CellProfile, "_record", lambda self, size, **how: sizes.append(size) or record(self, size, **how)
+        CellProfile, "_record", lambda self, size, *calls: sizes.append(size) or record(self, size, *calls)
     )
     return sizes
 
@@ -174,6 +174,17 @@ def test_no_batch_fits(tiny_models, tmp_path, memory_by_size, measured):
     (record,) = records(path)
     assert (record["batch_size"], record["max_batch_size"], record["latency_ms_median"]) == (1, 0, None)
     assert measured == [1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_a_gpu(tiny_models, tmp_path):
+    path = tmp_path / "p.csv"
+    flags = {"find_maximal_batch_size": True, "maximum_memory": 50, "device": 0}
+    profile_main.main(command(tiny_models, path, **flags))
+    for record in records(path):
+        assert record["device"] == "cuda:0"
+        assert 0 < record["peak_memory_mb"] <= 50
+        assert record["max_batch_size"] >= record["batch_size"]
 
 
 def test_a_csv_without_its_json_is_not_overwritten(tiny_models, tmp_path, capsys):

@@ -51,7 +51,7 @@ class ProfileArguments(Arguments):
         RUN,
         minimum=1,
     )
-    warmup_calls: int = flag(10, "Calls before the timed ones, never more than those.", RUN, minimum=0)
+    warmup_calls: int = flag(10, "Calls before the timed ones; at most 1 at the largest batch.", RUN, minimum=0)
     device: str = flag("cpu", "cpu, cuda, or the number of a GPU.", RUN)
     find_maximal_batch_size: bool = flag(
         False, "Also find the largest batch for which generation fits into memory, and measure it.", RUN
