@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
 from src.config.errors import UserError, one_line
-from src.config.flags.base import GROUPS, REQUIRED, Arguments
+from src.config.flags.base import GROUPS, REQUIRED, Arguments, spelled
+from src.config.noted import begin_noting
 from src.config.parsing import base_type, check_value, convert, is_list
 from src.config.signals import sigterm_as_exception
 
@@ -21,11 +22,12 @@ def parse(arguments_class: type[Parsed], argv: list[str] | None = None) -> Parse
     `argv` is sys.argv[1:] if None. Raises UserError for the first mistake. --help, and a query such as
     --list_experiments, print their answer and exit with status 0.
     """
+    begin_noting()
     given = explicit_flags(arguments_class, argv)
     if arguments_class.answer_query(given):
         raise SystemExit(0)
-    required = [each.name for each in fields(arguments_class) if each.default is REQUIRED]
-    missing = ", ".join(f"--{name}" for name in required if name not in given)
+    required = [each for each in fields(arguments_class) if each.default is REQUIRED]
+    missing = ", ".join(spelled(each) for each in required if each.name not in given)
     if missing:
         raise UserError(f"{missing}: required, but not given")
     return arguments_class(**given)
@@ -39,7 +41,7 @@ def explicit_flags(arguments_class: type[Arguments], argv: list[str] | None = No
         _refuse(unknown[0], [*by_name, "config", "help"])
     written = vars(known)
     config = written.pop("config", None)
-    given = {name: _value(by_name[name], words, f"--{name}") for name, words in written.items()}
+    given = {name: _value(by_name[name], words, spelled(by_name[name])) for name, words in written.items()}
     if config is None:
         return given
     from src.config.config_files import read_config  # here, because importing PyYAML would slow --help
@@ -77,7 +79,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def _parser(arguments_class: type[Arguments]) -> _Parser:
-    required = " ".join(f"--{each.name} ..." for each in fields(arguments_class) if each.default is REQUIRED)
+    required = " ".join(f"{spelled(each)} ..." for each in fields(arguments_class) if each.default is REQUIRED)
     parser = _Parser(
         prog=arguments_class.script,
         usage=f"python {arguments_class.script} {required} [--flag value ...]",
@@ -99,11 +101,14 @@ def _parser(arguments_class: type[Arguments]) -> _Parser:
                 is_bool = base_type(each.type)[0] is bool
                 nargs = "*" if is_list(each.type) else "?" if is_bool else None
                 const = "True" if is_bool else None  # of a flag without a value
-                group.add_argument(f"--{each.name}", nargs=nargs, const=const, metavar=_metavar(each), help=_help(each))
+                name = each.name if each.metadata["positional"] else spelled(each)
+                group.add_argument(name, nargs=nargs, const=const, metavar=_metavar(each), help=_help(each))
     return parser
 
 
 def _metavar(each: Field[Any]) -> str:
+    if each.metadata["positional"]:
+        return spelled(each)
     kind = base_type(each.type)[0]
     names = {bool: "True|False", int: "INTEGER", float: "NUMBER", str: "TEXT"}
     return names[kind.__args__[0] if is_list(each.type) else kind]
@@ -130,6 +135,9 @@ def _refuse(word: str, names: Collection[str]) -> NoReturn:
 
 
 def _value(each: Field[Any], written: Any, where: str) -> Any:
-    value = convert(written, each.type, where)
+    if each.metadata["positional"] and isinstance(written, list):  # a word may have spaces
+        value = tuple(convert(word, base_type(each.type)[0].__args__[0], where) for word in written)
+    else:
+        value = convert(written, each.type, where)
     check_value(value, each.metadata["limits"], where)
     return value

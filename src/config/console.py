@@ -6,6 +6,8 @@ from typing import Any
 
 from tqdm.auto import tqdm
 
+from src.config.noted import note
+
 BAR_DELAY = 2.0  # seconds; shorter work shows no bar
 LOG_INTERVAL = 30.0  # seconds between lines in a log file
 
@@ -46,6 +48,8 @@ class _Bar(tqdm):  # type: ignore[misc]
 
 
 def say(line: str) -> None:
-    """Print a line on stdout without garbling a progress bar."""
+    """Print a line on stdout without garbling a progress bar. The record of a run keeps a line `warning: ...`."""
+    if line.startswith("warning: "):
+        note(line.removeprefix("warning: "))
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()

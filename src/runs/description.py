@@ -36,6 +36,8 @@ class RunDescription(msgspec.Struct, kw_only=True):
 
     scores: of the final test, None for NaN and infinity, which JSON lacks. flags: by name, without the script. data:
     what flags that name inputs stood for, as JSON values (for a data file its fingerprint).
+    seconds: at work, over all commands that continued the run. warnings: those printed, each once. stopped: what ended
+    an unfinished run; None also if it was killed.
     """
 
     script: Annotated[str, Meta(pattern=r"^\w{1,60}\.py\Z")]
@@ -46,6 +48,9 @@ class RunDescription(msgspec.Struct, kw_only=True):
     data: dict[str, Any]
     versions: dict[str, str] = {}
     commit: str | None = None
+    seconds: float | None = None
+    warnings: list[str] = []
+    stopped: str | None = None
 
     def write(self, folder: Path) -> None:
         write_json(folder / RUN, msgspec.to_builtins(self), indent=1)

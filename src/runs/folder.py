@@ -2,16 +2,18 @@
 
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict, dataclass, field, fields
 from math import isfinite, nan
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from src.config.console import say
-from src.config.errors import UserError
+from src.config.errors import UserError, one_line
 from src.config.flags.base import REQUIRED
 from src.config.flags.shared import SharedArguments
+from src.config.noted import noted
 from src.runs.description import (
     FINISHED,
     NEW,
@@ -24,7 +26,7 @@ from src.runs.description import (
     installed_versions,
     read_description,
 )
-from src.runs.records import LOSSES, PREDICTION_LINES, PREDICTIONS, SCORES
+from src.runs.records import LOSSES, MODEL_FOLDER, PREDICTION_LINES, PREDICTIONS, SCORES
 from src.runs.trackers import Row, Tracker, open_trackers
 from src.storage.atomic import check_output_folder, check_writable, remove_folder
 from src.storage.locks import FolderLock
@@ -32,7 +34,7 @@ from src.storage.locks import FolderLock
 PARTIAL = "generated_datasets.partial.jsonl"  # what gen_main.py or simulate_api_main.py has generated so far
 RESUMABLE = ("state", PARTIAL)
 WRITTEN = ("generated_datasets.json", "api_completions.json", "api_completions.jsonl")
-RUN_FILES = (*RESUMABLE, SCORES, LOSSES, PREDICTIONS, PREDICTION_LINES, "model", "epoch*__step*", *WRITTEN)
+RUN_FILES = (*RESUMABLE, SCORES, LOSSES, PREDICTIONS, PREDICTION_LINES, MODEL_FOLDER, "epoch*__step*", *WRITTEN)
 UNFINISHED_FILES = tuple(f".{name}{ending}" for name in (*RUN_FILES, RUN) for ending in (".*.tmp", ".*.former"))
 
 
@@ -41,7 +43,8 @@ class RunFolder:
     """The output folder of one run. Nothing is written before `begin()`.
 
     flags: of this command, with the script. inputs: what flags that name inputs stand for. status, scores: those of
-    run.json. former: the bytes of run.json when the folder was opened.
+    run.json. former: the bytes of run.json when the folder was opened. earlier: of an unfinished run that is continued,
+    what they say. started: when, by the monotonic clock.
     """
 
     path: Path
@@ -53,6 +56,9 @@ class RunFolder:
     trackers: tuple[Tracker, ...] = ()
     lock: FolderLock | None = None
     score_definitions: Mapping[str, str] = field(default_factory=dict)
+    earlier: RunDescription | None = None
+    started: float = field(default_factory=lambda: monotonic())
+    has_begun: bool = False
 
     @property
     def is_dry(self) -> bool:
@@ -77,12 +83,21 @@ class RunFolder:
                 self._hold(self.lock)
             if self.is_dry:
                 say(f"dry run of {self.flags['script']}: checks, loads and times a few steps; nothing is written")
-            yield
+            with ExitStack() as at_end:
+                at_end.push(self._record_stop)
+                yield
         finally:
             for tracker in self.trackers:
                 tracker.close()
             self.lock.release()
             self.lock = None
+
+    def _record_stop(self, _kind: object, error: BaseException | None, _trace: object) -> None:
+        """Write the time so far and what stopped an unfinished run, if an error did, to run.json."""
+        if error is not None and self.has_begun and self.status != FINISHED:
+            was_interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
+            with suppress(UserError):  # the disk may be full; the error at hand says more
+                self._describe(UNFINISHED, {}, stopped="interrupted" if was_interrupted else one_line(error))
 
     def _hold(self, lock: FolderLock) -> None:
         lock.acquire()
@@ -108,7 +123,9 @@ class RunFolder:
             self._hold(self.lock)
         if anew:
             self._remove(RESUMABLE)
+            self.earlier = None
         self._describe(UNFINISHED, {})
+        self.has_begun = True
         if anew:
             self._remove(RUN_FILES)
         self._remove(UNFINISHED_FILES)
@@ -131,7 +148,9 @@ class RunFolder:
                 else:
                     entry.unlink()
 
-    def _describe(self, status: Status, scores: Mapping[str, float]) -> None:
+    def _describe(self, status: Status, scores: Mapping[str, float], *, stopped: str | None = None) -> None:
+        earlier = self.earlier
+        seconds = (earlier.seconds or 0.0 if earlier else 0.0) + monotonic() - self.started
         RunDescription(
             script=self.flags["script"],
             status=status,
@@ -141,12 +160,20 @@ class RunFolder:
             data=dict(self.inputs),
             versions=installed_versions(),
             commit=commit(),
+            seconds=round(seconds, 1),
+            warnings=list(dict.fromkeys([*(earlier.warnings if earlier else ()), *noted()])),
+            stopped=stopped,
         ).write(self.path)
 
     def log(self, table: str, columns: Sequence[str], row: Row) -> None:
-        """Give a row of a table (`SCORES` or `LOSSES`) to every tracker; a column without a value stays empty."""
+        """Give a row of a table (`SCORES` or `LOSSES`) to every tracker; a column without a value stays empty.
+
+        With each evaluation run.json gets the time and the warnings so far, which a kill would lose.
+        """
         for tracker in self.trackers:
             tracker.log(table, columns, row)
+        if table == SCORES:
+            self._describe(UNFINISHED, {})
 
     def tidy(self) -> None:
         """Remove what a finished run no longer needs: files of its progress, and temporary files of a killed run."""
@@ -182,7 +209,7 @@ def open_run(config: SharedArguments, inputs: Mapping[str, Any]) -> RunFolder:
         )
     if not config.resume:
         raise UserError(f"{path}: holds this run already ({found.status}); --overwrite True starts anew")
-    run.status = found.status
+    run.status, run.earlier = found.status, found
     run.scores = {name: nan if value is None else value for name, value in found.scores.items()}
     return run
 

@@ -12,9 +12,11 @@ from src.config.errors import UserError
 from src.data.references import Target
 from src.runs.description import RunDescription, read_description
 from src.storage.atomic import atomic_write
-from src.storage.json_files import append_json_line, read_json, read_json_lines, write_json
+from src.storage.json_files import append_json_line, read_json_lines, read_json_members, write_json
 
 SCORES, LOSSES = "eval_scores.csv", "train_losses.csv"
+MODEL_FOLDER = "model"  # the portable model
+FINAL_TEST = "test__epoch-1__step-1"  # the key of the final test's predictions
 PREDICTIONS, PREDICTION_LINES = "eval_generations.json", "eval_generations.jsonl"  # of a finished run, while it runs
 TEXT_COLUMNS, COUNT_COLUMNS = ("split", "learned"), ("phase", "epoch", "step")  # all others are numbers
 
@@ -85,14 +87,18 @@ class RunRecords:
     predictions: list[dict[str, Any]]
 
 
-def read_run(folder: str | Path) -> RunRecords:
-    """Read what a run left in its output folder, finished or not. Raises UserError if the folder holds no run."""
+def read_run(folder: str | Path, *, only_final: bool = False) -> RunRecords:
+    """Read what a run left in its output folder, finished or not. Raises UserError if the folder holds no run.
+
+    only_final: of a finished run's predictions, those of the final test, in a fraction of the time and memory.
+    """
     folder = Path(folder)
     description = read_description(folder)
     if description is None:
         raise UserError(f"{folder}: holds no run: there is no run.json")
     if (folder / PREDICTIONS).is_file():
-        predictions = list(read_json(folder / PREDICTIONS).values())
+        members = read_json_members(folder / PREDICTIONS)
+        predictions = [read() for key, read in members.items() if not only_final or key == FINAL_TEST]
     else:
         predictions = read_json_lines(folder / PREDICTION_LINES, repair=False)
     return RunRecords(description, _read_rows(folder / SCORES), _read_rows(folder / LOSSES), predictions)
@@ -102,12 +108,18 @@ def _read_rows(path: Path) -> list[dict[str, Any]]:
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:
-        return [{name: _value(name, text) for name, text in row.items()} for row in csv.DictReader(file)]
+        lines = csv.DictReader(file)
+        return [
+            {name: _value(name, text, f"{path}: line {lines.line_num}") for name, text in row.items()} for row in lines
+        ]
 
 
-def _value(column: str, text: str) -> str | int | float | None:
+def _value(column: str, text: str, place: str) -> str | int | float | None:
     if column in TEXT_COLUMNS:
         return text
     if not text:
         return None
-    return int(text) if column in COUNT_COLUMNS else float(text)
+    try:
+        return int(text) if column in COUNT_COLUMNS else float(text)
+    except (TypeError, ValueError):
+        raise UserError(f"{place}, column {column!r}: {text!r} is not a number") from None

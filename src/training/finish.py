@@ -10,13 +10,11 @@ from src.models.adapters import has_lora, merge_lora
 from src.models.folders import TrainedPrompt, write_model_folder
 from src.models.forward import unwrapped
 from src.runs.folder import RunFolder
-from src.runs.records import SCORES, write_predictions
+from src.runs.records import MODEL_FOLDER, SCORES, write_predictions
 from src.training import checkpoints
 from src.training.engine import Trainer
 from src.training.log import FINAL
 from src.training.resume import begin
-
-MODEL_FOLDER = "model"
 
 
 def train(trainer: Trainer) -> dict[str, float]:

@@ -171,3 +171,19 @@ def test_a_run_is_read_from_its_folder(run):
 def test_a_folder_without_a_run_is_not_read(tmp_path):
     with pytest.raises(UserError, match="holds no run: there is no run.json"):
         read_run(tmp_path)
+
+
+def test_only_the_final_test_is_read(run):
+    evaluate(run, "dev", 0, 3, ["a"])
+    evaluate(run, "test", 1, 3, ["b"])
+    append_predictions(run.path, "test", -1, -1, ["c"])
+    write_predictions(run.path, {"dev": ["A"], "test": ["B"]})
+    (final,) = read_run(run.path, only_final=True).predictions
+    assert final == read_run(run.path).predictions[-1]
+    assert (final["predictions"], final["references"]) == (["c"], ["B"])
+
+
+def test_a_value_that_is_no_number(run):
+    (run.path / "train_losses.csv").write_text("epoch,loss\n0,1.5\n1,high\n")
+    with pytest.raises(UserError, match="train_losses.csv: line 3, column 'loss': 'high' is not a number"):
+        read_run(run.path)

@@ -2,6 +2,7 @@
 
 import errno
 import json
+import logging
 import os
 import subprocess
 import sys
@@ -15,11 +16,13 @@ from tiny_runs import ft_flags
 import ft_main
 from src import __version__
 from src.config.cli import run_script
+from src.config.console import say
 from src.config.errors import UserError
 from src.config.flags.base import REPOSITORY
 from src.config.flags.generate import GenerateArguments
 from src.config.flags.train import FineTuneArguments
-from src.runs import description
+from src.config.noted import begin_noting
+from src.runs import description, folder
 from src.runs.description import FINISHED, NEW, UNFINISHED, data_fingerprint
 from src.runs.folder import RunFolder, open_run
 from src.storage.locks import LOCK, NO_LOCKS
@@ -404,3 +407,66 @@ def test_other_errors_of_a_lock_are_no_missing_locks(config, monkeypatch):
     monkeypatch.setattr("fcntl.flock", flock)
     with pytest.raises(UserError, match="out: cannot be written: Input/output error"), open_run(config, DATA).held():
         pass
+
+
+# ------------------------------------------------------------------------------------------------- time and warnings
+
+
+def record(run):
+    return json.loads((run.path / "run.json").read_text())
+
+
+def test_time_and_warnings_of_all_commands_that_continued_a_run(config, monkeypatch):
+    """What a continued run says again counts once; the time of each command counts."""
+    clock = [100.0]
+    monkeypatch.setattr(folder, "monotonic", lambda: clock[0])
+    begin_noting()
+    run = open_run(config, DATA)
+    with pytest.raises(KeyboardInterrupt), run.held():
+        say("warning: dev: loops")
+        run.begin(anew=True)
+        clock[0] += 60
+        raise KeyboardInterrupt
+    assert {name: record(run)[name] for name in ("seconds", "warnings", "stopped", "status")} == {
+        "seconds": 60.0, "warnings": ["dev: loops"], "stopped": "interrupted", "status": UNFINISHED
+    }  # fmt: skip
+    begin_noting()
+    again = open_run(config, DATA)
+    with again.held():
+        again.begin(anew=False)
+        assert record(again)["stopped"] is None
+        say("warning: dev: loops")
+        logging.getLogger("src.somewhere").warning("split '%s' is ignored", "train")
+        clock[0] += 5
+        again.finish({"nll": 1.0})
+    assert (record(run)["seconds"], record(run)["warnings"]) == (65.0, ["dev: loops", "split 'train' is ignored"])
+    assert record(run)["stopped"] is None
+
+
+def test_what_stopped_a_run(config):
+    run = open_run(config, DATA)
+    with pytest.raises(UserError), run.held():
+        run.begin(anew=True)
+        raise UserError("the loss is not finite")
+    assert record(run)["stopped"] == "the loss is not finite"
+    started_anew = open_run(replace(config, overwrite=True), DATA)
+    with started_anew.held():
+        started_anew.begin(anew=True)
+    assert record(run)["seconds"] < 60
+
+
+def test_a_run_that_fails_before_it_begins_writes_nothing(config):
+    with pytest.raises(UserError), open_run(config, DATA).held():
+        raise UserError("no such model")
+    assert not Path(config.output_dir).exists()
+
+
+def test_warnings_stay_on_stderr():
+    code = (
+        "import logging, src.config.noted as noted\n"
+        "noted.begin_noting(); noted.begin_noting()\n"
+        "logging.getLogger('src.a').warning('one %d', 1)\n"
+        "print(noted.noted())"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert (done.stdout, done.stderr) == ("['one 1']\n", "one 1\n")

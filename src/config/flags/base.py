@@ -1,7 +1,7 @@
 """Flags as dataclass fields: `flag` declares one, `Arguments` checks them and has the flags of every script."""
 
 from collections.abc import Sequence
-from dataclasses import MISSING, dataclass, field, fields
+from dataclasses import MISSING, Field, dataclass, field, fields
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,13 +35,21 @@ def flag(
     minimum: float | None = None,
     maximum: float | None = None,
     above: float | None = None,
+    positional: bool = False,
 ) -> Any:
     """A dataclass field for a flag: its default (or REQUIRED), its sentence and heading in --help, its allowed values.
 
-    minimum and maximum are inclusive, `above` is exclusive.
+    minimum and maximum are inclusive, `above` is exclusive. positional: the command line has the values (of a list)
+    without the name, each a word as it is.
     """
     limits = {"choices": choices, "minimum": minimum, "maximum": maximum, "above": above}
-    return field(default=default, metadata={"sentence": sentence, "group": group, "limits": limits})
+    metadata = {"sentence": sentence, "group": group, "limits": limits, "positional": positional}
+    return field(default=default, metadata=metadata)
+
+
+def spelled(each: Field[Any]) -> str:
+    """A flag as the command line has it: `--name`, or `NAME` if it is positional."""
+    return each.name.upper() if each.metadata["positional"] else f"--{each.name}"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,9 +65,9 @@ class Arguments:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            check_value(value, each.metadata["limits"], f"--{each.name}")
+            check_value(value, each.metadata["limits"], spelled(each))
             if value == "" and each.default is REQUIRED:
-                raise UserError(f"--{each.name}: must not be empty")
+                raise UserError(f"{spelled(each)}: must not be empty")
         self.check()
 
     def check(self) -> None:
