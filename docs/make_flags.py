@@ -7,7 +7,7 @@ from pathlib import Path
 FOLDER = Path(__file__).resolve().parent
 sys.path.insert(0, str(FOLDER.parent))
 
-from src.config.flags import base, create_student, generate, prepare, profile, shared, study, train  # noqa: E402  (needs the path above)
+from src.config.flags import base, create_student, generate, prepare, profile, report, shared, study, train  # noqa: E402  (needs the path above)
 
 HEAD = """# Every flag
 
@@ -52,6 +52,8 @@ TITLES = {  # in the order of the page; None: the title is the name of the scrip
     train.DistillStoredArguments: "Scripts that distill",
     train.DistillArguments: None,
     study.StudyArguments: None,
+    report.CompareArguments: "Scripts that compare runs",
+    report.ReportArguments: None,
 }
 
 
@@ -74,7 +76,8 @@ def _row(flag) -> str:
     choices = flag.metadata["limits"]["choices"]
     named = ", ".join(f"`{choice}`" if choice else '`""`' for choice in choices or ())
     one_of = f" One of: {named}." if named else ""
-    return f"| `--{flag.name}` | {default} | {flag.metadata['sentence']}{one_of} |"
+    name = flag.name if flag.metadata["positional"] else f"--{flag.name}"
+    return f"| `{name}` | {default} | {flag.metadata['sentence']}{one_of} |"
 
 
 def _shown(value: object) -> str:

@@ -35,7 +35,7 @@ COMMANDS = [
     if name == "README.md" or name.startswith("docs/")
     for command in re.findall(r"^ *python (\w+_main\.py) (.+)$", page, flags=re.MULTILINE)
 ]
-FLAG_LINES = re.findall(r"^\| `--(\w+)` \| (\S.*?) \| (.+) \|$", PAGES["docs/flags.md"], flags=re.MULTILINE)
+FLAG_LINES = re.findall(r"^\| `(?:--)?(\w+)` \| (\S.*?) \| (.+) \|$", PAGES["docs/flags.md"], flags=re.MULTILINE)
 
 
 def test_there_are_commands_of_every_stage_of_the_road():

@@ -7,6 +7,7 @@ from src.config.flags.create_student import CreateStudentArguments
 from src.config.flags.generate import GenerateArguments, SimulateApiArguments
 from src.config.flags.prepare import PrepareArguments
 from src.config.flags.profile import ProfileArguments
+from src.config.flags.report import CompareArguments, ReportArguments
 from src.config.flags.study import StudyArguments
 from src.config.flags.train import DistillArguments, DistillStoredArguments, FineTuneArguments
 
@@ -22,6 +23,8 @@ ARGUMENTS: dict[str, type[Arguments]] = {  # by the name of the script's file
         DistillStoredArguments,
         ProfileArguments,
         StudyArguments,
+        CompareArguments,
+        ReportArguments,
     )
 }
 

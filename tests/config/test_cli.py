@@ -15,6 +15,7 @@ from src.config.flags.create_student import CreateStudentArguments
 from src.config.flags.generate import GenerateArguments
 from src.config.flags.prepare import PrepareArguments
 from src.config.flags.profile import ProfileArguments
+from src.config.flags.report import CompareArguments, ReportArguments
 from src.config.flags.train import DistillArguments, DistillStoredArguments, FineTuneArguments
 
 CLASSES = {
@@ -350,6 +351,42 @@ def test_help_shows_every_flag(arguments_class, capsys):
         assert f"  --{each.name} " in shown
     assert "(required)" in shown
     assert "[42]" in shown
+
+
+def test_positional_values(tmp_path):
+    """Words without a flag, which may hold spaces; --config has them under their name."""
+    argv = ["a b", "c", "--output_file", "r.html"]
+    assert parse(ReportArguments, argv).output_dirs == ("a b", "c")
+    (tmp_path / "c.yaml").write_text("output_dirs: [a b, c]")
+    config = ["--config", str(tmp_path / "c.yaml")]
+    assert parse(CompareArguments, config).output_dirs == ("a b", "c")
+    assert parse(CompareArguments, ["d", *config]).output_dirs == ("d",)
+
+
+@pytest.mark.parametrize(
+    ("argv", "message"),
+    [
+        ([], "OUTPUT_DIRS, --output_file: required, but not given"),
+        (["--output_file", "r.html"], "OUTPUT_DIRS: required, but not given"),
+        (["a\0b", "--output_file", "r.html"], "OUTPUT_DIRS: .*NUL"),
+        (["--output_dirs", "a", "--output_file", "r.html"], "unknown flag '--output_dirs'"),
+        (["--output_file", "r.html", "a"], None),
+    ],
+)
+def test_positional_mistakes(argv, message):
+    if message is None:
+        assert parse(ReportArguments, argv).output_dirs == ("a",)
+        return
+    with pytest.raises(UserError, match=message):
+        parse(ReportArguments, argv)
+
+
+def test_help_of_positional_values(capsys):
+    with pytest.raises(SystemExit):
+        parse(ReportArguments, ["--help"])
+    shown = capsys.readouterr().out
+    assert shown.startswith("usage: python report_main.py OUTPUT_DIRS ... --output_file ...")
+    assert "  OUTPUT_DIRS" in shown
 
 
 def test_light_imports():

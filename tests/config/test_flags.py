@@ -10,6 +10,7 @@ from src.config.flags.create_student import CreateStudentArguments
 from src.config.flags.generate import GenerateArguments, SimulateApiArguments
 from src.config.flags.prepare import PrepareArguments, prepare_mode
 from src.config.flags.profile import ProfileArguments
+from src.config.flags.report import CompareArguments, ReportArguments
 from src.config.flags.study import StudyArguments
 from src.config.flags.train import EXPERIMENTS, DistillArguments, DistillStoredArguments, FineTuneArguments
 
@@ -77,7 +78,10 @@ STORED = TRAINING | {
     "ft_steps_at_end": None,
     "stop_training_after_n_epochs": None,
 }
+COMPARE = {"output_dirs": REQUIRED, "score": None, "profile_files": None, "seed": 42}
 DEFAULTS = {
+    CompareArguments: COMPARE,
+    ReportArguments: COMPARE | {"output_file": REQUIRED, "picture": None, "n_examples": 100},
     FineTuneArguments: TRAINING | {"model_name": "t5-large", "lora_rank": None, "lora_alpha": None},
     DistillStoredArguments: STORED,
     DistillArguments: STORED | {"teacher_name": "t5-large", "teacher_state_dict_path": None, "teacher_dtype": "fp32"},
@@ -208,6 +212,8 @@ SCRIPTS = {
     CreateStudentArguments: "create_student_main.py",
     ProfileArguments: "profile_main.py",
     StudyArguments: "study_main.py",
+    CompareArguments: "compare_main.py",
+    ReportArguments: "report_main.py",
 }
 
 

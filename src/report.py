@@ -1,0 +1,73 @@
+"""Stage: compare finished runs, in the terminal or on a page."""
+
+import csv
+from importlib.util import find_spec
+from pathlib import Path
+
+from src.config.console import say
+from src.config.errors import UserError
+from src.config.flags.report import CompareArguments, ReportArguments
+from src.reports.collect import Collection, collect
+from src.reports.sizes import read_profiles
+from src.reports.statistics import Bootstrap
+from src.reports.study import Study, build_studies
+from src.reports.summary import summary
+from src.reports.tables import csv_rows, left_out, tables_of
+from src.storage.atomic import atomic_write
+
+
+def compare(config: CompareArguments) -> str:
+    """Print the tables of all runs in `config.output_dirs`, and return them. Raises UserError for a folder without."""
+    collection, studies = read_studies(config, Bootstrap(config.seed))
+    parts = []
+    for study in studies:
+        parts.append(f"{study.title}\n{summary(study)}")
+        parts += [f"{table.title}\n{table.as_text()}" for table in tables_of(study)]
+        parts += study.notes
+    parts += [f"{table.title}\n{table.as_text()}" for table in left_out(collection)]
+    text = "\n\n".join(parts)
+    say(text)
+    return text
+
+
+def report(config: ReportArguments) -> Path:
+    """Write the page and its tables, and the picture if asked for; returns the page's path.
+
+    Raises UserError for a folder without runs, a missing package, or a file that cannot be written.
+    """
+    if find_spec("matplotlib") is None:
+        raise UserError("report_main.py needs the package matplotlib; run pip install -r requirements-study.txt")
+    from src.reports.page import as_markdown, write_page
+    from src.reports.plots import gap_figure
+    from src.reports.svg import standalone
+
+    bootstrap = Bootstrap(config.seed)
+    collection, studies = read_studies(config, bootstrap)
+    page, picture = Path(config.output_file), None
+    if config.picture is not None:
+        picture = next(filter(None, map(gap_figure, studies)), None)
+        if picture is None:
+            raise UserError(
+                f"--picture {config.picture}: no method has a gap; see docs/reports.md for the runs it needs"
+            )
+    with atomic_write(page) as file:
+        file.write(write_page(studies, collection, n_examples=config.n_examples, bootstrap=bootstrap))
+    with atomic_write(page.with_suffix(".md")) as file:
+        file.write(as_markdown(studies, collection))
+    rows = list(csv_rows(studies))
+    with atomic_write(page.with_suffix(".csv")) as file:
+        writer = csv.DictWriter(file, rows[0] if rows else [], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    if picture is not None:
+        with atomic_write(str(config.picture)) as file:
+            file.write(standalone(picture))
+    say(str(page))
+    return page
+
+
+def read_studies(config: CompareArguments, bootstrap: Bootstrap) -> tuple[Collection, list[Study]]:
+    """What the folders hold, and the studies of the runs that can be compared."""
+    collection = collect(config.output_dirs)
+    files = collection.profiles if config.profile_files is None else config.profile_files
+    return collection, build_studies(collection.compared, read_profiles(files), score=config.score, bootstrap=bootstrap)
