@@ -13,7 +13,7 @@ from src.reports.statistics import Bootstrap
 from src.reports.study import Study, build_studies
 from src.reports.summary import summary
 from src.reports.tables import csv_rows, left_out, tables_of
-from src.storage.atomic import atomic_write
+from src.storage.atomic import atomic_write, check_writable
 
 
 def compare(config: CompareArguments) -> str:
@@ -41,6 +41,9 @@ def report(config: ReportArguments) -> Path:
     from src.reports.plots import gap_figure
     from src.reports.svg import standalone
 
+    for flag, path in (("output_file", config.output_file), ("picture", config.picture)):
+        if path is not None:
+            _check_place(flag, Path(path))
     bootstrap = Bootstrap(config.seed)
     collection, studies = read_studies(config, bootstrap)
     page, picture = Path(config.output_file), None
@@ -64,6 +67,14 @@ def report(config: ReportArguments) -> Path:
             file.write(standalone(picture))
     say(str(page))
     return page
+
+
+def _check_place(flag: str, path: Path) -> None:
+    """Raise UserError if a file cannot be written there."""
+    file = next((parent for parent in path.parents if parent.exists() and not parent.is_dir()), None)
+    if file is not None or path.is_dir():
+        raise UserError(f"--{flag} {path}: cannot be written: {file or path} is a {'file' if file else 'folder'}")
+    check_writable(path.parent)
 
 
 def read_studies(config: CompareArguments, bootstrap: Bootstrap) -> tuple[Collection, list[Study]]:

@@ -12,7 +12,7 @@ from src.config.flags.base import REQUIRED
 from src.config.scripts import ARGUMENTS
 from src.data.references import references_of
 from src.runs.description import FINISHED, RUN
-from src.runs.records import RunRecords, read_run
+from src.runs.records import FINAL_TEST, PREDICTIONS, RunRecords, read_run
 from src.storage.locks import FolderLock
 
 PROFILE = "profile.json"
@@ -103,6 +103,7 @@ def collect(folders: Iterable[str | Path]) -> Collection:
             continue
         try:
             run = Run(folder, read_run(folder, only_final=True))
+            _check_predictions(run)
         except UserError as error:
             found.unreadable[folder] = str(error)
             continue
@@ -113,6 +114,14 @@ def collect(folders: Iterable[str | Path]) -> Collection:
         else:
             found.others.append(run)
     return found
+
+
+def _check_predictions(run: Run) -> None:
+    """Raise UserError if a finished run's predictions are not texts beside references."""
+    for final in run.records.predictions if run.status == FINISHED else ():
+        texts, targets = (final.get(key) if isinstance(final, dict) else None for key in ("predictions", "references"))
+        if not isinstance(texts, list) or not isinstance(targets, list) or len(texts) != len(targets):
+            raise UserError(f"{run.folder / PREDICTIONS}: {FINAL_TEST}: expected as many predictions as references")
 
 
 def _folders_of(folders: Iterable[str | Path]) -> Iterator[tuple[Path, list[str]]]:

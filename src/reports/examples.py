@@ -69,9 +69,9 @@ def examples_of(study: Study, n_examples: int, bootstrap: Bootstrap) -> tuple[li
             for each, text in zip(methods, texts, strict=True)
         ]
         examples.append(Example(i, source, references[i], written, distances[i]))
-    compared = "the teacher's" if teacher else "the first reference"
+    compared = "the teacher's text" if teacher else "the first reference"
     note = f"{len(examples)} of {len(goals):,} rows, those first where the students' texts differ most from {compared}"
-    note += f" (edit distance). Marked: what is not in {compared} text. Of several seeds, the first is shown."
+    note += f" (edit distance). Marked: what is not in {compared}. In parentheses: chrF. Of several seeds, the first."
     return examples, note if sources else f"{note} The inputs are not shown: {reason}."
 
 

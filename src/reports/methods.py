@@ -215,4 +215,6 @@ def short(value: Any) -> str:
     """A value as text; of a path the last two parts."""
     if isinstance(value, list | tuple):
         return " ".join(map(str, value))
+    if isinstance(value, float):
+        return f"{value:g}"
     return "/".join(Path(value).parts[-2:]) if isinstance(value, str) and "/" in value else str(value)

@@ -52,14 +52,12 @@ def write_page(studies: Iterable[Study], collection: Collection, *, n_examples: 
 
 
 def _section(study: Study, n_examples: int, bootstrap: Bootstrap) -> Section:
+    n_lines = len(study.rows)
+    most = f" Of {n_lines} methods, the best {plots.MOST_LINES}." if n_lines > plots.MOST_LINES else ""
     figures = {
-        "Share of the gap closed by number of pseudo-targets. Bars: standard deviation over seeds.": plots.gap_figure(
-            study
-        ),
-        f"{study.main} on dev, mean over seeds.": plots.overview_figure(study),
-        "Quality against cost. Numbers: methods. Circles and the dashed line: the Pareto front.": plots.pareto_figure(
-            study
-        ),
+        f"Gap closed by number of pseudo-targets. Bars: standard deviation over seeds.{most}": plots.gap_figure(study),
+        f"{study.main} on dev, mean over seeds.{most}": plots.overview_figure(study),
+        "Quality against cost. Numbers: methods. Circles, dashed line: the Pareto front.": plots.pareto_figure(study),
     }
     curves = {f"{each.number} {each.label}": plots.curves(study, each) for each in study.methods}
     examples, note = examples_of(study, n_examples, bootstrap)

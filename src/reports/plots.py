@@ -14,12 +14,13 @@ from src.reports.study import Row, Study
 from src.reports.svg import INK, look, svg_figure
 
 NOT_LOSSES = ("phase", "learned", "epoch", "step", "learning_rate", "loss", "gradient_norm", "skipped")
+MOST_LINES = 16  # that can be told apart in a figure
 PARETO_AXES = {"latency": "latency, ms", "parameters": "parameters", "memory": "peak memory, MB"}
 
 
 def gap_figure(study: Study) -> str | None:
     """The share of the gap closed by number of pseudo-targets, a line for each method; None without any gap."""
-    rows = [row for row in study.students if study.main in row.gaps]
+    rows = _best([row for row in study.students if study.main in row.gaps], study.main)
     if not rows:
         return None
     counts = sorted({row.method.n_pseudo_targets for row in rows}, key=lambda count: -1 if count is None else count)
@@ -51,7 +52,7 @@ def gap_figure(study: Study) -> str | None:
 
 def overview_figure(study: Study) -> str | None:
     """The main score on dev while training, a line for each trained method; None if no run was evaluated on dev."""
-    rows = [row for row in study.rows if any(_points(run, study.main) for run in row.method.runs)]
+    rows = _best([row for row in study.rows if any(_points(run, study.main) for run in row.method.runs)], study.main)
     if not rows:
         return None
     with svg_figure(f"{study.main} on dev while training", 6.8, 3.9) as (figure, written):
@@ -66,6 +67,13 @@ def overview_figure(study: Study) -> str | None:
         axes.set_ylabel(_direction(study.main, "on dev"))
         _legend(figure, axes)
     return written[0]
+
+
+def _best(rows: list[Row], score: str) -> list[Row]:
+    """The MOST_LINES best rows on test, in their order."""
+    sign = 1 if score in LOWER_IS_BETTER else -1
+    ranked = sorted(rows, key=lambda row: sign * row.scores[score].value if score in row.scores else float("inf"))
+    return [row for row in rows if row in ranked[:MOST_LINES]]
 
 
 def curves(study: Study, method: Method) -> str | None:

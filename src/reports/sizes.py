@@ -43,9 +43,9 @@ def read_profiles(files: Iterable[str | Path]) -> list[Profile]:
 
 
 def size_of(run: Run, profiles: Iterable[Profile]) -> Size:
-    """The size and speed of a run's model: latency at batch size 1, memory and speed at the largest batch measured.
+    """The size and speed of a run's model: latency at batch size 1, speed at the largest batch, memory at the smallest.
 
-    Of a model measured several times, the first device, lengths and beams count.
+    Of a model measured several times, the first device, lengths, beams and layers count.
     """
     folders = {
         os.path.realpath(run.folder / MODEL_FOLDER),
@@ -62,7 +62,7 @@ def size_of(run: Run, profiles: Iterable[Profile]) -> Size:
     parameters = count_parameters(run.folder / MODEL_FOLDER)
     if not own:
         return Size(parameters)
-    keys = ("device", "input_length", "target_length", "num_beams")
+    keys = ("device", "input_length", "target_length", "num_beams", "enc_layers_to_keep", "dec_layers_to_keep")
     own = [each for each in own if all(each.get(key) == own[0].get(key) for key in keys)]
     own.sort(key=lambda each: each.get("batch_size") or 1)
     single, largest = own[0], own[-1]

@@ -41,7 +41,7 @@ def _test_rows(run: Run) -> Columns:
     """The test split of a run's dataset, by our names of columns. Raises UserError if it cannot be read."""
     path = run.flags["dataset_path"]
     if not Path(path).exists():
-        raise UserError(f"{path}: is not there any more")
+        raise UserError(f"{path}: is not on this machine any more")
     if Path(path).suffix == ".json":
         members = read_json_members(path)
         if TEST in members:

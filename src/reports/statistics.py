@@ -61,12 +61,13 @@ def gap_closed(values: Sequence[float], start: float, goal: float, score: str) -
 
 
 class Bootstrap:
-    """Paired bootstrap over the rows of one test set. Equal seeds draw equal rows, whatever the score."""
+    """Paired bootstrap over test rows: of every run the same rows are drawn. seed: of scipy; sacreBLEU has its own."""
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.row_scores = lru_cache(maxsize=None)(_row_scores)
-        self.samples = lru_cache(maxsize=None)(_samples)
+        self._counts = lru_cache(maxsize=None)(_counts)
+        self.row_scores = lru_cache(maxsize=None)(self._row_scores)
+        self.samples = lru_cache(maxsize=None)(self._samples)
 
     def difference(self, pairs: Sequence[tuple[Run, Run]], score: str) -> Difference | None:
         """The mean difference of (run, baseline) pairs, one pair for each seed; None for a score without rows.
@@ -105,34 +106,32 @@ class Bootstrap:
         better, equal, worse = (100 * float((signs == sign).mean()) for sign in (1, 0, -1))
         return Wins(better, equal, worse)
 
+    def _samples(self, run: Run, score: str) -> np.ndarray:
+        """The score, then that of each resample; sacreBLEU's seed is fixed, so the samples of two runs are pairs."""
+        from sacrebleu.significance import _bootstrap_resample
 
-def _samples(run: Run, score: str) -> np.ndarray:
-    """The score, then that of each resample: with sacreBLEU's own seed, so that the samples of two runs are pairs."""
-    from sacrebleu.significance import _bootstrap_resample
+        metric, counts = self._counts(run, score)
+        _, scores = _bootstrap_resample(counts.tolist(), metric, _n_resamples(len(counts)))
+        exact = metric._compute_score_from_stats(counts.sum(axis=0).tolist()).score
+        return np.array([exact, *(each.score for each in scores)])
 
-    metric, counts = _counts(run, score)
-    _, scores = _bootstrap_resample(counts, metric, _n_resamples(len(counts)))
-    exact = metric._compute_score_from_stats(np.sum(counts, axis=0).tolist()).score
-    return np.array([exact, *(each.score for each in scores)])
-
-
-def _row_scores(run: Run, score: str) -> np.ndarray:
-    """A score of each row."""
-    if score in CORPUS_METRICS:
-        metric, counts = _counts(run, score)
-        return np.array([metric._compute_score_from_stats(row).score for row in counts])
-    compute = METRICS[_scores_of_rows()[score]].compute
-    rows = zip(run.predictions, run.references, strict=True)
-    return np.array([compute([prediction], [references])[score] for prediction, references in rows])
+    def _row_scores(self, run: Run, score: str) -> np.ndarray:
+        """A score of each row."""
+        if score in CORPUS_METRICS:
+            metric, counts = self._counts(run, score)
+            return np.array([metric._compute_score_from_stats(row).score for row in counts.tolist()])
+        compute = METRICS[_scores_of_rows()[score]].compute
+        rows = zip(run.predictions, run.references, strict=True)
+        return np.array([compute([prediction], [references])[score] for prediction, references in rows])
 
 
-def _counts(run: Run, score: str) -> tuple[Any, list[list[int | float]]]:
-    """sacreBLEU's metric, and for each row the counts that it computes a score from."""
+def _counts(run: Run, score: str) -> tuple[Any, np.ndarray]:
+    """sacreBLEU's metric, and the counts of each row that it computes a score from."""
     from sacrebleu.metrics import BLEU, CHRF
 
     metric = BLEU(force=True, tokenize=run.flags["bleu_tokenize"]) if score == "sacrebleu" else CHRF()
     streams = list(zip_longest(*run.references))
-    return metric, metric._extract_corpus_statistics(run.predictions, streams)
+    return metric, np.array(metric._extract_corpus_statistics(run.predictions, streams), dtype=np.int32)
 
 
 def _n_resamples(n_rows: int) -> int:

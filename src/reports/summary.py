@@ -3,6 +3,7 @@
 from src.reports.methods import BASELINE, TEACHER
 from src.reports.statistics import Mean
 from src.reports.study import Row, Study
+from src.reports.tables import decimals
 
 
 def summary(study: Study) -> str:
@@ -13,15 +14,15 @@ def summary(study: Study) -> str:
     if best is None:
         return f"{asked} None of them distills, so there is no gap to close."
     method, score = best.method, study.main
-    shown = [f"{score} {_shown(best.scores[score])}"]
+    shown = [f"{score} {_shown(best.scores[score], score)}"]
     for name, other in ((TEACHER, method.teacher), (BASELINE, method.baseline)):
         row = study.row_of(other)
         if row is not None and score in row.scores:
-            shown.append(f"{name} {_shown(row.scores[score])}")
-    sentence = f"Best student on test: {method.number} {method.label} ({', '.join(shown)})"
+            shown.append(f"{name} {_shown(row.scores[score], score)}")
+    sentence = f"Best student on test: method {method.number}, {method.label} ({', '.join(shown)})"
     if score in best.gaps:
         sentence += f"; it closes {best.gaps[score].value:.0f} % of the gap"
-    others = [f"{name} {_shown(mean)}" for name, mean in best.scores.items() if name != score]
+    others = [f"{name} {_shown(mean, name)}" for name, mean in best.scores.items() if name != score]
     rest = f" Its other scores: {', '.join(others)}." if others else ""
     return f"{asked} {sentence}.{rest}{_sizes(best, study.row_of(method.teacher))}"
 
@@ -43,9 +44,9 @@ def _sizes(best: Row, teacher: Row | None) -> str:
     return f" It has {', '.join(told)}." if told else ""
 
 
-def _shown(mean: Mean) -> str:
-    digits = 3 if abs(mean.value) < 10 else 1
-    return f"{mean.value:.{digits}f}" + ("" if mean.deviation is None else f" ± {mean.deviation:.{digits}f}")
+def _shown(mean: Mean, score: str) -> str:
+    deviation = "" if mean.deviation is None else f" ± {mean.deviation:.{decimals(score)}f}"
+    return f"{mean.value:.{decimals(score)}f}{deviation}"
 
 
 def _count(n: int, what: str) -> str:

@@ -76,7 +76,7 @@ def _scores(study: Study) -> Table:
         for row in study.rows
     ]
     lines = [
-        [*_named(row), *count, *(_mean(row.scores.get(score), _decimals(score)) for score in study.scores)]
+        [*_named(row), *count, *(_mean(row.scores.get(score), decimals(score)) for score in study.scores)]
         for row, count in zip(study.rows, counts, strict=True)
     ]
     note = "Mean over seeds ± standard deviation. Best checkpoint on dev, scored on test."
@@ -173,7 +173,8 @@ def csv_rows(studies: Iterable[Study]) -> Iterator[Mapping[str, Any]]:
                 }
 
 
-def _decimals(score: str) -> int:
+def decimals(score: str) -> int:
+    """How many decimals of a score are shown."""
     return 3 if score in PRECISE else 2
 
 

@@ -16,7 +16,7 @@ from src.config.errors import UserError
 from src.data.writers import fingerprint
 from src.reports.collect import collect
 from src.reports.examples import examples_of, marked
-from src.reports.plots import gap_figure
+from src.reports.plots import MOST_LINES, gap_figure
 from src.reports.provenance import command_of, duration
 from src.reports.sources import count_pseudo_targets, read_sources
 from src.reports.statistics import Bootstrap
@@ -66,7 +66,7 @@ def test_compare(study, capsys):
     assert [line[-1] for line in lines if line[:2] == ["2", "fine-tuned student"]][0] == "2.015 ± 0.007"
     assert any(line[0] == "--dataset_path" for line in lines)
     assert [str(study / "failed"), "kd_main.py", "unfinished: no space"] in lines
-    assert "Best student on test: 4 logits_kd, " in text
+    assert "Best student on test: method 4, logits_kd, " in text
 
 
 def test_tables():
@@ -220,7 +220,7 @@ def test_examples_begin_with_the_largest_difference(study):
     assert len(examples) == 2
     assert examples[0].difference == max(each.difference for each in examples_of(found, 6, Bootstrap(1))[0])
     assert (examples[0].source, note[:9]) == (None, "2 of 6 ro")
-    assert "The inputs are not shown: data.json: is not there any more" in note
+    assert "The inputs are not shown: data.json: is not on this machine any more" in note
     shutil.copy(study / "data.json", "data.json")
     examples, note = examples_of(found, 2, Bootstrap(1))
     assert examples[0].source == f"input {examples[0].row}"
@@ -267,3 +267,43 @@ def test_texts_in_figures_stay_as_they_are():
     assert root.get("aria-label") == 'a <b> "c" 1.23456'
     assert [text for text in root.itertext() if text.strip()] == ["rate 0.00012345 <b> $_{ ]]>"]
     assert ElementTree.fromstring(standalone(svg)).tag == root.tag
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ('{"test__epoch-1__step-1": {"predictions": ["a"]}}', "expected as many predictions as references"),
+        ('{"test__epoch-1__step-1": {"predictions": ["a"], "references": []}}', "expected as many predictions"),
+        ('{"test__epoch-1__step-1": 1}', "expected as many predictions"),
+        ("[1]", "eval_generations.json: expected an object of named values"),
+        ("{", "not JSON: line 1, column 2: unexpected end"),
+    ],
+)
+def test_damaged_predictions_are_told(study, content, message):
+    (study / "s1" / "kd" / "eval_generations.json").write_text(content)
+    text = compare_main.main([str(study)])
+    assert "Folders that cannot be read" in text
+    assert message in text
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("runs/teacher/run.json/r.html", "run.json is a file"), ("folder.html", "folder.html is a folder")],
+)
+def test_places_that_cannot_be_written_are_told_first(study, monkeypatch, name, message):
+    (study.parent / "folder.html").mkdir()
+    monkeypatch.setattr("src.report.collect", lambda folders: pytest.fail("read too early"))
+    with pytest.raises(UserError, match=f"--output_file .*{message}"):
+        report_main.main([str(study), "--output_file", str(study.parent / name)])
+
+
+def test_of_many_methods_the_figures_show_the_best(tmp_path):
+    write_study(tmp_path, seeds=(1,))
+    flags = {"student_name": "small", "teacher_name": str(tmp_path / "teacher" / "model"), "experiment_config_key": "k"}
+    for i in range(MOST_LINES):
+        write_run(tmp_path / f"m{i}", "kd_main.py", TEACHER_TEXTS, learning_rate=i / 8, **flags)
+    (study,) = build_studies(collect([tmp_path]).compared, [], score=None, bootstrap=Bootstrap(1))
+    assert len(study.students) == MOST_LINES + 2
+    figure = gap_figure(study)
+    assert [f"k, learning_rate {i / 8:g}" in figure for i in range(MOST_LINES)] == [True] * MOST_LINES
+    assert "logits_kd" not in figure
