@@ -11,8 +11,10 @@ import psutil
 from src.config.console import say
 from src.config.errors import UserError
 from src.config.flags.base import REPOSITORY
+from src.config.flags.report import CompareArguments, ReportArguments
 from src.config.flags.study import StudyArguments
 from src.config.signals import Stopped
+from src.report import compare, report
 from src.storage.locks import FolderLock
 from src.studies.plan import Study, read_study
 
@@ -22,7 +24,7 @@ CLUSTER_THREADS = 4  # of a command on a cluster
 
 
 def run_study(config: StudyArguments) -> Path:
-    """Run every command of the plan that has not finished; return the study's folder.
+    """Run every command of the plan that has not finished, and report on the runs; return the study's folder.
 
     Raises UserError for a mistake in the plan, before anything runs, and at the end if commands failed.
     """
@@ -48,8 +50,17 @@ def run_study(config: StudyArguments) -> Path:
         status = _snakemake(config, study, [])
     finally:
         lock.release()
+    if any(study.is_done(job) and job.runs_a_model for job in study.jobs):
+        _report(study)
     _report_failures(study, status)
     return study.root
+
+
+def _report(study: Study) -> None:
+    """Print the table of all runs that have finished, and write the page on them."""
+    folders = (str(study.root),)
+    compare(CompareArguments(output_dirs=folders))
+    report(ReportArguments(output_dirs=folders, output_file=str(study.root / "report.html")))
 
 
 def _snakemake(config: StudyArguments, study: Study, more: list[str]) -> int:

@@ -56,9 +56,8 @@ def size_of(run: Run, profiles: Iterable[Profile]) -> Size:
         for each in profiles
         if {os.path.normpath(each["model_name"]), os.path.realpath(each["model_name"])} & folders
     ]
-    if not run.is_trained:
-        names = {run.flags.get("model_name")}
-        own = own or [each for each in profiles if each["model_name"] in names]
+    start = run.flags.get("student_name") or run.flags.get("model_name")  # training does not change size and speed
+    own = own or [each for each in profiles if each["model_name"] == start]
     parameters = count_parameters(run.folder / MODEL_FOLDER)
     if not own:
         return Size(parameters)
