@@ -1,6 +1,7 @@
 """The stage that runs a study: check the plan, let Snakemake run its commands, say what failed and where to look."""
 
 import os
+import shlex
 import subprocess
 import sys
 from importlib.util import find_spec
@@ -11,10 +12,8 @@ import psutil
 from src.config.console import say
 from src.config.errors import UserError
 from src.config.flags.base import REPOSITORY
-from src.config.flags.report import CompareArguments, ReportArguments
 from src.config.flags.study import StudyArguments
 from src.config.signals import Stopped
-from src.report import compare, report
 from src.storage.locks import FolderLock
 from src.studies.plan import Study, read_study
 
@@ -58,9 +57,10 @@ def run_study(config: StudyArguments) -> Path:
 
 def _report(study: Study) -> None:
     """Print the table of all runs that have finished, and write the page on them."""
-    folders = (str(study.root),)
-    compare(CompareArguments(output_dirs=folders))
-    report(ReportArguments(output_dirs=folders, output_file=str(study.root / "report.html")))
+    page = ["--output_file", str(study.root / "report.html")]
+    for script, flags in (("compare_main.py", []), ("report_main.py", page)):
+        say(f"\n$ python {script} {shlex.join([str(study.root), *flags])}")
+        subprocess.run([sys.executable, str(REPOSITORY / script), str(study.root), *flags], check=False)
 
 
 def _snakemake(config: StudyArguments, study: Study, more: list[str]) -> int:
