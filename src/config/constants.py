@@ -29,3 +29,5 @@ BLEU_TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "flores200", "ch
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt")  # of the learning rate
 LOWER_IS_BETTER = ("nll", "ppl", "wer")  # of all scores; for the others higher is better
 CORPORA = ("xsum", "squad", "art", "bisect", "shakespeare", "demo")
+NO_TRACKER = "none"
+TRACKERS = ("trackio", "tensorboard", "wandb", "mlflow", "comet_ml", "swanlab", "clearml", "dvclive")  # of accelerate

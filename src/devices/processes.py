@@ -1,4 +1,4 @@
-"""The processes of a run: their device and number format. The only file that imports accelerate."""
+"""The processes of a run: their device and number format."""
 
 import torch
 from accelerate import Accelerator as Accelerator  # exported: other files take the type from here

@@ -78,8 +78,11 @@ def far_below_teacher(student: float, teacher: float, name: str, *, higher_is_be
 
 
 def skipped_updates(skipped: float, updates: float, updates_so_far: int) -> str | None:
-    """Warn if the fp16 loss scaler skipped most updates, after those in which it looks for its scale."""
-    if updates_so_far <= SCALER_WARMUP or not skipped > updates / 2:
+    """Warn if the fp16 loss scaler skipped most updates, after those in which it looks for its scale.
+
+    A single one may be a scale that was too large: the scaler tries a larger one now and then.
+    """
+    if updates_so_far <= SCALER_WARMUP or skipped < 2 or not skipped > updates / 2:
         return None
     return (
         f"{skipped:.0f} of the last {updates:.0f} updates were skipped, because their gradients overflow fp16; use "

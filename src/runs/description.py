@@ -26,9 +26,21 @@ Status = Literal["unfinished", "finished"]
 # Flags that two commands of one run may differ in.
 NOT_COMPARED = (
     "output_dir", "resume", "overwrite", "save_state_every_n_minutes", "dry_run", "greater_is_better", "server_url",
-    "server_concurrency",
+    "server_concurrency", "report_to",
 )  # fmt: skip
 PACKAGES = ("torch", "transformers", "accelerate", "tokenizers", "numpy", "sacrebleu", "rouge_score", "nltk")
+
+
+class Curves(msgspec.Struct):
+    """A run's curves in an experiment tracker.
+
+    report_to: the tracker. key: what tells the run from others of the same folder. rows: how many rows of each table
+    were there when the run was last continued; rows that come again are not sent again.
+    """
+
+    report_to: str
+    key: Annotated[str, Meta(pattern=r"^[0-9a-f]{8}\Z")]  # a folder that is removed has it in its name
+    rows: dict[str, int] = {}
 
 
 class RunDescription(msgspec.Struct, kw_only=True):
@@ -37,7 +49,7 @@ class RunDescription(msgspec.Struct, kw_only=True):
     scores: of the final test, None for NaN and infinity, which JSON lacks. flags: by name, without the script. data:
     what flags that name inputs stood for, as JSON values (for a data file its fingerprint).
     seconds: at work, over all commands that continued the run. warnings: those printed, each once. stopped: what ended
-    an unfinished run; None also if it was killed.
+    an unfinished run; None also if it was killed. curves: with --report_to.
     """
 
     script: Annotated[str, Meta(pattern=r"^\w{1,60}\.py\Z")]
@@ -51,6 +63,7 @@ class RunDescription(msgspec.Struct, kw_only=True):
     seconds: float | None = None
     warnings: list[str] = []
     stopped: str | None = None
+    curves: Curves | msgspec.UnsetType = msgspec.UNSET
 
     def write(self, folder: Path) -> None:
         write_json(folder / RUN, msgspec.to_builtins(self), indent=1)

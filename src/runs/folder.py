@@ -7,18 +7,24 @@ from dataclasses import asdict, dataclass, field, fields
 from math import isfinite, nan
 from pathlib import Path
 from time import monotonic
+from types import MappingProxyType
 from typing import Any
 
+from msgspec import UNSET
+
 from src.config.console import say
+from src.config.constants import NO_TRACKER
 from src.config.errors import UserError, one_line
 from src.config.flags.base import REQUIRED
 from src.config.flags.shared import SharedArguments
 from src.config.noted import noted
+from src.runs.curves import curves_of
 from src.runs.description import (
     FINISHED,
     NEW,
     RUN,
     UNFINISHED,
+    Curves,
     RunDescription,
     Status,
     commit,
@@ -32,9 +38,11 @@ from src.storage.atomic import check_output_folder, check_writable, remove_folde
 from src.storage.locks import FolderLock
 
 PARTIAL = "generated_datasets.partial.jsonl"  # what gen_main.py or simulate_api_main.py has generated so far
+NOTHING: Mapping[str, Any] = MappingProxyType({})
 RESUMABLE = ("state", PARTIAL)
 WRITTEN = ("generated_datasets.json", "api_completions.json", "api_completions.jsonl")
-RUN_FILES = (*RESUMABLE, SCORES, LOSSES, PREDICTIONS, PREDICTION_LINES, MODEL_FOLDER, "epoch*__step*", *WRITTEN)
+CURVES = "tensorboard_" + "[0-9a-f]" * 8  # the only tracker with files in the run's folder
+RUN_FILES = (*RESUMABLE, SCORES, LOSSES, PREDICTIONS, PREDICTION_LINES, MODEL_FOLDER, "epoch*__step*", CURVES, *WRITTEN)
 UNFINISHED_FILES = tuple(f".{name}{ending}" for name in (*RUN_FILES, RUN) for ending in (".*.tmp", ".*.former"))
 
 
@@ -44,7 +52,7 @@ class RunFolder:
 
     flags: of this command, with the script. inputs: what flags that name inputs stand for. status, scores: those of
     run.json. former: the bytes of run.json when the folder was opened. earlier: of an unfinished run that is continued,
-    what they say. started: when, by the monotonic clock.
+    what they say. started: when, by the monotonic clock. curves: those in the tracker of --report_to.
     """
 
     path: Path
@@ -59,6 +67,7 @@ class RunFolder:
     earlier: RunDescription | None = None
     started: float = field(default_factory=lambda: monotonic())
     has_begun: bool = False
+    curves: Curves | None = None
 
     @property
     def is_dry(self) -> bool:
@@ -87,8 +96,7 @@ class RunFolder:
                 at_end.push(self._record_stop)
                 yield
         finally:
-            for tracker in self.trackers:
-                tracker.close()
+            self._close_trackers()
             self.lock.release()
             self.lock = None
 
@@ -110,10 +118,12 @@ class RunFolder:
         """Files and folders of a run, which starting anew removes."""
         return [entry for pattern in RUN_FILES for entry in self.path.glob(pattern)]
 
-    def begin(self, *, anew: bool) -> None:
-        """Make the folder, write run.json and open the trackers; `anew` removes the files of an earlier run.
+    def begin(self, *, anew: bool, kept: Mapping[str, int] = NOTHING) -> None:
+        """Make the folder, open the trackers and write run.json; `anew` removes the files of an earlier run.
 
-        If the process is killed in between, nothing of the earlier run is taken for this one's.
+        kept: the rows of each table that a resumed run keeps. If the process is killed in between, nothing of the
+        earlier run is taken for this one's. Raises UserError, with the earlier run intact, if a tracker cannot be
+        reached.
         """
         if self.lock is not None and not self.lock.is_acquired:
             try:
@@ -121,6 +131,10 @@ class RunFolder:
             except OSError as error:
                 raise UserError(f"{self.path}: cannot be written: {error.strerror}") from None
             self._hold(self.lock)
+        report_to = self.flags.get("report_to", NO_TRACKER)
+        former = None if anew else self.curves
+        self.curves = None if report_to == NO_TRACKER else curves_of(report_to, self.path, former)
+        self.trackers = open_trackers(self.path, self.flags, self.curves, kept)
         if anew:
             self._remove(RESUMABLE)
             self.earlier = None
@@ -129,12 +143,17 @@ class RunFolder:
         if anew:
             self._remove(RUN_FILES)
         self._remove(UNFINISHED_FILES)
-        self.trackers = open_trackers(self.path, self.flags)
 
     def finish(self, scores: Mapping[str, float]) -> None:
-        """Write the final scores to run.json; from now on the same command prints them and does nothing else."""
+        """Write the final scores to run.json and close the trackers; the same command now only prints the scores."""
         self.status, self.scores = FINISHED, dict(scores)
         self._describe(FINISHED, self.scores)
+        self._close_trackers()
+
+    def _close_trackers(self) -> None:
+        trackers, self.trackers = self.trackers, ()
+        for tracker in trackers:
+            tracker.close()
 
     def holds(self, file: Path) -> bool:
         """Whether a file or folder is inside this run's folder."""
@@ -143,6 +162,8 @@ class RunFolder:
     def _remove(self, patterns: Iterable[str]) -> None:
         for pattern in patterns:
             for entry in list(self.path.glob(pattern)):
+                if self.curves is not None and entry.name.endswith(f"_{self.curves.key}"):
+                    continue
                 if entry.is_dir():
                     remove_folder(entry)
                 else:
@@ -163,15 +184,16 @@ class RunFolder:
             seconds=round(seconds, 1),
             warnings=list(dict.fromkeys([*(earlier.warnings if earlier else ()), *noted()])),
             stopped=stopped,
+            curves=UNSET if self.curves is None else self.curves,
         ).write(self.path)
 
-    def log(self, table: str, columns: Sequence[str], row: Row) -> None:
-        """Give a row of a table (`SCORES` or `LOSSES`) to every tracker; a column without a value stays empty.
+    def log(self, table: str, columns: Sequence[str], row: Row, step: int = 0, more: Row = NOTHING) -> None:
+        """Give a row of a table to every tracker, as `Tracker.log` says; a column without a value stays empty.
 
         With each evaluation run.json gets the time and the warnings so far, which a kill would lose.
         """
         for tracker in self.trackers:
-            tracker.log(table, columns, row)
+            tracker.log(table, columns, row, step, more)
         if table == SCORES:
             self._describe(UNFINISHED, {})
 
@@ -210,6 +232,7 @@ def open_run(config: SharedArguments, inputs: Mapping[str, Any]) -> RunFolder:
     if not config.resume:
         raise UserError(f"{path}: holds this run already ({found.status}); --overwrite True starts anew")
     run.status, run.earlier = found.status, found
+    run.curves = None if found.curves is UNSET else found.curves
     run.scores = {name: nan if value is None else value for name, value in found.scores.items()}
     return run
 

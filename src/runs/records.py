@@ -43,17 +43,21 @@ def write_predictions(
 def check_records(folder: Path, n_evaluations: int, n_losses: int) -> None:
     """Raise UserError if rows that a saved state counts are missing. Writes nothing."""
     for path, expected in _counted_lines(folder, n_evaluations, n_losses).items():
-        found = 0
-        if path.name == PREDICTION_LINES:
-            found = len(read_json_lines(path, repair=False))
-        elif path.is_file():
-            with path.open("rb") as lines:
-                found = sum(line.endswith(b"\n") for line in lines)
+        is_json = path.name == PREDICTION_LINES
+        found = len(read_json_lines(path, repair=False)) if is_json else complete_lines(path)
         if found < expected:
             raise UserError(
                 f"{path}: {found} complete lines are left of the {expected} that were there when the run's state was "
                 "saved; put the file back, or start anew with --overwrite True"
             )
+
+
+def complete_lines(path: Path) -> int:
+    """The number of lines of a file that end with a newline; 0 if it is missing."""
+    if not path.is_file():
+        return 0
+    with path.open("rb") as lines:
+        return sum(line.endswith(b"\n") for line in lines)
 
 
 def truncate_records(folder: Path, n_evaluations: int, n_losses: int) -> None:
@@ -101,10 +105,11 @@ def read_run(folder: str | Path, *, only_final: bool = False) -> RunRecords:
         predictions = [read() for key, read in members.items() if not only_final or key == FINAL_TEST]
     else:
         predictions = read_json_lines(folder / PREDICTION_LINES, repair=False)
-    return RunRecords(description, _read_rows(folder / SCORES), _read_rows(folder / LOSSES), predictions)
+    return RunRecords(description, read_rows(folder / SCORES), read_rows(folder / LOSSES), predictions)
 
 
-def _read_rows(path: Path) -> list[dict[str, Any]]:
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a CSV file of a run; none if it is missing."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:

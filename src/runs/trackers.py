@@ -1,6 +1,7 @@
 """Trackers: where a run logs its rows of scores and losses while it trains.
 
-To add one (W&B, TensorBoard), write a class with the methods of `Tracker` and add it to `open_trackers`.
+Those that accelerate knows (TensorBoard, trackio, W&B, …) follow from --report_to. To add another, write a class with
+the methods of `Tracker` and add it to `open_trackers`.
 """
 
 import csv
@@ -9,6 +10,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from src.runs.curves import CurveTracker
+from src.runs.description import Curves
 from src.storage.atomic import append_bytes
 
 Row = Mapping[str, Any]
@@ -17,8 +20,12 @@ Row = Mapping[str, Any]
 class Tracker(Protocol):
     """Receives every row of a run. A resumed run logs the rows after its last saved state again."""
 
-    def log(self, table: str, columns: Sequence[str], row: Row) -> None:
-        """Log a row of a table (`SCORES` or `LOSSES`). columns: those of the table; the row may lack some."""
+    def log(self, table: str, columns: Sequence[str], row: Row, step: int, more: Row) -> None:
+        """Log a row of a table (`SCORES` or `LOSSES`).
+
+        columns: those of the table; the row may lack some. step: optimizer updates so far. more: values that are not in
+        the table, because they differ between equal runs (speed) or have a file of their own (predictions).
+        """
 
     def close(self) -> None:
         """Send what is left. The run calls it once, however it ends."""
@@ -30,7 +37,7 @@ class CsvTracker:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def log(self, table: str, columns: Sequence[str], row: Row) -> None:
+    def log(self, table: str, columns: Sequence[str], row: Row, step: int, more: Row) -> None:
         """Append the row, after a header if it is the first. Raises ValueError for a value without a column."""
         path, text = self.folder / table, io.StringIO()
         writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -43,6 +50,16 @@ class CsvTracker:
         """Nothing is left: each row was written at once."""
 
 
-def open_trackers(folder: Path, flags: Mapping[str, Any]) -> tuple[Tracker, ...]:
-    """The trackers of a run. flags: for trackers that log them, or that a flag turns on."""
-    return (CsvTracker(folder),)
+def open_trackers(
+    folder: Path, flags: Mapping[str, Any], curves: Curves | None, kept: Mapping[str, int]
+) -> tuple[Tracker, ...]:
+    """The trackers of a run. curves: those of --report_to. kept: the rows that a resumed state counts, by table.
+
+    Raises UserError if a tracker cannot be reached.
+    """
+    if curves is None:
+        return (CsvTracker(folder),)
+    from src.devices.trackers import TrackedRun  # here, because it imports accelerate, which a report does not need
+
+    sender = TrackedRun(curves.report_to, folder, curves.key, flags, is_new=not curves.rows)
+    return (CsvTracker(folder), CurveTracker(sender, curves.rows, kept))

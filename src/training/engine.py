@@ -30,6 +30,7 @@ from src.training import checkpoints, rhythm
 from src.training.checkpoints import LAST, StateFolder
 from src.training.learning_rate import LearningRate
 from src.training.log import TrainingLog
+from src.training.pace import Readout, Speed
 from src.training.phase import Phase
 from src.training.state import Best, RunState, TrainingState
 from src.training.update import Updater
@@ -57,7 +58,7 @@ class Trainer:
         preprocessor = self.evaluator.preprocessor
         self.updater = Updater(self.config, self.accelerator, self.training, preprocessor, self._last_good_checkpoint)
         self.log = TrainingLog(self.config, self.training, self.data, self.evaluator, self.run)
-        self.states = StateFolder(self.run.path)
+        self.speed, self.states = Speed(self.updater), StateFolder(self.run.path)
         self.state_saved_at = time.monotonic()
         entries = [entry for phase in self.phases for entry in phase.losses]
         kind = preprocessor.is_encoder_decoder
@@ -100,7 +101,8 @@ class Trainer:
             for epoch in range(phase.epochs)
         ]
         done = sum(lengths[: state.epoch - state.phase_start]) + state.steps_done
-        with progress_bar(sum(lengths), phase.name, "steps", initial=done) as bar:
+        values = Readout(self.updater, self.log.learning_rate)
+        with progress_bar(sum(lengths), phase.name, "steps", initial=done, values=values) as bar:
             while state.epoch < state.phase_start + phase.epochs:
                 patience = self.config.n_patience_epochs
                 if DEV in self.data and rhythm.out_of_patience(state.epoch - 1, state.best_epoch, patience):
@@ -142,8 +144,11 @@ class Trainer:
             rows = order[first : first + self.config.batch_size]
             self.updater.update(phase, split, rows)
             n_done = rhythm.steps_in_epoch(len(rows), micro)
-            state.steps_done += n_done
+            before, state.steps_done = state.steps_done, state.steps_done + n_done
             bar.update(n_done)
+            writes_row = rhythm.evaluates_after(state.steps_done, state.evaluated, n_steps, interval)
+            if not writes_row and rhythm.passes_multiple(before, state.steps_done, self.config.loss_interval):
+                self._log_losses(phase)
             if time.monotonic() - self.state_saved_at > 60 * self.config.save_state_every_n_minutes:
                 self.save_state()
 
@@ -170,19 +175,22 @@ class Trainer:
             results[TEST] = self.evaluate(TEST)
         below = self._below_teacher(phase, results[DEV]) if at_epoch_end and DEV in results else None
         # Rows are written after all evaluations: a run stopped between them evaluates again.
-        self.updater.metrics.add_to(state.losses)
-        self.log.losses(state, phase.losses[state.stage.index].name, self.terms)
+        self._log_losses(phase)
+        is_best = DEV in results and self._is_better(results[DEV].scores)
         for split, result in results.items():
-            self.log.evaluation(state, split, state.epoch, state.steps_done - 1, result)
+            self.log.evaluation(state, split, result, is_best=is_best and split == DEV)
         self.log.warn(state, DEV, below)
-        state.evaluated = state.steps_done
-        former = state.best
+        former, state.evaluated = state.best, state.steps_done
         state.last = f"epoch{state.epoch}__step{state.steps_done - 1}"
         if DEV in results:
-            self._judge(results[DEV].scores, phase)
+            self._judge(results[DEV].scores, phase, is_best=is_best)
         self.save_state()
         if former is not None and former is not state.best:
             remove_folder(self.run.path / former.folder)
+
+    def _log_losses(self, phase: Phase) -> None:
+        self.updater.metrics.add_to(self.state.losses)
+        self.log.losses(self.state, phase.losses[self.state.stage.index].name, self.terms, self.speed.take())
 
     def evaluate(self, split: str, *, final: bool = False) -> Evaluation:
         """Evaluate the student with its current weights. NLL of dev is measured on the split dev_ppl, if it exists."""
@@ -214,17 +222,21 @@ class Trainer:
             )
         return health.far_below_teacher(*scores, score, higher_is_better=self.config.higher_is_better)
 
-    def _judge(self, scores: Mapping[str, float], phase: Phase) -> None:
+    def _is_better(self, scores: Mapping[str, float]) -> bool:
+        """Whether scores on dev are the best so far."""
+        config, best = self.config, self.state.best
+        score, direction = scores[config.metric_for_best_model], config.higher_is_better
+        best_score, best_nll = (None, None) if best is None else (best.score, best.nll)
+        return rhythm.is_better(score, best_score, higher_is_better=direction, nll=scores["nll"], best_nll=best_nll)
+
+    def _judge(self, scores: Mapping[str, float], phase: Phase, *, is_best: bool) -> None:
         """Use scores on dev: choose the loss to learn next, and save a checkpoint if they are the best so far."""
         state, score, nll = self.state, scores[self.config.metric_for_best_model], scores["nll"]
-        best_score, best_nll = (None, None) if state.best is None else (state.best.score, state.best.nll)
         state.last += f"__score{score:.3f}".replace(".", "_")
-        direction = self.config.higher_is_better
-        better = rhythm.is_better(score, best_score, higher_is_better=direction, nll=nll, best_nll=best_nll)
         n_losses, seed = len(phase.losses), self.config.seed
-        stage = position_after_evaluation(state.stage, phase.schedule, n_losses, is_better=better, seed=seed)
+        stage = position_after_evaluation(state.stage, phase.schedule, n_losses, is_better=is_best, seed=seed)
         self._set_stage(stage, phase)
-        if better:  # saved last: the checkpoint's state includes all that follows from this evaluation
+        if is_best:  # saved last: the checkpoint's state includes all that follows from this evaluation
             state.best_epoch = state.epoch
             state.best = Best(score, state.epoch, state.steps_done - 1, state.last, nll if isfinite(nll) else None)
             checkpoints.save_checkpoint(self.run.path / state.best.folder, self.training, state)

@@ -10,11 +10,11 @@ from src.models.adapters import has_lora, merge_lora
 from src.models.folders import TrainedPrompt, write_model_folder
 from src.models.forward import unwrapped
 from src.runs.folder import RunFolder
-from src.runs.records import MODEL_FOLDER, SCORES, write_predictions
+from src.runs.records import MODEL_FOLDER, write_predictions
 from src.training import checkpoints
 from src.training.engine import Trainer
-from src.training.log import FINAL
 from src.training.resume import begin
+from src.training.summary import show_summary
 
 
 def train(trainer: Trainer) -> dict[str, float]:
@@ -28,7 +28,7 @@ def train(trainer: Trainer) -> dict[str, float]:
         scores = {}
         if TEST in trainer.data:
             result = trainer.evaluate(TEST, final=True)
-            trainer.log.evaluation(trainer.state, TEST, FINAL, FINAL, result)
+            trainer.log.evaluation(trainer.state, TEST, result, is_final=True)
             scores = result.scores
         references = {split: columns.get(TARGET, []) for split, columns in datasets.items()}
         has_ids = trainer.config.id_column is not None
@@ -53,9 +53,7 @@ def tidy_and_show_scores(run: RunFolder, config: TrainingArguments) -> dict[str,
             for folder in checkpoints.checkpoint_folders(run.path):
                 checkpoints.reduce_to_state_dict(folder)
         run.tidy()
-    if run.scores:
-        say("test: " + "  ".join(f"{name} {value:.2f}" for name, value in run.scores.items()))
-    say(f"model: {run.path / MODEL_FOLDER}   scores: {run.path / SCORES}")
+    show_summary(run)
     return run.scores
 
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 from src.config.console import say
 from src.config.errors import UserError
-from src.runs.records import check_records, truncate_records
+from src.runs.records import LOSSES, SCORES, check_records, truncate_records
 from src.training import checkpoints, rhythm
 from src.training.engine import Trainer
 
@@ -34,7 +34,7 @@ def begin(trainer: Trainer) -> None:
     """Begin to write: make the output folder, or cut its files back to the position of the resumed checkpoint."""
     state, folder = trainer.state, trainer.resumed
     is_same_run = folder is not None and trainer.run.holds(folder)
-    trainer.run.begin(anew=not is_same_run)
+    trainer.run.begin(anew=not is_same_run, kept={SCORES: state.n_rows, LOSSES: state.n_losses})
     if folder is None:
         return
     say(f"continuing from {folder}: epoch {state.epoch}, step {state.steps_done}")

@@ -42,7 +42,12 @@ def evaluates_after(steps_done: int, evaluated: int, n_steps: int, interval: int
     """
     if steps_done <= evaluated:
         return False
-    return steps_done == n_steps or steps_done // interval > evaluated // interval
+    return steps_done == n_steps or passes_multiple(evaluated, steps_done, interval)
+
+
+def passes_multiple(before: int, after: int, interval: int | None) -> bool:
+    """Whether the steps after `before`, up to `after`, include a multiple of `interval`; never if it is None."""
+    return interval is not None and after // interval > before // interval
 
 
 def is_test_epoch(epoch: int, every: int | None) -> bool:

@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedModel
 
 from src.config.console import say
-from src.config.constants import DEV, FT, TARGET, TEST
+from src.config.constants import DEV, FT, NO_TRACKER, TARGET, TEST
 from src.config.errors import UserError
 from src.config.flags.shared import TrainingArguments
 from src.config.signals import StopRequests
@@ -23,6 +23,7 @@ from src.data.splits import n_rows
 from src.decoding.checks import check_decoding
 from src.decoding.settings import decoding_of
 from src.devices.processes import Accelerator, make_accelerator
+from src.devices.trackers import check_tracker
 from src.distillation.capture import keep_all_layers
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.metrics import resolve_metrics, score_definitions
@@ -133,6 +134,8 @@ def load_student(
     this order. lora: freeze them and train an adapter on top. Raises UserError for what is wrong, before weights are
     read where possible.
     """
+    if config.report_to != NO_TRACKER:
+        check_tracker(config.report_to)
     metrics = resolve_metrics(config.metrics, config.metric_for_best_model)
     targets = [target for split in (DEV, TEST) if split in datasets for target in datasets[split][TARGET]]
     run.score_definitions = score_definitions(metrics, config.metric_options, count_references(targets))

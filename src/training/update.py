@@ -1,5 +1,6 @@
 """One optimizer update: its micro-batches, labels written by the student, losses, gradient and step."""
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -32,6 +33,15 @@ WRITING, MEASURING = 1, 2  # what random numbers are drawn for, besides dropout
 SCALE_BATCHES, SCALE_FLOOR = 100, 0.025  # micro-batches that a scale is measured on, and the least mean it assumes
 
 
+@dataclass(frozen=True)
+class Work:
+    """What an updater has done: rows, their tokens (inputs and targets, no padding), and the seconds taken."""
+
+    rows: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+
+
 @dataclass
 class Updater:
     """Makes updates of a student from its position on, and sums their losses in `state.losses`.
@@ -45,6 +55,7 @@ class Updater:
     preprocessor: Preprocessor
     last_good_checkpoint: Callable[[], str]
     state: RunState = field(default_factory=RunState)
+    work: Work = field(default_factory=Work)
 
     def __post_init__(self) -> None:
         self.metrics = MetricBuffer(self.accelerator.device, self.last_good_checkpoint)
@@ -62,8 +73,9 @@ class Updater:
 
         Raises UserError for a loss or a gradient that is not finite (on a GPU it may be raised by the next update).
         """
-        training, entry = self.training, phase.losses[self.state.stage.index]
+        training, entry, began = self.training, phase.losses[self.state.stage.index], time.perf_counter()
         batches = self._micro_batches(split, rows)
+        tokens = sum(int(each.lengths.inputs.sum() + each.lengths.n_known.sum()) for each in batches)
         with self.finite(self._place(phase, *batches)):
             batches = [self._with_student_targets(entry, batch, offset) for offset, batch in enumerate(batches)]
         training.model.train()
@@ -83,6 +95,8 @@ class Updater:
             training.scheduler.step()
         self.state.losses[UPDATES] = self.state.losses.get(UPDATES, 0) + 1
         self.state.updates += 1
+        rows_done, tokens_done = self.work.rows + len(rows), self.work.tokens + tokens
+        self.work = Work(rows_done, tokens_done, self.work.seconds + time.perf_counter() - began)
 
     def _clip_gradient(self, phase: Phase, batches: Sequence[Batch]) -> None:
         """Record the gradient's norm, and clip it to --clip_grad_norm. In fp16 the scaler checks that it is finite."""

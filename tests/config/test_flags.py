@@ -65,6 +65,8 @@ TRAINING = SHARED | {
     "test_every_n_epochs": None,
     "keep_checkpoint_after_test": False,
     "save_state_every_n_minutes": 15.0,
+    "report_to": "none",
+    "log_every_n_steps": None,
 }
 STORED = TRAINING | {
     "task_prompt": None,

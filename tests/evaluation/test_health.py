@@ -128,7 +128,15 @@ def test_scores_that_see_nothing_are_told_of(scores, predictions, said):
 
 @pytest.mark.parametrize(
     ("skipped", "updates", "so_far", "said"),
-    [(0, 100, 100, False), (50, 100, 100, False), (51, 100, 100, True), (16, 20, 20, False), (0, 0, 50, False)],
+    [
+        (0, 100, 100, False),
+        (50, 100, 100, False),
+        (51, 100, 100, True),
+        (16, 20, 20, False),
+        (0, 0, 50, False),
+        (1, 1, 50, False),
+        (2, 2, 50, True),
+    ],
 )
 def test_how_many_updates_may_be_skipped(skipped, updates, so_far, said):
     assert (skipped_updates(skipped, updates, so_far) is not None) is said

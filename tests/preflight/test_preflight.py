@@ -511,10 +511,13 @@ def elsewhere_than_in(folder: Path) -> dict[str, tuple]:
 def test_of_a_run_that_is_finished(command, tmp_path, capsys):
     flags = command("ft", "t5", epochs=1)
     ft_main.main(flags)
-    assert dry_run("ft", flags, tmp_path, capsys) == {}
     ft_main.main(flags)
-    last = capsys.readouterr().out
+    capsys.readouterr()
+    ft_main.main(flags)
+    last, before = capsys.readouterr().out, tree(tmp_path)
+    assert last.startswith("\nscores of the best checkpoint")
     ft_main.main([*flags, *DRY])
+    assert tree(tmp_path) == before
     assert capsys.readouterr().out.endswith(last)  # the command would only print its scores
     sections = dry_run("ft", [*flags, "--overwrite", "True"], tmp_path, capsys)
     assert sections["run"] == [f"{tmp_path / 'out'}: a new run; --overwrite True removes the former one"]

@@ -47,14 +47,14 @@ def test_a_tracker_of_another_kind(tiny_models, tiny_dataset_path, tmp_path, mon
         def __init__(self):
             self.rows, self.closed = {"eval_scores.csv": [], "train_losses.csv": []}, 0
 
-        def log(self, table, columns, row):
+        def log(self, table, columns, row, step, more):
             self.rows[table].append({name: row.get(name) for name in columns})
 
         def close(self):
             self.closed += 1
 
     lists = Lists()
-    monkeypatch.setattr(folder, "open_trackers", lambda path, flags: (CsvTracker(path), lists))
+    monkeypatch.setattr(folder, "open_trackers", lambda path, *_: (CsvTracker(path), lists))
     ft_main.main(ft_flags(tiny_models["t5"]["student"], tiny_dataset_path, tmp_path / "out"))
     found = read_run(tmp_path / "out")
     assert lists.rows == {"eval_scores.csv": found.scores, "train_losses.csv": found.losses}

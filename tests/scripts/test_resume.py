@@ -419,7 +419,7 @@ def test_a_finished_run_prints_its_scores_and_changes_nothing(finished, capsys):
     capsys.readouterr()
     scores = ft_main.main(command())
     assert run_script(ft_main.main, command()) == 0
-    assert f"chrf {scores['chrf']:.2f}" in capsys.readouterr().out
+    assert f"{scores['chrf']:10.2f}\n" in capsys.readouterr().out
     assert scores == read(out / "run.json")["scores"]
     assert snapshot(out) == hashes
     assert {file: file.stat().st_mtime_ns for file in out.rglob("*")} == before

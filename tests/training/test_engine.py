@@ -338,6 +338,68 @@ def test_an_evaluation_inside_a_window_waits_for_its_update(model, tmp_path, scr
     assert places(tmp_path / "out") == [("dev", 0, 3), ("dev", 0, 7), ("dev", 0, 9)]
 
 
+def test_rows_of_losses_between_evaluations(model, tmp_path):
+    """9 micro-batches an epoch in updates of two, the last one of one; a row is the mean since the row before."""
+    data = write(tmp_path / "d.json", train=18)
+
+    def losses(every: int | None, evaluations: int) -> dict[tuple[int, int], float]:
+        out, flags = tmp_path / f"{every}_{evaluations}", {"learning_rate": 1e-9, "log_every_n_steps": every}
+        ft_main.main(ft_flags(model, data, out, epochs=2, save_checkpoint_every_n_steps=evaluations, **flags))
+        return {(int(row["epoch"]), int(row["step"])): float(row["loss"]) for row in rows(out, "train_losses.csv")}
+
+    each = losses(1, 100)
+    assert list(each) == [(epoch, step) for epoch in (0, 1) for step in (1, 3, 5, 7, 8)]
+    epoch_0 = list(each.values())[:5]
+    found = losses(3, 100)
+    assert list(found) == [(epoch, step) for epoch in (0, 1) for step in (3, 5, 8)]  # inside an update: after it
+    assert [found[0, step] for step in (3, 5, 8)] == pytest.approx(
+        [np.mean(epoch_0[:2]), epoch_0[2], np.mean(epoch_0[3:])]
+    )
+    evaluated = losses(None, 4)
+    assert list(evaluated) == [(epoch, step) for epoch in (0, 1) for step in (3, 7, 8)]
+    assert losses(4, 4) == evaluated  # an evaluation's row is not written twice
+
+
+def test_an_evaluation_is_a_line_and_the_end_a_table(model, tmp_path, scripted, capsys):
+    scripted(3.0, 1.5, 41.25)
+    data = write(tmp_path / "d.json", train=4, dev=2, test=2)
+    flags = {"epochs": 3, "test_every_n_epochs": 2, "save_checkpoint_every_n_steps": 100}
+    command = ft_flags(model, data, tmp_path / "out", **flags)
+    ft_main.main(command)
+    lines = [line for line in capsys.readouterr().out.splitlines() if not line.startswith("warning")]
+    assert lines[1:6] == [
+        "epoch 0, step 1: dev sacrebleu 3.00 (new best) nll 3.000",
+        "epoch 1, step 1: dev sacrebleu 1.50 (best so far: 3.00 at epoch 0, step 1) nll 1.500",
+        "epoch 1, step 1: test sacrebleu 50.00 nll 50.000",
+        "epoch 2, step 1: dev sacrebleu 41.25 (new best) nll 41.250",
+        "best checkpoint: test sacrebleu 50.00 nll 50.000",
+    ]
+    table = [
+        "",
+        "scores of the best checkpoint (epoch 2, step 1)",
+        "                dev      test",
+        "sacrebleu     41.25     50.00",
+        "nll          41.250    50.000",
+        "ppl           0.000     0.000",
+        "",
+        f"model        {tmp_path / 'out' / 'model'}",
+        f"scores       {tmp_path / 'out' / 'eval_scores.csv'}",
+        f"losses       {tmp_path / 'out' / 'train_losses.csv'}",
+        f"predictions  {tmp_path / 'out' / 'eval_generations.json'}",
+    ]
+    assert lines[6:] == table
+    ft_main.main(command)
+    assert capsys.readouterr().out.splitlines() == table
+
+
+def test_the_table_of_a_run_without_dev_or_test(model, tmp_path, capsys):
+    ft_main.main(ft_flags(model, write(tmp_path / "d.json", train=4), tmp_path / "neither", epochs=1))
+    assert "scores of the" not in capsys.readouterr().out
+    data = write(tmp_path / "d.json", train=4, test=2)
+    ft_main.main(ft_flags(model, data, tmp_path / "test", epochs=1))
+    assert "scores of the last weights\n               test\nsacrebleu" in capsys.readouterr().out
+
+
 def test_patience_ends_distillation_and_the_closing_fine_tuning_has_its_own(dropout_models, tmp_path, scripted):
     scripted(5.0, 1.0, 1.0, 1.0, 6.0, 2.0, 2.0, 9.0)
     data = write(tmp_path / "d.json", train=4, ft=3, dev=2)

@@ -36,6 +36,14 @@ def test_the_number_of_updates_does_not_depend_on_the_micro_batch():
         assert counts == {-(-n_rows // 8)}
 
 
+@pytest.mark.parametrize(
+    ("before", "after", "interval", "passes"),
+    [(0, 1, 1, True), (0, 3, 4, False), (0, 4, 4, True), (4, 7, 4, False), (3, 9, 4, True), (0, 9, None, False)],
+)
+def test_a_multiple_is_passed(before, after, interval, passes):
+    assert rhythm.passes_multiple(before, after, interval) is passes
+
+
 def test_rotation():
     splits = ("train_0", "train_1", "train_2")
     assert [rhythm.rotated(splits, epoch) for epoch in range(5)] == [*splits, "train_0", "train_1"]

@@ -2,11 +2,12 @@
 
 from dataclasses import dataclass
 
-from src.config.constants import BLEU_TOKENIZERS, LOWER_IS_BETTER, METRICS, SCHEDULES
+from src.config.constants import BLEU_TOKENIZERS, LOWER_IS_BETTER, METRICS, NO_TRACKER, SCHEDULES, TRACKERS
 from src.config.errors import UserError
 from src.config.flags.base import DATA, DECODING, EVALUATION, FILES, REQUIRED, RUN, TRAINING, TokenizerArguments, flag
 
 DEBUG_ROWS = 128  # of each split, with --debug True
+TRACKED_STEPS = 50  # between rows of losses for a tracker
 PROMPT_HELP = (
     "Prompt added to every input: a prefix for encoder-decoder models, a suffix for decoder-only models, in which "
     r"`\n` and `\t` mean newline and tab. A missing space is added. The value `bart` means no prompt."
@@ -160,6 +161,25 @@ class TrainingArguments(SharedArguments):
     save_state_every_n_minutes: float = flag(
         15.0, "Minutes between saved states to resume from. Every evaluation saves one too.", EVALUATION, above=0
     )
+    report_to: str = flag(
+        NO_TRACKER,
+        "Experiment tracker that gets losses, scores and some predictions while the run goes on; its package must be "
+        "installed. trackio and tensorboard need no account.",
+        RUN,
+        choices=(NO_TRACKER, *TRACKERS),
+    )
+    log_every_n_steps: int | None = flag(
+        None,
+        "Steps (micro-batches) between rows of train_losses.csv, besides the row at each evaluation. None means only "
+        f"those, or every {TRACKED_STEPS} steps with --report_to.",
+        RUN,
+        minimum=1,
+    )
+
+    @property
+    def loss_interval(self) -> int | None:
+        """Steps between rows of losses; None means that only evaluations write them."""
+        return self.log_every_n_steps or (None if self.report_to == NO_TRACKER else TRACKED_STEPS)
 
     @property
     def metric_options(self) -> dict[str, dict[str, str]]:
