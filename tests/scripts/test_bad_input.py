@@ -10,6 +10,7 @@ import pytest
 import torch
 from tiny_runs import TINY, argv, ft_flags, gen_flags, kd_flags, read, says, snapshot
 
+import compare_main
 import create_student_main
 import ft_main
 import gen_main
@@ -17,7 +18,9 @@ import kd_dataset_with_logits_main
 import kd_main
 import prepare_datasets_main
 import profile_main
+import report_main
 import simulate_api_main
+import study_main
 from src.config.cli import run_script
 from src.decoding import generator
 from src.models import weights
@@ -32,6 +35,9 @@ MAINS = {
     "simulate": simulate_api_main.main,
     "student": create_student_main.main,
     "profile": profile_main.main,
+    "study": study_main.main,
+    "compare": compare_main.main,
+    "report": report_main.main,
 }
 PAIR = {"text": ["A cat.", "A dog."], "target": ["A dog.", "A cat."]}
 GOOD = {"train": PAIR, "dev": PAIR, "test": PAIR, "ft": PAIR, "unlabeled": {"text": ["A bird."]}}
@@ -56,6 +62,10 @@ def make_place(root: Path, models: dict[str, dict[str, str]]) -> Path:
 def flags_of(script: str, place: Path, **flags: Any) -> list[str]:
     """A good command, changed by `flags`; @ in a text stands for the folder."""
     flags = {name: value.replace("@", str(place)) if isinstance(value, str) else value for name, value in flags.items()}
+    if script in ("report", "compare"):
+        return [*argv({"output_file": place / "out.html"} if script == "report" else {}), *argv(flags), str(place)]
+    if script == "study":
+        return argv({"plan": place / "plan.yaml", **flags})
     if script == "profile":
         return argv({"model_name": place / "t5_student", "output_file_path": place / "out.csv", **flags})
     flags = {"dataset_path": place / "data.json", "output_dir": place / "out", **flags}
@@ -151,6 +161,16 @@ def refused(script: str, command: list[str], place: Path, capsys) -> str:
         ("simulate", {"generation_type": "greedy", "n_completions": 2}, "--n_completions 2: greedy writes"),
         ("simulate", {"split_for_generation": "trian"}, "has no split 'trian'; nearest: 'train'"),
         ("simulate", {"model_name": "@/none"}, "none: no such model folder"),
+        # studies and reports
+        ("study", {"plan": None}, "--plan: required, but not given"),
+        ("study", {"plan": "@/none.yaml"}, "none.yaml: cannot be read: No such file"),
+        ("study", {"plan": "@/data.json"}, "data.json: unknown key 'train'; nearest"),
+        ("study", {"jobs": 0}, "--jobs: must be at least 1"),
+        ("compare", {}, "neither it nor a folder below holds a run"),
+        ("compare", {"score": "bleu"}, "neither it nor a folder below holds a run"),
+        ("report", {"output_file": "@/out.txt"}, "--output_file .*out.txt: must end in .html"),
+        ("report", {"output_file": "@/data.json/out.html"}, "cannot be written: .*data.json is a file"),
+        ("report", {"picture": "@/out.png"}, "--picture .*out.png: must end in .svg"),
         # profiles
         ("profile", {"model_name": None}, "--model_name: required, but not given"),
         ("profile", {"model_name": "@/none"}, "none: no such model folder"),
