@@ -15,7 +15,7 @@ from src.config.flags.base import REPOSITORY
 from src.config.flags.study import StudyArguments
 from src.config.signals import Stopped
 from src.storage.locks import FolderLock
-from src.studies.plan import Study, read_study
+from src.studies.plan import DISTILL, FINE_TUNE, Study, read_study
 
 LOCAL = "local"
 CONTINUES = "stopped; the same command continues the study"
@@ -49,7 +49,7 @@ def run_study(config: StudyArguments) -> Path:
         status = _snakemake(config, study, [])
     finally:
         lock.release()
-    if any(study.is_done(job) and job.runs_a_model for job in study.jobs):
+    if any(study.is_done(job) and job.script in (FINE_TUNE, DISTILL) for job in study.jobs):
         _report(study)
     _report_failures(study, status)
     return study.root
