@@ -10,7 +10,7 @@ from pathlib import Path
 from src.config.errors import UserError
 from src.config.scripts import flag_names
 from src.config.yaml_files import read_mapping
-from src.studies.entries import OF_THE_STUDY, Entries, Entry, closest, refuse_unknown, texts, users_file, written
+from src.studies.entries import OF_THE_STUDY, Entries, Entry, closest, refuse_unknown, texts, users_file
 from src.studies.grid import combinations, file_name, folder_part
 from src.studies.jobs import Flags, Job, Value
 
@@ -140,7 +140,7 @@ class _Plan:
         flags: dict[str, Value] = {"add_original_data": "True", **self.entries.flags(GENERATE, generate, place)}
         flags |= {"model_name": model.path, "dataset_path": inputs.path}
         targets = self._add(f"gen/{where}", place, GENERATE, flags, f"gen/{where}/{GENERATED}", model, inputs)
-        flags = {flag: written(value, f"{place}: {flag}") for flag, value in merge.items()} | self._file(where)
+        flags = self.entries.flags(PREPARE, merge, place) | self._file(where)
         flags |= {"original_dataset_path": inputs.path, "generation_dataset_path": targets.path}
         return self._add(f"data/{where}", place, PREPARE, flags, f"data/{where}.json", targets, inputs)
 
