@@ -12,7 +12,7 @@ import yaml
 ROOT = Path(__file__).parents[1]
 RUNTIME, DEVELOPMENT = "requirements.txt", "requirements-dev.txt"
 ENGINE, BENCHMARKS = "requirements-ctranslate2.txt", "requirements-bench.txt"  # of those who want them
-EXTRAS = "requirements-extras.txt"
+EXTRAS, STUDIES = "requirements-extras.txt", "requirements-study.txt"
 PIN = re.compile(r"[A-Za-z0-9_.-]+==[0-9][0-9A-Za-z.]*")
 
 
@@ -50,8 +50,8 @@ def imported_modules(*patterns: str) -> dict[str, Path]:
 @pytest.mark.parametrize(
     ("patterns", "files"),
     [
-        pytest.param(("*.py", "src/**/*.py", "benchmarks/*.py"), (RUNTIME, ENGINE, EXTRAS), id="scripts"),
-        pytest.param(("benchmarks/**/*.py",), (RUNTIME, ENGINE, BENCHMARKS), id="benchmarks"),
+        pytest.param(("*.py", "src/**/*.py", "benchmarks/*.py"), (RUNTIME, ENGINE, EXTRAS, STUDIES), id="scripts"),
+        pytest.param(("benchmarks/**/*.py",), (RUNTIME, ENGINE, BENCHMARKS, STUDIES), id="benchmarks"),
         pytest.param(("tests/**/*.py",), (RUNTIME, DEVELOPMENT), id="tests"),
     ],
 )
@@ -67,7 +67,7 @@ def test_every_import_is_pinned(patterns, files):
     assert not unpinned
 
 
-@pytest.mark.parametrize("file", [RUNTIME, DEVELOPMENT, ENGINE, EXTRAS, BENCHMARKS])
+@pytest.mark.parametrize("file", [RUNTIME, DEVELOPMENT, ENGINE, EXTRAS, BENCHMARKS, STUDIES])
 def test_pins_are_exact(file):
     lines = requirement_lines(file)
     assert lines
@@ -78,7 +78,7 @@ def test_conda_installs_the_same_pins():
     environment = yaml.safe_load((ROOT / "environment.yml").read_text(encoding="utf-8"))
     assert environment["name"] == "kd"
     assert "python=3.11" in environment["dependencies"]
-    assert {"pip": [f"-r {RUNTIME}", f"-r {DEVELOPMENT}"]} in environment["dependencies"]
+    assert {"pip": [f"-r {RUNTIME}", f"-r {STUDIES}", f"-r {DEVELOPMENT}"]} in environment["dependencies"]
 
 
 def test_the_makefile_says_what_each_target_does():

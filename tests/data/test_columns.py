@@ -9,6 +9,7 @@ from conftest import ARGUMENTS
 import prepare_datasets_main
 from src.config.cli import parse
 from src.config.errors import UserError
+from src.config.scripts import scripts_with
 from src.data.columns import rename_columns
 from src.data.formats import read_datasets
 from src.data.tables import read_data
@@ -112,7 +113,11 @@ def test_errors_about_our_names_tell_of_the_flags(tmp_path):
     assert read_datasets(path)["train"] == {"text": ["a"], "target": ["x"], "answer": [{"short": "x"}]}
 
 
-READING = [script for script in ARGUMENTS if script not in ("prepare_datasets_main.py", "create_student_main.py")]
+READING = [
+    script
+    for script in scripts_with("dataset_path")
+    if script not in ("prepare_datasets_main.py", "create_student_main.py")
+]
 
 
 @pytest.mark.parametrize("script", READING)

@@ -9,6 +9,7 @@ from conftest import ARGUMENTS
 import prepare_datasets_main
 from src.config.cli import parse
 from src.config.errors import UserError
+from src.config.scripts import scripts_with
 from src.data.formats import read_datasets
 from src.data.tables import draw_splits, read_data, rows_of
 
@@ -116,7 +117,7 @@ def as_read_by(script: str, path, flags: str):
 
 
 def test_all_scripts_draw_the_same_splits(path):
-    scripts = [script for script in ARGUMENTS if script != "create_student_main.py"]
+    scripts = [script for script in scripts_with("dataset_path") if script != "create_student_main.py"]
     of_script = {script: as_read_by(script, path, SPLITTING) for script in scripts}
     prepared = of_script["prepare_datasets_main.py"]
     assert prepared.pop("ft") == prepared["train"]

@@ -39,15 +39,16 @@ from src.api.responses import ApiFile
 from src.config.cli import run_script
 from src.config.errors import UserError
 from src.config.experiments.load import load_experiments
+from src.config.scripts import scripts_with
 from src.data import columnar_files, schema
 from src.data.formats import read_datasets
 from src.decoding import generator
 from src.models import weights
 from src.training import setup
 
-MAINS = {
-    path.stem.removesuffix("_main"): import_module(path.stem).main
-    for path in Path(setup.__file__).parents[2].glob("*_main.py")
+MAINS = {  # of the scripts that read a dataset
+    script.removesuffix("_main.py"): import_module(script.removesuffix(".py")).main
+    for script in scripts_with("dataset_path")
 }
 STORED, PREPARE, STUDENT, SIMULATE = "kd_dataset_with_logits", "prepare_datasets", "create_student", "simulate_api"
 TRAINING, WRITING, MAKING = ("ft", "kd", STORED), ("gen", SIMULATE), (PREPARE, STUDENT)

@@ -145,9 +145,10 @@ def test_distillation_and_closing_fine_tuning(tiny_models, tmp_path, recorded, m
     best_epoch, n_closing = 7, 2 * 2  # two epochs of two updates
     judge = Trainer._judge
 
-    def script(self, _scores, phase):
+    def script(self, _scores, phase, *, is_best):
         score = 100.0 if self.state.epoch == best_epoch else 200.0 + self.state.epoch if phase.from_best else 0.0
-        judge(self, {"chrf": score, "nll": 1.0}, phase)
+        is_best = self.state.best is None or score > self.state.best.score
+        judge(self, {"chrf": score, "nll": 1.0}, phase, is_best=is_best)
 
     monkeypatch.setattr(Trainer, "_judge", script)
     flags = {**FLAGS, "epochs": 13, "stop_training_after_n_epochs": 10, "ft_steps_at_end": 2}
@@ -170,7 +171,10 @@ def test_distillation_and_closing_fine_tuning(tiny_models, tmp_path, recorded, m
 def keep_last(monkeypatch) -> None:
     """The last checkpoint is the best."""
     judge = Trainer._judge
-    rising = lambda self, _scores, phase: judge(self, {"chrf": float(self.state.epoch), "nll": 1.0}, phase)  # noqa: E731
+
+    def rising(self, _scores, phase, *, is_best):
+        judge(self, {"chrf": float(self.state.epoch), "nll": 1.0}, phase, is_best=True)
+
     monkeypatch.setattr(Trainer, "_judge", rising)
 
 
