@@ -15,7 +15,8 @@ from src.config.flags.base import REPOSITORY
 from src.config.flags.study import StudyArguments
 from src.config.signals import Stopped
 from src.storage.locks import FolderLock
-from src.studies.plan import DISTILL, FINE_TUNE, Study, read_study
+from src.studies.jobs import Study
+from src.studies.plan import DISTILL, FINE_TUNE, read_study
 
 LOCAL = "local"
 CONTINUES = "stopped; the same command continues the study"

@@ -1,4 +1,4 @@
-"""A study's jobs: one command of one script each, in an order in which they can run."""
+"""A study's jobs, one command of one script each, and where their logs and markers are."""
 
 import shlex
 import sys
@@ -71,6 +71,28 @@ class Job:
                 )  # fmt: skip
         except UserError as error:
             raise UserError(f"{self.place}: {error}") from None
+
+
+@dataclass(frozen=True)
+class Study:
+    """A checked plan. root: the folder of everything the study writes. jobs: each after those that it needs."""
+
+    root: Path
+    jobs: tuple[Job, ...]
+
+    def marker(self, job: Job) -> Path:
+        """The file that says that the job has finished; Snakemake may delete it."""
+        return self.root / ".done" / job.name
+
+    def is_done(self, job: Job) -> bool:
+        """Whether the job has finished and its result is still there."""
+        return self.marker(job).exists() and job.result.exists()
+
+    def needed(self, job: Job) -> list[Job]:
+        return [each for each in self.jobs if each.name in job.needs]
+
+    def log(self, job: Job) -> Path:
+        return self.root / "logs" / f"{job.name}.log"
 
 
 def as_list(value: Value) -> list[str]:

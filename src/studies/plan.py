@@ -12,7 +12,7 @@ from src.config.scripts import flag_names
 from src.config.yaml_files import read_mapping
 from src.studies.entries import OF_THE_STUDY, Entries, Entry, closest, refuse_unknown, texts, users_file
 from src.studies.grid import combinations, file_name, folder_part
-from src.studies.jobs import Flags, Job, Value
+from src.studies.jobs import Flags, Job, Study, Value
 
 PREPARE, CREATE = "prepare_datasets_main.py", "create_student_main.py"
 FINE_TUNE, GENERATE, DISTILL, PROFILE = "ft_main.py", "gen_main.py", "kd_main.py", "profile_main.py"
@@ -23,28 +23,6 @@ MERGE_FLAGS = (  # of a pseudo_targets entry, for the script that merges; all ot
 )  # fmt: skip
 MODEL_FLAGS = ("model_name", "from_model", "tokenizer")  # that may name a model or teacher of the plan
 GENERATED = "generated_datasets.json"
-
-
-@dataclass(frozen=True)
-class Study:
-    """A checked plan. root: the folder of everything the study writes. jobs: each after those that it needs."""
-
-    root: Path
-    jobs: tuple[Job, ...]
-
-    def marker(self, job: Job) -> Path:
-        """The file that says that the job has finished; Snakemake may delete it."""
-        return self.root / ".done" / job.name
-
-    def is_done(self, job: Job) -> bool:
-        """Whether the job has finished and its result is still there."""
-        return self.marker(job).exists() and job.result.exists()
-
-    def needed(self, job: Job) -> list[Job]:
-        return [each for each in self.jobs if each.name in job.needs]
-
-    def log(self, job: Job) -> Path:
-        return self.root / "logs" / f"{job.name}.log"
 
 
 def read_study(path: Path, output_dir: str | None = None, seed: int | None = None) -> Study:

@@ -13,7 +13,8 @@ import pytest
 from src.config.errors import UserError
 from src.config.flags.base import REPOSITORY
 from src.run_study import _report_failures
-from src.studies.plan import Study, read_study
+from src.studies.jobs import Study
+from src.studies.plan import read_study
 from tests.faults import differences, outcome
 
 PLAN = """

@@ -9,7 +9,8 @@ import pytest
 from src.config.cli import run_script
 from src.config.errors import UserError
 from src.config.flags.base import REPOSITORY
-from src.studies.plan import Study, read_study
+from src.studies.jobs import Study
+from src.studies.plan import read_study
 from study_main import main
 
 SHIPPED = sorted((REPOSITORY / "arg_configs" / "studies").glob("*.yaml"))
