@@ -9,9 +9,9 @@ from typing import Any, NoReturn, TypeVar
 
 from src.config.errors import UserError, one_line
 from src.config.flags.base import GROUPS, REQUIRED, Arguments, spelled
-from src.config.noted import begin_noting
 from src.config.parsing import base_type, check_value, convert, is_list
 from src.config.signals import sigterm_as_exception
+from src.config.warning_record import begin_recording
 
 Parsed = TypeVar("Parsed", bound=Arguments)
 
@@ -22,7 +22,7 @@ def parse(arguments_class: type[Parsed], argv: list[str] | None = None) -> Parse
     `argv` is sys.argv[1:] if None. Raises UserError for the first mistake. --help, and a query such as
     --list_experiments, print their answer and exit with status 0.
     """
-    begin_noting()
+    begin_recording()
     given = explicit_flags(arguments_class, argv)
     if arguments_class.answer_query(given):
         raise SystemExit(0)

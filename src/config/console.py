@@ -12,7 +12,7 @@ from tqdm.auto import tqdm
 from tqdm.contrib import DummyTqdmFile
 from tqdm.contrib.logging import logging_redirect_tqdm
 
-from src.config.noted import note
+from src.config.warning_record import record_warning
 
 BAR_DELAY = 2.0  # seconds; shorter work shows no bar
 LOG_INTERVAL = 30.0  # seconds between lines in a log file
@@ -162,6 +162,6 @@ class _LogLines:
 def say(line: str) -> None:
     """Print a line on stdout without garbling a progress bar. The record of a run keeps a line `warning: ...`."""
     if line.startswith("warning: "):
-        note(line.removeprefix("warning: "))
+        record_warning(line.removeprefix("warning: "))
     tqdm.write(line, file=sys.stdout)
     sys.stdout.flush()

@@ -17,7 +17,7 @@ from src.config.constants import NO_TRACKER
 from src.config.errors import UserError, one_line
 from src.config.flags.base import REQUIRED
 from src.config.flags.shared import SharedArguments
-from src.config.noted import noted
+from src.config.warning_record import recorded_warnings
 from src.runs.curves import curves_of
 from src.runs.description import (
     FINISHED,
@@ -182,7 +182,7 @@ class RunFolder:
             versions=installed_versions(),
             commit=commit(),
             seconds=round(seconds, 1),
-            warnings=list(dict.fromkeys([*(earlier.warnings if earlier else ()), *noted()])),
+            warnings=list(dict.fromkeys([*(earlier.warnings if earlier else ()), *recorded_warnings()])),
             stopped=stopped,
             curves=UNSET if self.curves is None else self.curves,
         ).write(self.path)

@@ -21,7 +21,6 @@ from src.config.errors import UserError
 from src.config.flags.base import REPOSITORY
 from src.config.flags.generate import GenerateArguments
 from src.config.flags.train import FineTuneArguments
-from src.config.noted import begin_noting
 from src.runs import description, folder
 from src.runs.description import FINISHED, NEW, UNFINISHED, data_fingerprint
 from src.runs.folder import RunFolder, open_run
@@ -420,7 +419,7 @@ def test_time_and_warnings_of_all_commands_that_continued_a_run(config, monkeypa
     """What a continued run says again counts once; the time of each command counts."""
     clock = [100.0]
     monkeypatch.setattr(folder, "monotonic", lambda: clock[0])
-    begin_noting()
+    begin_recording()
     run = open_run(config, DATA)
     with pytest.raises(KeyboardInterrupt), run.held():
         say("warning: dev: loops")
@@ -430,7 +429,7 @@ def test_time_and_warnings_of_all_commands_that_continued_a_run(config, monkeypa
     assert {name: record(run)[name] for name in ("seconds", "warnings", "stopped", "status")} == {
         "seconds": 60.0, "warnings": ["dev: loops"], "stopped": "interrupted", "status": UNFINISHED
     }  # fmt: skip
-    begin_noting()
+    begin_recording()
     again = open_run(config, DATA)
     with again.held():
         again.begin(anew=False)
@@ -463,8 +462,8 @@ def test_a_run_that_fails_before_it_begins_writes_nothing(config):
 
 def test_warnings_stay_on_stderr():
     code = (
-        "import logging, src.config.noted as noted\n"
-        "noted.begin_noting(); noted.begin_noting()\n"
+        "import logging, src.config.warning_record as noted\n"
+        "noted.begin_recording(); noted.begin_recording()\n"
         "logging.getLogger('src.a').warning('one %d', 1)\n"
         "print(noted.noted())"
     )
