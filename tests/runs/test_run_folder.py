@@ -21,6 +21,7 @@ from src.config.errors import UserError
 from src.config.flags.base import REPOSITORY
 from src.config.flags.generate import GenerateArguments
 from src.config.flags.train import FineTuneArguments
+from src.config.warning_record import begin_recording
 from src.runs import description, folder
 from src.runs.description import FINISHED, NEW, UNFINISHED, data_fingerprint
 from src.runs.folder import RunFolder, open_run
