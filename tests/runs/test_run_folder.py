@@ -463,10 +463,10 @@ def test_a_run_that_fails_before_it_begins_writes_nothing(config):
 
 def test_warnings_stay_on_stderr():
     code = (
-        "import logging, src.config.warning_record as noted\n"
-        "noted.begin_recording(); noted.begin_recording()\n"
+        "import logging, src.config.warning_record as record\n"
+        "record.begin_recording(); record.begin_recording()\n"
         "logging.getLogger('src.a').warning('one %d', 1)\n"
-        "print(noted.noted())"
+        "print(record.recorded_warnings())"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("['one 1']\n", "one 1\n")
