@@ -17,6 +17,9 @@ Written = str | list[Any] | dict[str, Any] | None
 
 def nearest(name: str, known: Iterable[str]) -> str:
     """The entry of `known` whose spelling is most similar to `name`."""
+    known = list(known)
+    if name in known:
+        return name
     return max(known, key=lambda candidate: SequenceMatcher(None, name.lower(), candidate.lower()).ratio())
 
 

@@ -9,7 +9,8 @@ from pathlib import Path
 
 from src.config.cli import parse
 from src.config.errors import UserError
-from src.config.experiments.load import load_experiment
+from src.config.experiments.load import find_experiment, load_experiments
+from src.config.experiments.schema import Experiment
 from src.config.flags.base import REPOSITORY
 from src.config.flags.train import DistillArguments
 from src.config.scripts import ARGUMENTS
@@ -60,15 +61,18 @@ class Job:
         """Whether the command trains or generates, which a GPU speeds up."""
         return self.script not in ("prepare_datasets_main.py", "create_student_main.py")
 
-    def check(self) -> None:
-        """Raise UserError, naming the entry of the plan, if the script would refuse the flags or the experiment."""
+    def check(self, experiments: dict[Path, dict[str, Experiment]]) -> None:
+        """Raise UserError, naming the entry of the plan, if the script would refuse the flags or the experiment.
+
+        experiments: those of each file that was read; files are added.
+        """
         try:
             config = parse(ARGUMENTS[self.script], self.words)
             if isinstance(config, DistillArguments):
-                load_experiment(
-                    config.experiment_file, config.experiment_config_key,
-                    epochs=config.epochs, n_patience_epochs=config.n_patience_epochs,
-                )  # fmt: skip
+                file = config.experiment_file
+                if file not in experiments:
+                    experiments[file] = load_experiments(file)
+                find_experiment(config.experiment_config_key, experiments[file], file.name)
         except UserError as error:
             raise UserError(f"{self.place}: {error}") from None
 

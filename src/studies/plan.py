@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from src.config.errors import UserError
+from src.config.experiments.schema import Experiment
 from src.config.scripts import flag_names
 from src.config.yaml_files import read_mapping
 from src.studies.entries import OF_THE_STUDY, Entries, Entry, closest, refuse_unknown, texts, users_file
@@ -39,8 +40,9 @@ def read_study(path: Path, output_dir: str | None = None, seed: int | None = Non
         plan.add_profile()
     if not plan.jobs:
         raise UserError(f"{path.name}: methods: names no method, so there is nothing to run")
+    experiments: dict[Path, dict[str, Experiment]] = {}
     for job in plan.jobs.values():
-        job.check()
+        job.check(experiments)
     return Study(plan.root, tuple(plan.jobs.values()))
 
 

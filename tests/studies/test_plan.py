@@ -130,7 +130,15 @@ def test_a_mistake_in_a_plan_is_one_line(tmp_path, monkeypatch, old, new, said):
 
 
 @pytest.mark.parametrize("plan", SHIPPED, ids=lambda plan: plan.stem)
-def test_shipped_plans_are_sound(plan, tmp_path, monkeypatch, capfd):
+def test_shipped_plans_are_read(plan):
+    assert {"ft_main.py", "kd_main.py"} <= {job.script for job in read_study(plan).jobs}
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [pytest.param(plan, marks=[pytest.mark.slow] if plan.stem != "demo" else [], id=plan.stem) for plan in SHIPPED],
+)
+def test_snakemake_plans_what_is_shipped(plan, tmp_path, monkeypatch, capfd):
     monkeypatch.chdir(tmp_path)
     flags = ["--plan", str(plan), "--output_dir", str(tmp_path / "out"), "--dry_run", "True"]
     assert run_script(main, flags) == 0

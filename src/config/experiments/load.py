@@ -77,10 +77,7 @@ def load_experiment(path: Path, key: str, *, epochs: int, n_patience_epochs: int
 
     PATIENCE becomes n_patience_epochs, or 16 if that is None. EPOCHS_PER_LOSS becomes max(1, epochs // losses).
     """
-    experiments = load_experiments(path)
-    if key not in experiments:
-        _refuse_unknown("experiment", key, experiments, path.name)
-    experiment = experiments[key]
+    experiment = find_experiment(key, load_experiments(path), path.name)
     numbers = {
         PATIENCE: DEFAULT_PATIENCE_EPOCHS if n_patience_epochs is None else n_patience_epochs,
         EPOCHS_PER_LOSS: max(1, epochs // len(experiment.losses)),
@@ -89,6 +86,13 @@ def load_experiment(path: Path, key: str, *, epochs: int, n_patience_epochs: int
     if not isinstance(every, str):
         return experiment
     return replace(experiment, schedule=replace(experiment.schedule, change_every_n_epochs=numbers[every]))
+
+
+def find_experiment(key: str, experiments: dict[str, Experiment], file: str) -> Experiment:
+    """The experiment under this key. Raises UserError, with the nearest key, if the file has none."""
+    if key not in experiments:
+        _refuse_unknown("experiment", key, experiments, file)
+    return experiments[key]
 
 
 def _refuse_unknown(what: str, name: str, known: Collection[str], where: str) -> NoReturn:
