@@ -42,7 +42,7 @@ def learned(model, batch: Batch) -> dict[str, torch.Tensor]:
 
 # T5 takes four times as long as BART, which has the same two stacks.
 @pytest.mark.parametrize(
-    "family", ["bart", "gpt2", "llama", *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5", "opt"))]
+    "family", ["bart", "gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5", "opt", "llama"))]
 )
 def test_compiled_layers_teach_the_same_and_writing_leaves_them_out(family, tiny_models, traced_only):
     folder = tiny_models[family]["student"]

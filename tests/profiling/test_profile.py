@@ -70,6 +70,7 @@ def test_a_profile(tiny_models, tmp_path, capsys):
     assert rows[0].keys() == found[0].keys()
 
 
+@pytest.mark.slow
 def test_layers_kept(tiny_models, tmp_path):
     """A pruned model has fewer parameters and FLOPs, whichever way its layers are named."""
     whole, path = tiny_models["t5"]["teacher"], tmp_path / "p.json"

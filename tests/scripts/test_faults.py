@@ -258,7 +258,7 @@ STARTING = {  # what happens before the first update or the first text
 }
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), SLOW_SIGINT])
 @pytest.mark.parametrize("where", STARTING)
 @pytest.mark.parametrize("name", ["ft", "kd", "kd-with-logits", "gen-beam", "simulate"])
 def test_a_run_that_starts_stops_at_once(tmp_path, cases, whole, name, where, number, status):

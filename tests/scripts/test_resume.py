@@ -104,10 +104,8 @@ def run_stopped(monkeypatch, main: Main, flags: list[str], check: int) -> bool:
     ("script", "check"),
     [
         ("ft", 0),  # before the first update
-        ("ft", 1),  # before the first evaluation
         ("ft", 4),  # while it evaluates
         ("kd", 16),
-        ("kd", 36),  # in the closing fine-tuning
         ("gen", 0),
         ("gen", 2),
     ],

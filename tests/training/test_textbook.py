@@ -101,7 +101,7 @@ def check_equal(out: Path, textbook: Textbook, *, n_updates: int) -> None:
     assert moved > 1e-2
 
 
-@pytest.mark.parametrize("family", ["t5", pytest.param("gpt2", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "gpt2"])
 def test_fine_tuning(tiny_models, tmp_path, recorded, monkeypatch, family):
     folder, data = tiny_models[family]["student"], write_data(tmp_path / "d.json")
     keep_last(monkeypatch)
