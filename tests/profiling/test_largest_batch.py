@@ -110,6 +110,6 @@ def test_growth_of_this_process():
         time.sleep(0.05)  # on a busy machine nobody looks for a while
         return tensor.sum()
 
-    for megabytes in (60, 60, 20):
+    for megabytes in (100, 100, 60):
         growth = machine.growth_during(lambda n=megabytes: hold(n), torch.device("cpu"))
-        assert 0.9 * megabytes < growth / 1e6 < megabytes + 15
+        assert megabytes - 15 < growth / 1e6 < megabytes + 15  # a heap keeps a few MB
