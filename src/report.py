@@ -8,9 +8,9 @@ from src.config.console import say
 from src.config.errors import UserError
 from src.config.flags.report import CompareArguments, ReportArguments
 from src.reports.collect import Collection, collect
+from src.reports.comparison import Comparison, build_comparisons
 from src.reports.sizes import read_profiles
 from src.reports.statistics import Bootstrap
-from src.reports.study import Study, build_studies
 from src.reports.summary import summary
 from src.reports.tables import csv_rows, left_out, tables_of
 from src.storage.atomic import atomic_write, check_writable
@@ -18,12 +18,12 @@ from src.storage.atomic import atomic_write, check_writable
 
 def compare(config: CompareArguments) -> str:
     """Print the tables of all runs in `config.output_dirs`, and return them. Raises UserError for a folder without."""
-    collection, studies = read_studies(config, Bootstrap(config.seed))
+    collection, comparisons = read_comparisons(config, Bootstrap(config.seed))
     parts = []
-    for study in studies:
-        parts.append(f"{study.title}\n{summary(study)}")
-        parts += [f"{table.title}\n{table.as_text()}" for table in tables_of(study)]
-        parts += study.notes
+    for comparison in comparisons:
+        parts.append(f"{comparison.title}\n{summary(comparison)}")
+        parts += [f"{table.title}\n{table.as_text()}" for table in tables_of(comparison)]
+        parts += comparison.notes
     parts += [f"{table.title}\n{table.as_text()}" for table in left_out(collection)]
     text = "\n\n".join(parts)
     say(text)
@@ -36,7 +36,7 @@ def report(config: ReportArguments) -> Path:
     Raises UserError for a folder without runs, a missing package, or a file that cannot be written.
     """
     if find_spec("matplotlib") is None:
-        raise UserError("report_main.py needs the package matplotlib; run pip install -r requirements-study.txt")
+        raise UserError("report_main.py needs the package matplotlib; run pip install -r requirements-comparison.txt")
     from src.reports.page import as_markdown, write_page
     from src.reports.plots import gap_figure
     from src.reports.svg import standalone
@@ -45,19 +45,19 @@ def report(config: ReportArguments) -> Path:
         if path is not None:
             _check_place(flag, Path(path))
     bootstrap = Bootstrap(config.seed)
-    collection, studies = read_studies(config, bootstrap)
+    collection, comparisons = read_comparisons(config, bootstrap)
     page, picture = Path(config.output_file), None
     if config.picture is not None:
-        picture = next(filter(None, map(gap_figure, studies)), None)
+        picture = next(filter(None, map(gap_figure, comparisons)), None)
         if picture is None:
             raise UserError(
                 f"--picture {config.picture}: no method has a gap; see docs/reports.md for the runs it needs"
             )
     with atomic_write(page) as file:
-        file.write(write_page(studies, collection, n_examples=config.n_examples, bootstrap=bootstrap))
+        file.write(write_page(comparisons, collection, n_examples=config.n_examples, bootstrap=bootstrap))
     with atomic_write(page.with_suffix(".md")) as file:
-        file.write(as_markdown(studies, collection))
-    rows = list(csv_rows(studies))
+        file.write(as_markdown(comparisons, collection))
+    rows = list(csv_rows(comparisons))
     with atomic_write(page.with_suffix(".csv")) as file:
         writer = csv.DictWriter(file, rows[0] if rows else [], lineterminator="\n")
         writer.writeheader()
@@ -77,8 +77,10 @@ def _check_place(flag: str, path: Path) -> None:
     check_writable(path.parent)
 
 
-def read_studies(config: CompareArguments, bootstrap: Bootstrap) -> tuple[Collection, list[Study]]:
-    """What the folders hold, and the studies of the runs that can be compared."""
+def read_comparisons(config: CompareArguments, bootstrap: Bootstrap) -> tuple[Collection, list[Comparison]]:
+    """What the folders hold, and the comparisons of the runs that can be compared."""
     collection = collect(config.output_dirs)
     files = collection.profiles if config.profile_files is None else config.profile_files
-    return collection, build_studies(collection.compared, read_profiles(files), score=config.score, bootstrap=bootstrap)
+    return collection, build_comparisons(
+        collection.compared, read_profiles(files), score=config.score, bootstrap=bootstrap
+    )

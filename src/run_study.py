@@ -121,9 +121,9 @@ def _report_failures(study: Study, status: int) -> None:
         say(f"failed: {job.name}: {_last_line(study.log(job))} (log: {study.log(job)})")
     if not missing and not status:
         return
-    waiting = len(missing) - len(failed)
     raise UserError(
-        f"{study.root}: {len(failed)} commands failed, {waiting} were not run; the same command continues the study"
+        f"{study.root}: commands that failed: {len(failed)}, that were not run: {len(missing) - len(failed)}; the same "
+        "command continues the study"
     )
 
 

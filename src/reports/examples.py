@@ -8,12 +8,12 @@ from difflib import SequenceMatcher
 import numpy as np
 from rapidfuzz.distance import Levenshtein
 
+from src.reports.comparison import Comparison
 from src.reports.methods import OTHER, STUDENT, TEACHER, Method
 from src.reports.sources import read_sources
 from src.reports.statistics import Bootstrap
-from src.reports.study import Study
 
-MAX_CHARACTERS = 1_000_000  # of all texts of a study
+MAX_CHARACTERS = 1_000_000  # of all texts of a comparison
 MARKED_PAIRS = 1_000_000  # pairs of words to compare for marks
 
 Marked = list[tuple[str, bool]]  # pieces of a text, and whether each differs
@@ -39,17 +39,17 @@ class Example:
     difference: float
 
 
-def examples_of(study: Study, n_examples: int, bootstrap: Bootstrap) -> tuple[list[Example], str]:
+def examples_of(comparison: Comparison, n_examples: int, bootstrap: Bootstrap) -> tuple[list[Example], str]:
     """The rows where the students differ most from the teacher, or else from the references; and what to know of them.
 
     Fewer than `n_examples` if their texts are very long.
     """
-    methods = [each for each in study.methods if each.role != OTHER] or study.methods
+    methods = [each for each in comparison.methods if each.role != OTHER] or comparison.methods
     if not n_examples:
         return [], ""
     sources, reason = read_sources(run for method in methods for run in method.runs)
     teacher = next((each for each in methods if each.role == TEACHER), None)
-    references = study.methods[0].first.references
+    references = comparison.methods[0].first.references
     goals = teacher.first.predictions if teacher else [texts[0] for texts in references]
     learners = [each for each in methods if each.role == STUDENT] or [each for each in methods if each is not teacher]
     distances = [

@@ -1,4 +1,4 @@
-"""The page: one HTML file with everything in it, from the studies and the template page.html."""
+"""The page: one HTML file with everything in it, from the comparisons and the template page.html."""
 
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -9,10 +9,10 @@ from markupsafe import Markup
 
 from src.reports import plots
 from src.reports.collect import Collection
+from src.reports.comparison import Comparison
 from src.reports.examples import Example, examples_of
 from src.reports.provenance import Made, how_made, time_table
 from src.reports.statistics import Bootstrap
-from src.reports.study import Study
 from src.reports.summary import summary
 from src.reports.svg import COLORS, SVG_STYLE
 from src.reports.tables import Table, left_out, tables_of
@@ -22,9 +22,9 @@ TEMPLATE = "page.html"
 
 @dataclass(frozen=True)
 class Section:
-    """A study as the page shows it. figures: SVG by caption. curves: SVG by method."""
+    """A comparison as the page shows it. figures: SVG by caption. curves: SVG by method."""
 
-    study: Study
+    comparison: Comparison
     summary: str
     tables: list[Table]
     figures: dict[str, Markup]
@@ -33,9 +33,11 @@ class Section:
     examples_note: str
 
 
-def write_page(studies: Iterable[Study], collection: Collection, *, n_examples: int, bootstrap: Bootstrap) -> str:
+def write_page(
+    comparisons: Iterable[Comparison], collection: Collection, *, n_examples: int, bootstrap: Bootstrap
+) -> str:
     """The page's text."""
-    sections = [_section(study, n_examples, bootstrap) for study in studies]
+    sections = [_section(comparison, n_examples, bootstrap) for comparison in comparisons]
     made: list[Made] = [how_made(run) for run in collection.runs]
     loader = FileSystemLoader(Path(__file__).parent)
     environment = Environment(
@@ -51,17 +53,23 @@ def write_page(studies: Iterable[Study], collection: Collection, *, n_examples: 
     )
 
 
-def _section(study: Study, n_examples: int, bootstrap: Bootstrap) -> Section:
-    n_lines = len(study.rows)
+def _section(comparison: Comparison, n_examples: int, bootstrap: Bootstrap) -> Section:
+    n_lines = len(comparison.rows)
     most = f" Of {n_lines} methods, the best {plots.MOST_LINES}." if n_lines > plots.MOST_LINES else ""
     figures = {
-        f"Gap closed by number of pseudo-targets. Bars: standard deviation over seeds.{most}": plots.gap_figure(study),
-        f"{study.main} on dev, mean over seeds.{most}": plots.overview_figure(study),
-        "Quality against cost. Numbers: methods. Circles, dashed line: the Pareto front.": plots.pareto_figure(study),
+        f"Gap closed by number of pseudo-targets. Bars: standard deviation over seeds.{most}": plots.gap_figure(
+            comparison
+        ),
+        f"{comparison.main} on dev, mean over seeds.{most}": plots.overview_figure(comparison),
+        "Quality against cost. Numbers: methods. Circles, dashed line: the Pareto front.": plots.pareto_figure(
+            comparison
+        ),
     }
-    curves = {f"{each.number} {each.label}": plots.curves(study, each) for each in study.methods}
-    examples, note = examples_of(study, n_examples, bootstrap)
-    return Section(study, summary(study), tables_of(study), _drawn(figures), _drawn(curves), examples, note)
+    curves = {f"{each.number} {each.label}": plots.curves(comparison, each) for each in comparison.methods}
+    examples, note = examples_of(comparison, n_examples, bootstrap)
+    return Section(
+        comparison, summary(comparison), tables_of(comparison), _drawn(figures), _drawn(curves), examples, note
+    )
 
 
 def _drawn(figures: dict[str, str | None]) -> dict[str, Markup]:
@@ -69,12 +77,12 @@ def _drawn(figures: dict[str, str | None]) -> dict[str, Markup]:
     return {caption: Markup(svg) for caption, svg in figures.items() if svg is not None}
 
 
-def as_markdown(studies: Iterable[Study], collection: Collection) -> str:
+def as_markdown(comparisons: Iterable[Comparison], collection: Collection) -> str:
     """The tables of the page."""
     parts = ["# Report"]
-    for study in studies:
-        parts += [f"## {study.title}", summary(study), *study.notes]
-        for table in tables_of(study):
+    for comparison in comparisons:
+        parts += [f"## {comparison.title}", summary(comparison), *comparison.notes]
+        for table in tables_of(comparison):
             parts += [f"### {table.title}", table.as_markdown(), table.note]
     for table in (*left_out(collection), time_table(collection.runs)):
         if table.rows:

@@ -1,4 +1,4 @@
-"""Figures of a study: gap closed, learning curves, quality against cost."""
+"""Figures of a comparison: gap closed, learning curves, quality against cost."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
@@ -9,8 +9,8 @@ from matplotlib.ticker import EngFormatter, MaxNLocator
 
 from src.config.constants import DEV, LOWER_IS_BETTER
 from src.reports.collect import Run
+from src.reports.comparison import Comparison, Row
 from src.reports.methods import Method
-from src.reports.study import Row, Study
 from src.reports.svg import INK, look, svg_figure
 
 NOT_LOSSES = ("phase", "learned", "epoch", "step", "learning_rate", "loss", "gradient_norm", "skipped")
@@ -18,9 +18,9 @@ MOST_LINES = 16  # that can be told apart in a figure
 PARETO_AXES = {"latency": "latency, ms", "parameters": "parameters", "memory": "peak memory, MB"}
 
 
-def gap_figure(study: Study) -> str | None:
+def gap_figure(comparison: Comparison) -> str | None:
     """The share of the gap closed by number of pseudo-targets, a line for each method; None without any gap."""
-    rows = _best([row for row in study.students if study.main in row.gaps], study.main)
+    rows = _best([row for row in comparison.students if comparison.main in row.gaps], comparison.main)
     if not rows:
         return None
     counts = sorted({row.method.n_pseudo_targets for row in rows}, key=lambda count: -1 if count is None else count)
@@ -36,13 +36,13 @@ def gap_figure(study: Study) -> str | None:
         for number, (name, members) in enumerate(families.items(), start=1):
             offset = (number - (len(families) + 1) / 2) * min(0.1, 0.6 / len(families))
             places = [counts.index(row.method.n_pseudo_targets) + offset for row in members]
-            gaps = [row.gaps[study.main] for row in members]
+            gaps = [row.gaps[comparison.main] for row in members]
             axes.errorbar(places, [gap.value for gap in gaps], [gap.deviation or 0 for gap in gaps], capsize=3,
                           label=name, markersize=6, **look(number))  # fmt: skip
         axes.set_xticks(range(len(counts)), ["?" if count is None else f"{count:,}" for count in counts])
         axes.set_xlim(-0.5, len(counts) - 0.5)
         axes.set_xlabel("pseudo-targets for each input")
-        axes.set_ylabel(f"gap closed, % ({study.main})")
+        axes.set_ylabel(f"gap closed, % ({comparison.main})")
         if len(families) > 1:
             _legend(figure, axes)
         else:
@@ -50,21 +50,24 @@ def gap_figure(study: Study) -> str | None:
     return written[0]
 
 
-def overview_figure(study: Study) -> str | None:
+def overview_figure(comparison: Comparison) -> str | None:
     """The main score on dev while training, a line for each trained method; None if no run was evaluated on dev."""
-    rows = _best([row for row in study.rows if any(_points(run, study.main) for run in row.method.runs)], study.main)
+    rows = _best(
+        [row for row in comparison.rows if any(_points(run, comparison.main) for run in row.method.runs)],
+        comparison.main,
+    )
     if not rows:
         return None
-    with svg_figure(f"{study.main} on dev while training", 6.8, 3.9) as (figure, written):
+    with svg_figure(f"{comparison.main} on dev while training", 6.8, 3.9) as (figure, written):
         axes = figure.add_subplot()
         for row in rows:
             style = look(row.method.number)
-            points = _mean_points([_points(run, study.main) for run in row.method.runs])
+            points = _mean_points([_points(run, comparison.main) for run in row.method.runs])
             axes.plot(*_columns(points), label=f"{row.method.number} {_cut(row.method.label)}", linewidth=1.6,
                       markevery=max(1, len(points) // 8), markersize=5, **style)  # fmt: skip
         axes.set_xlabel("epoch")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_ylabel(_direction(study.main, "on dev"))
+        axes.set_ylabel(_direction(comparison.main, "on dev"))
         _legend(figure, axes)
     return written[0]
 
@@ -76,9 +79,9 @@ def _best(rows: list[Row], score: str) -> list[Row]:
     return [row for row in rows if row in ranked[:MOST_LINES]]
 
 
-def curves(study: Study, method: Method) -> str | None:
+def curves(comparison: Comparison, method: Method) -> str | None:
     """Dev scores, losses and learning rate of a method while it trained: seeds thin, their mean thick."""
-    scores = list(dict.fromkeys([study.main, *study.scores]))
+    scores = list(dict.fromkeys([comparison.main, *comparison.scores]))
     scores = [scores[0], "nll"] if scores[0] != "nll" else [*scores[1:2], "nll"]
     scores = [score for score in scores if any(_points(run, score) for run in method.runs)]
     losses = [run for run in method.runs if run.records.losses]
@@ -96,10 +99,10 @@ def curves(study: Study, method: Method) -> str | None:
     return written[0]
 
 
-def pareto_figure(study: Study) -> str | None:
+def pareto_figure(comparison: Comparison) -> str | None:
     """Quality against latency, size and memory, with the Pareto front; None without two points on an axis."""
     axes_of = {
-        key: [row for row in study.rows if getattr(row.size, key) is not None and study.main in row.scores]
+        key: [row for row in comparison.rows if getattr(row.size, key) is not None and comparison.main in row.scores]
         for key in PARETO_AXES
     }
     shown = {key: rows for key, rows in axes_of.items() if len(rows) > 1}
@@ -109,22 +112,21 @@ def pareto_figure(study: Study) -> str | None:
         panels = figure.subplots(1, len(shown), squeeze=False)[0]
         for axes, (key, rows) in zip(panels, shown.items(), strict=True):
             costs = [getattr(row.size, key) for row in rows]
-            values = [row.scores[study.main].value for row in rows]
+            values = [row.scores[comparison.main].value for row in rows]
             for row, cost, value in zip(rows, costs, values, strict=True):
                 axes.plot([cost], [value], markersize=7, **look(row.method.number) | {"linestyle": ""})
                 axes.annotate(str(row.method.number), (cost, value), xytext=(6, 4), textcoords="offset points")
-            front = pareto_front(costs, values, lower_is_better=study.main in LOWER_IS_BETTER)
+            front = pareto_front(costs, values, lower_is_better=comparison.main in LOWER_IS_BETTER)
             axes.plot(*_columns(sorted((costs[i], values[i]) for i in front)), color=INK, linewidth=1,
                       linestyle="--", marker="o", markersize=13, markerfacecolor="none", zorder=1)  # fmt: skip
             axes.set_xlabel(PARETO_AXES[key])
-            axes.set_xlim(left=0)
             axes.margins(0.15)
             axes.set_xlim(0, max(costs) * 1.15)
             axes.xaxis.set_major_locator(MaxNLocator(5))
             axes.xaxis.set_major_formatter(EngFormatter(sep=""))
-            if study.main in LOWER_IS_BETTER:
+            if comparison.main in LOWER_IS_BETTER:
                 axes.invert_yaxis()
-        panels[0].set_ylabel(_direction(study.main, "on test"))
+        panels[0].set_ylabel(_direction(comparison.main, "on test"))
     return written[0]
 
 

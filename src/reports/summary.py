@@ -1,22 +1,24 @@
-"""The question and the answer of a study, in plain sentences."""
+"""The question and the answer of a comparison, in plain sentences."""
 
+from src.reports.comparison import Comparison, Row
 from src.reports.methods import BASELINE, TEACHER
 from src.reports.statistics import Mean
-from src.reports.study import Row, Study
 from src.reports.tables import decimals
 
 
-def summary(study: Study) -> str:
+def summary(comparison: Comparison) -> str:
     """What was compared, and the best student: its scores, its share of the gap, its size and speed."""
-    n_runs = sum(len(row.method.runs) for row in study.rows)
-    asked = f"{_count(n_runs, 'run')} of {_count(len(study.rows), 'method')} on {study.n_test_rows:,} test rows."
-    best = study.best
+    n_runs = sum(len(row.method.runs) for row in comparison.rows)
+    asked = (
+        f"{_count(n_runs, 'run')} of {_count(len(comparison.rows), 'method')} on {comparison.n_test_rows:,} test rows."
+    )
+    best = comparison.best
     if best is None:
         return f"{asked} None of them distills, so there is no gap to close."
-    method, score = best.method, study.main
+    method, score = best.method, comparison.main
     shown = [f"{score} {_shown(best.scores[score], score)}"]
     for name, other in ((TEACHER, method.teacher), (BASELINE, method.baseline)):
-        row = study.row_of(other)
+        row = comparison.row_of(other)
         if row is not None and score in row.scores:
             shown.append(f"{name} {_shown(row.scores[score], score)}")
     sentence = f"Best student on test: method {method.number}, {method.label} ({', '.join(shown)})"
@@ -24,7 +26,7 @@ def summary(study: Study) -> str:
         sentence += f"; it closes {best.gaps[score].value:.0f} % of the gap"
     others = [f"{name} {_shown(mean, name)}" for name, mean in best.scores.items() if name != score]
     rest = f" Its other scores: {', '.join(others)}." if others else ""
-    return f"{asked} {sentence}.{rest}{_sizes(best, study.row_of(method.teacher))}"
+    return f"{asked} {sentence}.{rest}{_sizes(best, comparison.row_of(method.teacher))}"
 
 
 def _sizes(best: Row, teacher: Row | None) -> str:

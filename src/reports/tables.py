@@ -1,4 +1,4 @@
-"""Tables of a study, and their forms: Markdown, plain text, rows of CSV. The page has its own form."""
+"""Tables of a comparison, and their forms: Markdown, plain text, rows of CSV. The page has its own form."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -7,9 +7,9 @@ from typing import Any
 from tabulate import tabulate
 
 from src.reports.collect import Collection, Run
+from src.reports.comparison import Comparison, Row
 from src.reports.methods import differing_flags, short
 from src.reports.statistics import Difference, Mean
-from src.reports.study import Row, Study
 
 NONE = "-"
 PRECISE = ("nll",)  # scores with three decimals
@@ -57,11 +57,17 @@ class Table:
         return tabulate(lines, list(map(escaped, self.columns)), tablefmt=form, disable_numparse=True, colalign=align)
 
 
-def tables_of(study: Study) -> list[Table]:
-    """The tables of a study that have something to show."""
+def tables_of(comparison: Comparison) -> list[Table]:
+    """The tables of a comparison that have something to show."""
     return [
         table
-        for table in (_scores(study), _gaps(study), _differences(study), _sizes(study), _flags(study))
+        for table in (
+            _scores(comparison),
+            _gaps(comparison),
+            _differences(comparison),
+            _sizes(comparison),
+            _flags(comparison),
+        )
         if len(table.columns) > 2 and table.rows
     ]
 
@@ -70,30 +76,30 @@ def _named(row: Row) -> list[Cell]:
     return [Cell(str(row.method.number), row.method.number), Cell(row.method.label)]
 
 
-def _scores(study: Study) -> Table:
+def _scores(comparison: Comparison) -> Table:
     counts = [
         [Cell(str(len(row.method.runs)), len(row.method.runs)), _count(row.method.n_pseudo_targets)]
-        for row in study.rows
+        for row in comparison.rows
     ]
     lines = [
-        [*_named(row), *count, *(_mean(row.scores.get(score), decimals(score)) for score in study.scores)]
-        for row, count in zip(study.rows, counts, strict=True)
+        [*_named(row), *count, *(_mean(row.scores.get(score), decimals(score)) for score in comparison.scores)]
+        for row, count in zip(comparison.rows, counts, strict=True)
     ]
     note = "Mean over seeds ± standard deviation. Best checkpoint on dev, scored on test."
-    return Table("Scores on test", ["#", "method", "seeds", "pseudo-targets", *study.scores], lines, note)
+    return Table("Scores on test", ["#", "method", "seeds", "pseudo-targets", *comparison.scores], lines, note)
 
 
-def _gaps(study: Study) -> Table:
-    rows = [row for row in study.rows if row.gaps]
-    scores = [score for score in study.scores if any(score in row.gaps for row in rows)]
+def _gaps(comparison: Comparison) -> Table:
+    rows = [row for row in comparison.rows if row.gaps]
+    scores = [score for score in comparison.scores if any(score in row.gaps for row in rows)]
     lines = [[*_named(row), *(_mean(row.gaps.get(score), 1) for score in scores)] for row in rows]
     note = "100 (x - S) / (T - S): 0 is the fine-tuned student (S), 100 the teacher (T)."
     return Table("Share of the gap closed, %", ["#", "method", *scores], lines, note)
 
 
-def _differences(study: Study) -> Table:
-    rows = [row for row in study.rows if row.wins is not None]
-    scores = [score for score in study.scores if any(score in row.differences for row in rows)]
+def _differences(comparison: Comparison) -> Table:
+    rows = [row for row in comparison.rows if row.wins is not None]
+    scores = [score for score in comparison.scores if any(score in row.differences for row in rows)]
     lines = []
     for row in rows:
         assert row.wins is not None
@@ -108,22 +114,24 @@ def _differences(study: Study) -> Table:
     return Table("Compared with the fine-tuned student", columns, lines, note)
 
 
-def _sizes(study: Study) -> Table:
-    shown = {key: each for key, each in SPEEDS.items() if any(getattr(row.size, key) is not None for row in study.rows)}
+def _sizes(comparison: Comparison) -> Table:
+    shown = {
+        key: each for key, each in SPEEDS.items() if any(getattr(row.size, key) is not None for row in comparison.rows)
+    }
     lines = [
         [*_named(row), *(_number(getattr(row.size, key), form) for key, (_, form) in shown.items())]
-        for row in study.rows
+        for row in comparison.rows
     ]
-    conditions = "; ".join(dict.fromkeys(row.size.conditions for row in study.rows if row.size.conditions))
+    conditions = "; ".join(dict.fromkeys(row.size.conditions for row in comparison.rows if row.size.conditions))
     note = f"Measured by profile_main.py: {conditions}." if conditions else "Speed and memory: run profile_main.py."
     return Table("Size and speed", ["#", "method", *(name for name, _ in shown.values())], lines, note)
 
 
-def _flags(study: Study) -> Table:
-    differing = differing_flags(study.methods)
+def _flags(comparison: Comparison) -> Table:
+    differing = differing_flags(comparison.methods)
     lines = [[Cell(f"--{name}"), *(Cell(NONE if value is None else short(value)) for value in values)]
              for name, values in differing.items()]  # fmt: skip
-    columns = ["flag", *(str(method.number) for method in study.methods)]
+    columns = ["flag", *(str(method.number) for method in comparison.methods)]
     return Table("Flags that differ, by method", columns, lines, n_text=len(columns))
 
 
@@ -144,14 +152,14 @@ def left_out(collection: Collection) -> list[Table]:
     return [table for table in tables if table.rows]
 
 
-def csv_rows(studies: Iterable[Study]) -> Iterator[Mapping[str, Any]]:
-    """A row for each data set, method and score, with unrounded numbers."""
-    for study in studies:
-        for row in study.rows:
+def csv_rows(comparisons: Iterable[Comparison]) -> Iterator[Mapping[str, Any]]:
+    """A row for each dataset, method and score, with unrounded numbers."""
+    for comparison in comparisons:
+        for row in comparison.rows:
             for score, mean in row.scores.items():
                 gap, difference = row.gaps.get(score), row.differences.get(score)
                 yield {
-                    "data_set": study.name,
+                    "data_set": comparison.name,
                     "method": row.method.label,
                     "role": row.method.role,
                     "seeds": len(row.method.runs),

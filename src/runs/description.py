@@ -3,6 +3,7 @@
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Final, Literal
@@ -107,6 +108,7 @@ def data_fingerprint(path: str, datasets: Datasets) -> str:
     return fingerprint(path) if Path(path).exists() else fingerprint_datasets(datasets)
 
 
+@cache
 def installed_versions() -> dict[str, str]:
     found = {"kd-for-text-generation": __version__, "python": platform.python_version()}
     for package in PACKAGES:
@@ -117,6 +119,7 @@ def installed_versions() -> dict[str, str]:
     return found
 
 
+@cache
 def commit() -> str | None:
     """The repository's commit, with '+' if files were changed since; None outside a checkout."""
     try:

@@ -15,12 +15,12 @@ import report_main
 from src.config.errors import UserError
 from src.data.writers import fingerprint
 from src.reports.collect import collect
+from src.reports.comparison import build_comparisons
 from src.reports.examples import examples_of, marked
 from src.reports.plots import MOST_LINES, gap_figure
 from src.reports.provenance import command_of, duration
 from src.reports.sources import count_pseudo_targets, read_sources
 from src.reports.statistics import Bootstrap
-from src.reports.study import build_studies
 from src.reports.svg import standalone, svg_figure
 from src.reports.tables import Cell, Table
 
@@ -29,7 +29,7 @@ HEBREW = "שלום לכולם, זה טקסט מימין לשמאל"
 
 
 @pytest.fixture
-def study(tmp_path, monkeypatch):
+def comparison(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     return write_study(tmp_path / "runs")
 
@@ -42,7 +42,7 @@ def report(folder, *flags):
 
 @pytest.fixture(scope="module")
 def page(tmp_path_factory):
-    """A report on a study with hostile texts and names, written once."""
+    """A report on a comparison with hostile texts and names, written once."""
     folder = write_study(tmp_path_factory.mktemp("page") / "runs & <b>more</b>", seeds=(1,))
     texts = [HOSTILE, "x" * 10_000, HEBREW, *STUDENT_TEXTS[3:]]
     flags = {
@@ -57,15 +57,15 @@ def page(tmp_path_factory):
 # ------------------------------------------------------------------------------------------------------------- compare
 
 
-def test_compare(study, capsys):
-    write_run(study / "failed", "kd_main.py", None, status="unfinished", stopped="no space", scores={})
-    text = compare_main.main([str(study)])
+def test_compare(comparison, capsys):
+    write_run(comparison / "failed", "kd_main.py", None, status="unfinished", stopped="no space", scores={})
+    text = compare_main.main([str(comparison)])
     assert capsys.readouterr().out == text + "\n"
     lines = [re.split(r" {2,}", line.strip()) for line in text.splitlines()]
     assert ["#", "method", "seeds", "pseudo-targets", "sacrebleu", "chrf", "nll"] in lines
     assert [line[-1] for line in lines if line[:2] == ["2", "fine-tuned student"]][0] == "2.015 ± 0.007"
     assert any(line[0] == "--dataset_path" for line in lines)
-    assert [str(study / "failed"), "kd_main.py", "unfinished: no space"] in lines
+    assert [str(comparison / "failed"), "kd_main.py", "unfinished: no space"] in lines
     assert "Best student on test: method 4, logits_kd, " in text
 
 
@@ -97,24 +97,24 @@ def test_the_tables_beside_the_page(page):
     assert "### Flags that differ, by method" in markdown
 
 
-def test_equal_figures_are_equal_texts(study):
-    (found,) = build_studies(collect([study]).compared, [], score=None, bootstrap=Bootstrap(1))
+def test_equal_figures_are_equal_texts(comparison):
+    (found,) = build_comparisons(collect([comparison]).compared, [], score=None, bootstrap=Bootstrap(1))
     assert gap_figure(found) == gap_figure(found)
 
 
-def test_speed_and_memory_of_a_profile(study):
-    record = {"model_name": str(study / "s1" / "kd_pt" / "model"), "device": "cpu"}
+def test_speed_and_memory_of_a_profile(comparison):
+    record = {"model_name": str(comparison / "s1" / "kd_pt" / "model"), "device": "cpu"}
     measured = {"latency_ms_median": 7.5, "peak_memory_mb": 100, "sentences_per_second": 10}
     records = [
         record | {"batch_size": size} | {name: value * size for name, value in measured.items()} for size in (8, 1)
     ]
-    (study / "profile.json").write_text(json.dumps(records))
-    text = compare_main.main([str(study)])
+    (comparison / "profile.json").write_text(json.dumps(records))
+    text = compare_main.main([str(comparison)])
     (line,) = [line.split() for line in text.splitlines() if "250" in line and line.startswith("4")]
     assert line[-4:] == ["250", "7.5", "100", "80.0"]
-    (study / "profile.json").write_text("{}")
+    (comparison / "profile.json").write_text("{}")
     with pytest.raises(UserError, match="profile.json: expected a list of objects with 'model_name'"):
-        compare_main.main([str(study)])
+        compare_main.main([str(comparison)])
 
 
 @pytest.mark.parametrize(
@@ -125,10 +125,10 @@ def test_speed_and_memory_of_a_profile(study):
         (["--picture", "a.png"], "--picture a.png: must end in .svg"),
     ],
 )
-def test_wrong_flags(study, flags, message):
+def test_wrong_flags(comparison, flags, message):
     with pytest.raises(UserError, match=message):
-        report(study, *flags)
-    assert not (study.parent / "report.html").exists()
+        report(comparison, *flags)
+    assert not (comparison.parent / "report.html").exists()
 
 
 def test_a_picture_without_gap(tmp_path):
@@ -137,11 +137,11 @@ def test_a_picture_without_gap(tmp_path):
         report(tmp_path / "a", "--picture", "x.svg")
 
 
-def test_without_matplotlib(study, monkeypatch):
+def test_without_matplotlib(comparison, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     monkeypatch.setattr("src.report.find_spec", lambda name: None)
-    with pytest.raises(UserError, match="matplotlib; run pip install -r requirements-study.txt"):
-        report(study)
+    with pytest.raises(UserError, match="matplotlib; run pip install -r requirements-comparison.txt"):
+        report(comparison)
 
 
 # ------------------------------------------------------------------------------------------------------------- browser
@@ -214,26 +214,26 @@ def test_marks(text, other, pieces):
     assert marked(text, other) == pieces
 
 
-def test_examples_begin_with_the_largest_difference(study):
-    (found,) = build_studies(collect([study]).compared, [], score=None, bootstrap=Bootstrap(1))
+def test_examples_begin_with_the_largest_difference(comparison):
+    (found,) = build_comparisons(collect([comparison]).compared, [], score=None, bootstrap=Bootstrap(1))
     examples, note = examples_of(found, 2, Bootstrap(1))
     assert len(examples) == 2
     assert examples[0].difference == max(each.difference for each in examples_of(found, 6, Bootstrap(1))[0])
     assert (examples[0].source, note[:9]) == (None, "2 of 6 ro")
     assert "The inputs are not shown: data.json: is not on this machine any more" in note
-    shutil.copy(study / "data.json", "data.json")
+    shutil.copy(comparison / "data.json", "data.json")
     examples, note = examples_of(found, 2, Bootstrap(1))
     assert examples[0].source == f"input {examples[0].row}"
     assert "inputs" not in note
 
 
-def test_sources_of_other_data_are_not_shown(study):
-    runs = collect([study]).compared
-    (study.parent / "data.json").write_text(json.dumps({"test": {"text": ["a"] * 6, "target": REFERENCES[::-1]}}))
+def test_sources_of_other_data_are_not_shown(comparison):
+    runs = collect([comparison]).compared
+    (comparison.parent / "data.json").write_text(json.dumps({"test": {"text": ["a"] * 6, "target": REFERENCES[::-1]}}))
     sources, reason = read_sources(runs[:1])
     assert sources is None
     assert "data.json: its test split is not the one that was scored" in reason
-    (study.parent / "data.json").write_text(json.dumps({"test": {"q": ["a"] * 6, "target": REFERENCES}}))
+    (comparison.parent / "data.json").write_text(json.dumps({"test": {"q": ["a"] * 6, "target": REFERENCES}}))
     runs[0].flags["text_column"] = "q"
     assert read_sources(runs[:1]) == (["a"] * 6, "")
 
@@ -279,9 +279,9 @@ def test_texts_in_figures_stay_as_they_are():
         ("{", "not JSON: line 1, column 2: unexpected end"),
     ],
 )
-def test_damaged_predictions_are_told(study, content, message):
-    (study / "s1" / "kd" / "eval_generations.json").write_text(content)
-    text = compare_main.main([str(study)])
+def test_damaged_predictions_are_told(comparison, content, message):
+    (comparison / "s1" / "kd" / "eval_generations.json").write_text(content)
+    text = compare_main.main([str(comparison)])
     assert "Folders that cannot be read" in text
     assert message in text
 
@@ -290,11 +290,11 @@ def test_damaged_predictions_are_told(study, content, message):
     ("name", "message"),
     [("runs/teacher/run.json/r.html", "run.json is a file"), ("folder.html", "folder.html is a folder")],
 )
-def test_places_that_cannot_be_written_are_told_first(study, monkeypatch, name, message):
-    (study.parent / "folder.html").mkdir()
+def test_places_that_cannot_be_written_are_told_first(comparison, monkeypatch, name, message):
+    (comparison.parent / "folder.html").mkdir()
     monkeypatch.setattr("src.report.collect", lambda folders: pytest.fail("read too early"))
     with pytest.raises(UserError, match=f"--output_file .*{message}"):
-        report_main.main([str(study), "--output_file", str(study.parent / name)])
+        report_main.main([str(comparison), "--output_file", str(comparison.parent / name)])
 
 
 def test_of_many_methods_the_figures_show_the_best(tmp_path):
@@ -302,8 +302,8 @@ def test_of_many_methods_the_figures_show_the_best(tmp_path):
     flags = {"student_name": "small", "teacher_name": str(tmp_path / "teacher" / "model"), "experiment_config_key": "k"}
     for i in range(MOST_LINES):
         write_run(tmp_path / f"m{i}", "kd_main.py", TEACHER_TEXTS, learning_rate=i / 8, **flags)
-    (study,) = build_studies(collect([tmp_path]).compared, [], score=None, bootstrap=Bootstrap(1))
-    assert len(study.students) == MOST_LINES + 2
-    figure = gap_figure(study)
+    (comparison,) = build_comparisons(collect([tmp_path]).compared, [], score=None, bootstrap=Bootstrap(1))
+    assert len(comparison.students) == MOST_LINES + 2
+    figure = gap_figure(comparison)
     assert [f"k, learning_rate {i / 8:g}" in figure for i in range(MOST_LINES)] == [True] * MOST_LINES
     assert "logits_kd" not in figure

@@ -10,9 +10,9 @@ from sacrebleu.significance import PairedTest, estimate_ci
 
 from src.reports import statistics
 from src.reports.collect import collect
+from src.reports.comparison import build_comparisons
 from src.reports.plots import pareto_front
 from src.reports.statistics import Bootstrap, Mean, gap_closed
-from src.reports.study import build_studies
 
 MIXED_TEXTS = STUDENT_TEXTS[:3] + TEACHER_TEXTS[3:]
 
@@ -93,10 +93,10 @@ def test_a_large_test_set_has_fewer_resamples():
 
 
 def test_a_study(tmp_path):
-    (study,) = build_studies(collect([write_study(tmp_path)]).compared, [], score=None, bootstrap=Bootstrap(1))
-    teacher, baseline, plain, pseudo = study.rows
-    assert study.main == "sacrebleu"
-    assert study.best is pseudo
+    (comparison,) = build_comparisons(collect([write_study(tmp_path)]).compared, [], score=None, bootstrap=Bootstrap(1))
+    teacher, baseline, plain, pseudo = comparison.rows
+    assert comparison.main == "sacrebleu"
+    assert comparison.best is pseudo
     assert baseline.scores["nll"].value == pytest.approx(2.015)
     assert baseline.scores["nll"].deviation == pytest.approx(np.std([2.01, 2.02], ddof=1))
     assert pseudo.gaps["nll"].value == pytest.approx(100 * (1.5 - 2.015) / (1.0 - 2.015))
@@ -109,9 +109,9 @@ def test_a_study(tmp_path):
 def test_another_test_set_is_another_study(tmp_path):
     write_study(tmp_path, seeds=(1,))
     write_run(tmp_path / "x", "kd_main.py", STUDENT_TEXTS[:3], references=REFERENCES[:3], experiment_config_key="k")
-    studies = build_studies(collect([tmp_path]).compared, [], score="nll", bootstrap=Bootstrap(1))
-    assert [(each.n_test_rows, len(each.rows), each.main) for each in studies] == [(6, 4, "nll"), (3, 1, "nll")]
-    assert "No gap for k: no finished run that trained or scored the teacher" in studies[1].notes[0]
+    comparisons = build_comparisons(collect([tmp_path]).compared, [], score="nll", bootstrap=Bootstrap(1))
+    assert [(each.n_test_rows, len(each.rows), each.main) for each in comparisons] == [(6, 4, "nll"), (3, 1, "nll")]
+    assert "No gap for k: no finished run that trained or scored the teacher" in comparisons[1].notes[0]
 
 
 def test_a_score_of_another_definition_is_left_out(tmp_path):
@@ -122,10 +122,10 @@ def test_a_score_of_another_definition_is_left_out(tmp_path):
         if name == "s1/kd":
             run.records.description.score_definitions["sacrebleu"] = "tok:zh"
         run.records.description.write(tmp_path / name)
-    (study,) = build_studies(collect([tmp_path]).compared, [], score=None, bootstrap=Bootstrap(1))
-    (note,) = study.notes
+    (comparison,) = build_comparisons(collect([tmp_path]).compared, [], score=None, bootstrap=Bootstrap(1))
+    (note,) = comparison.notes
     assert f"sacrebleu of {tmp_path / 's1/kd'} is left out: it is `tok:zh`, elsewhere `tok:13a`" in note
-    assert ["sacrebleu" in row.scores for row in study.rows] == [True, True, False, True]
+    assert ["sacrebleu" in row.scores for row in comparison.rows] == [True, True, False, True]
 
 
 def test_pareto_front():

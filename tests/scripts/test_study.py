@@ -97,7 +97,7 @@ def test_a_failed_command_stops_what_needs_it_alone(tmp_path):
     )  # fmt: skip
     assert ended.returncode == 2
     assert "failed: gen/broken: gen_main.py: error: " in ended.stdout
-    assert "1 commands failed, 2 were not run" in ended.stderr
+    assert "commands that failed: 1, that were not run: 2" in ended.stderr
     assert (tmp_path / "study" / "kd" / "logits_kd__sampling__seed1" / "model").is_dir()
 
 
@@ -110,7 +110,7 @@ def test_what_is_missing_is_reported(tmp_path, capsys):
     failed = study.jobs[2]
     study.log(failed).parent.mkdir(parents=True)
     study.log(failed).write_text("reading\nft_main.py: error: the disk is full\n\n")
-    with pytest.raises(UserError, match=f"1 commands failed, {len(study.jobs) - 3} were not run"):
+    with pytest.raises(UserError, match=f"commands that failed: 1, that were not run: {len(study.jobs) - 3}"):
         _report_failures(study, 1)
     assert capsys.readouterr().out == (
         f"failed: {failed.name}: ft_main.py: error: the disk is full (log: {study.log(failed)})\n"

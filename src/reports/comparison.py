@@ -35,7 +35,7 @@ class Row:
 
 
 @dataclass(frozen=True)
-class Study:
+class Comparison:
     """Methods that were tested on the same rows.
 
     name: of the dataset. scores: their names, the one that ranks first. notes: what a reader has to know.
@@ -49,7 +49,7 @@ class Study:
 
     @property
     def title(self) -> str:
-        return f"Data set {self.name}"
+        return f"Dataset {self.name}"
 
     @property
     def main(self) -> str:
@@ -75,10 +75,10 @@ class Study:
         return next((row for row in self.rows if row.method is method), None)
 
 
-def build_studies(
+def build_comparisons(
     runs: Iterable[Run], profiles: Sequence[Profile], *, score: str | None, bootstrap: Bootstrap
-) -> list[Study]:
-    """A study for each test set, those with students first.
+) -> list[Comparison]:
+    """A comparison for each test set, those with students first.
 
     score: the one that ranks; None: the --metric_for_best_model of most students. Raises UserError if no run has it.
     """
@@ -90,11 +90,11 @@ def build_studies(
         raise UserError(
             f"--score {score}: no run has this score; nearest: {nearest(score, known)!r} of {' '.join(sorted(known))}"
         )
-    studies = [_study(each, profiles, score, bootstrap) for each in by_test.values()]
-    return sorted(studies, key=lambda each: -len(each.students))
+    comparisons = [_comparison(each, profiles, score, bootstrap) for each in by_test.values()]
+    return sorted(comparisons, key=lambda each: -len(each.students))
 
 
-def _study(runs: list[Run], profiles: Sequence[Profile], score: str | None, bootstrap: Bootstrap) -> Study:
+def _comparison(runs: list[Run], profiles: Sequence[Profile], score: str | None, bootstrap: Bootstrap) -> Comparison:
     notes = list(_other_definitions(runs))
     methods = group_by_method(runs)
     assign_roles(methods)
@@ -110,7 +110,7 @@ def _study(runs: list[Run], profiles: Sequence[Profile], score: str | None, boot
     scores = _score_names(methods, score)
     notes += _missing(methods)
     rows = [_row(method, scores, size_of(method.first, profiles), bootstrap) for method in methods]
-    return Study(_name(methods), rows, scores, len(runs[0].references), notes)
+    return Comparison(_name(methods), rows, scores, len(runs[0].references), notes)
 
 
 def _score_names(methods: Sequence[Method], score: str | None) -> list[str]:
