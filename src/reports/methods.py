@@ -175,8 +175,13 @@ def differing_flags(methods: Sequence[Method]) -> dict[str, list[Any]]:
     return {
         name: [method.value(name) for method in methods]
         for name, values in known.items()
-        if any(value != values[0] for value in values)
+        if any(value != values[0] and not (_is_off(value) and _is_off(values[0])) for value in values)
     }
+
+
+def _is_off(value: Any) -> bool:
+    """Whether a flag is unset or off; its default is None in some scripts, and False or an empty text in others."""
+    return value is None or value is False or value == ""
 
 
 def set_labels(methods: Sequence[Method]) -> None:
@@ -191,10 +196,12 @@ def set_labels(methods: Sequence[Method]) -> None:
         by_label.setdefault(method.label, []).append(method)
     for same in by_label.values():
         flags = differing_flags(same) if len(same) > 1 else {}
-        ignored = {"dataset_path"} if len(flags) > 1 and all(each.n_pseudo_targets is not None for each in same) else ()
+        files = [Path(path).stem for path in flags.get("dataset_path", ())]
         for i, method in enumerate(same):
-            given = {name: values[i] for name, values in flags.items() if name not in ignored and values[i] is not None}
+            given = {name: values[i] for name, values in flags.items() if values[i] is not None}
             told = [f"{name} {short(value)}" for name, value in given.items()]
+            if len(set(files)) == len(same):  # the dataset says it all
+                told = [files[i]]
             method.label = ", ".join([method.label, *told])
             method.family = ", ".join([method.family, *told])
     if len({method.label for method in ordered}) < len(ordered):

@@ -105,5 +105,5 @@ def _count_in_file(path: Path) -> int:
                 raise ValueError("the header is longer than the file")
             header = json.loads(file.read(length))
             return sum(math.prod(each["shape"]) for name, each in header.items() if name != "__metadata__")
-        except (struct.error, ValueError, KeyError, TypeError) as error:
+        except (struct.error, ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path}: not a safetensors file: {error}") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from src.config.errors import UserError
 from src.config.experiments.schema import Experiment
+from src.config.flags.generate import generated_file
 from src.config.scripts import flag_names
 from src.config.yaml_files import read_mapping
 from src.studies.entries import OF_THE_STUDY, Entries, Entry, closest, refuse_unknown, texts, users_file
@@ -23,7 +24,6 @@ MERGE_FLAGS = (  # of a pseudo_targets entry, for the script that merges; all ot
     "use_unlabeled", "use_labeled", "use_original", "use_cut_off", "n_augmentations_per_example",
 )  # fmt: skip
 MODEL_FLAGS = ("model_name", "from_model", "tokenizer")  # that may name a model or teacher of the plan
-GENERATED = "generated_datasets.json"
 
 
 def read_study(path: Path, output_dir: str | None = None, seed: int | None = None) -> Study:
@@ -73,7 +73,7 @@ class _Plan:
             return _Made(str(entry["file"]), files=users_file(str(entry["file"]), f"{place}: file", known))
         given = entry.get("dataset_path")
         files = users_file(given, f"{place}: dataset_path", known) if isinstance(given, str) else ()
-        flags = self.entries.flags(PREPARE, entry, place) | self._file(name)
+        flags = self.entries.flags(PREPARE, entry, place) | self._file(f"{name}.json")
         return self._add(f"data/{name}", place, PREPARE, flags, f"data/{name}.json", _Made("", files=files))
 
     def model(self, name: str, place: str) -> _Made:
@@ -119,10 +119,12 @@ class _Plan:
         generate = {flag: value for flag, value in entry.items() if flag not in merge}
         flags: dict[str, Value] = {"add_original_data": "True", **self.entries.flags(GENERATE, generate, place)}
         flags |= {"model_name": model.path, "dataset_path": inputs.path}
-        targets = self._add(f"gen/{where}", place, GENERATE, flags, f"gen/{where}/{GENERATED}", model, inputs)
-        flags = self.entries.flags(PREPARE, merge, place) | self._file(where)
+        written = generated_file(inputs.path)
+        targets = self._add(f"gen/{where}", place, GENERATE, flags, f"gen/{where}/{written}", model, inputs)
+        merged = where + Path(written).suffix
+        flags = self.entries.flags(PREPARE, merge, place) | self._file(merged)
         flags |= {"original_dataset_path": inputs.path, "generation_dataset_path": targets.path}
-        return self._add(f"data/{where}", place, PREPARE, flags, f"data/{where}.json", targets, inputs)
+        return self._add(f"data/{where}", place, PREPARE, flags, f"data/{merged}", targets, inputs)
 
     def _label(self, name: str, teacher: str, data: str) -> str:
         """The name of pseudo-targets, with teacher and data if the students of the plan differ in them."""
@@ -216,7 +218,7 @@ class _Plan:
         return _Made(str(job.result), (name,))
 
     def _file(self, name: str) -> dict[str, Value]:
-        return {"file_name": f"{name}.json", "output_dir": f"{self.root}/data"}
+        return {"file_name": name, "output_dir": f"{self.root}/data"}
 
     def _resolved(self, script: str, entry: Entry, place: str) -> tuple[dict[str, Value], list[_Made]]:
         """Flags with the paths of the entries that they name, and what is behind these."""

@@ -116,6 +116,14 @@ def test_labels_say_what_differs(tmp_path):
     }  # fmt: skip
 
 
+@pytest.mark.parametrize(("off", "differs"), [(False, False), ("", False), (0, True), (True, True)])
+def test_a_flag_that_is_off_in_both_does_not_differ(tmp_path, off, differs):
+    """Not given to one script is None, to another False or an empty text."""
+    write_run(tmp_path / "a", "ft_main.py", STUDENT_TEXTS, chat_template=None, epochs=1)
+    write_run(tmp_path / "b", "ft_main.py", STUDENT_TEXTS, chat_template=off, epochs=2)
+    assert ("chat_template" in differing_flags(methods_in(tmp_path))) is differs
+
+
 def test_unfinished_runs_are_kept_apart(tmp_path):
     write_study(tmp_path, seeds=(1,))
     write_run(tmp_path / "failed", "kd_main.py", None, status="unfinished", stopped="no space left", scores={})
@@ -139,3 +147,13 @@ def test_unfinished_runs_are_kept_apart(tmp_path):
 def test_folders_without_runs(tmp_path, name, message):
     with pytest.raises(UserError, match=f"^OUTPUT_DIRS: .*{message}"):
         collect([tmp_path / name])
+
+
+def test_a_dataset_of_its_own_is_all_that_is_said(tmp_path):
+    """Pseudo-targets of two kinds, trained on for different numbers of epochs: the dataset file names the kind."""
+    for name, epochs in (("beam", 8), ("beam_labeled", 24)):
+        path = str(tmp_path / f"{name}.json")
+        write_run(
+            tmp_path / name, "kd_main.py", STUDENT_TEXTS, experiment_config_key="k", epochs=epochs, dataset_path=path
+        )
+    assert [each.label for each in methods_in(tmp_path)] == ["k, beam", "k, beam_labeled"]

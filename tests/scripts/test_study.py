@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+import study_main
+from src import run_study
 from src.config.errors import UserError
 from src.config.flags.base import REPOSITORY
 from src.run_study import _report_failures
@@ -124,6 +126,16 @@ def finish(study: Study, job) -> None:
     for path in (study.marker(job), job.result):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
+
+
+def test_what_a_study_needs_is_looked_for_first(tmp_path, monkeypatch):
+    (tmp_path / "plan.yaml").write_text(f"output_dir: {tmp_path}/study\n{PLAN}")
+    with pytest.raises(UserError, match="^--profile no/such: there is no such folder"):
+        study_main.main(["--plan", str(tmp_path / "plan.yaml"), "--profile", "no/such"])
+    monkeypatch.setattr(run_study, "find_spec", lambda _: None)
+    with pytest.raises(UserError, match="^snakemake is not installed; run pip install -r requirements-study.txt"):
+        study_main.main(["--plan", str(tmp_path / "plan.yaml")])
+    assert not (tmp_path / "study").exists()
 
 
 def test_each_command_has_a_gpu_of_its_own(tmp_path):

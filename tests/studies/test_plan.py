@@ -34,6 +34,7 @@ methods:
   finetuning: {epochs: 3}
   kd: {experiment_config_key: logits_kd, learning_rate: [0.01, 0.001], pseudo_targets: [sampling, sampling_labeled]}
 """
+METHODS = PLAN[PLAN.index("methods:") :]
 
 
 def study_of(tmp_path: Path, text: str = PLAN) -> Study:
@@ -119,6 +120,14 @@ def test_a_teacher_of_other_data_is_scored_on_the_students(tmp_path):
         ("  finetuning: {epochs: 3}", "  finetuning: 3", "methods.finetuning: must consist of"),
         ("[0.01, 0.001]", "[[1]]", "methods.kd: learning_rate: must be one value or a list of values"),
         ("learning_rate: [0.01, 0.001]", "output_dir: x", "methods.kd: unknown key 'output_dir'"),
+        ("[sampling, sampling_labeled]", "[[sampling]]", "methods.kd: pseudo_targets: must be one value or a list"),
+        ("flags: {", "flags: 3\n# {", "plan.yaml: flags: must consist of `flag: value` lines"),
+        ("methods:", "profile: [1]\nmethods:", "plan.yaml: profile: must consist of `flag: value` lines"),
+        (METHODS, "methods: [a]\n", "plan.yaml: methods: must consist of named entries"),
+        (METHODS, "methods: {}\n", "plan.yaml: methods: names no method, so there is nothing to run"),
+        ("  student: {model: smaller, teacher: large, data: small}\n", "", "plan.yaml: students: names no student"),
+        ("  finetuning: {epochs: 3}", "  kd__sampling__lr0.01: {epochs: 3, experiment_config_key: noisy_kd}",
+         "is the name of two runs with different flags"),
     ],
 )  # fmt: skip
 def test_a_mistake_in_a_plan_is_one_line(tmp_path, monkeypatch, old, new, said):
@@ -129,17 +138,26 @@ def test_a_mistake_in_a_plan_is_one_line(tmp_path, monkeypatch, old, new, said):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.fixture
+def raw_data(tmp_path, monkeypatch) -> None:
+    """The file that e2e.yaml asks the user for, in the folder of the test, where the plans are read."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "datasets" / "raw").mkdir(parents=True)
+    (tmp_path / "datasets" / "raw" / "e2e_nlg.json").write_text("{}")
+
+
+@pytest.mark.usefixtures("raw_data")
 @pytest.mark.parametrize("plan", SHIPPED, ids=lambda plan: plan.stem)
 def test_shipped_plans_are_read(plan):
     assert {"ft_main.py", "kd_main.py"} <= {job.script for job in read_study(plan).jobs}
 
 
+@pytest.mark.usefixtures("raw_data")
 @pytest.mark.parametrize(
     "plan",
     [pytest.param(plan, marks=[pytest.mark.slow] if plan.stem != "demo" else [], id=plan.stem) for plan in SHIPPED],
 )
-def test_snakemake_plans_what_is_shipped(plan, tmp_path, monkeypatch, capfd):
-    monkeypatch.chdir(tmp_path)
+def test_snakemake_plans_what_is_shipped(plan, tmp_path, capfd):
     flags = ["--plan", str(plan), "--output_dir", str(tmp_path / "out"), "--dry_run", "True"]
     assert run_script(main, flags) == 0
     printed = capfd.readouterr()
