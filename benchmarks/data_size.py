@@ -1,15 +1,16 @@
 """Time and peak memory of merging, reading, tokenizing and batching the largest dataset of the study.
 
     python benchmarks/data_size.py --output_dir outputs/data_size
+    python benchmarks/data_size.py --output_dir outputs/data_size_arrow --form arrow
 
 The dataset has 35,000 inputs, 7,000 of them labeled, with 48 pseudo-targets each. A line is 4 to 24 made-up words.
 """
 
 import argparse
-import json
 import multiprocessing
 import random
 import resource
+import sys
 import time
 from pathlib import Path
 
@@ -23,19 +24,21 @@ def main() -> None:
     parser.add_argument("--output_dir", type=Path, required=True)
     parser.add_argument("--rows", type=int, default=35_000, help="inputs, a fifth of them labeled")
     parser.add_argument("--targets", type=int, default=48, help="pseudo-targets per input")
+    parser.add_argument("--form", choices=("json", "arrow"), default="json", help="form of the files")
     flags = parser.parse_args()
     flags.output_dir.mkdir(parents=True, exist_ok=True)
-    original, generated = (flags.output_dir / name for name in ("original.json", "generated_datasets.json"))
+    original, generated = (flags.output_dir / f"{name}.{flags.form}" for name in ("original", "generated"))
     words = made_up_words()
     if not generated.exists():
         write(original, generated, flags, words)
         write_student(flags.output_dir / "student", words)
     started = time.time()
     run("prepare_datasets_main.py", f"--original_dataset_path {original} --generation_dataset_path {generated}"
-        f" --output_dir {flags.output_dir} --file_name merged.json")  # fmt: skip
-    merged = flags.output_dir / "merged.json"
+        f" --output_dir {flags.output_dir} --file_name merged.{flags.form}")  # fmt: skip
+    merged = flags.output_dir / f"merged.{flags.form}"
     peak = resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss * 1024  # kilobytes on Linux
-    print(f"merged in {time.time() - started:.0f} s, peak {peak / 1e9:.2f} GB, {merged.stat().st_size / 1e9:.2f} GB")
+    size = sum(file.stat().st_size for file in (merged.iterdir() if merged.is_dir() else [merged]))
+    print(f"merged in {time.time() - started:.0f} s, peak {peak / 1e9:.2f} GB, {size / 1e9:.2f} GB")
     reading = multiprocessing.get_context("spawn").Process(target=read, args=(merged, flags.output_dir / "student"))
     reading.start()
     reading.join()
@@ -43,8 +46,6 @@ def main() -> None:
 
 def read(merged: Path, student: Path) -> None:
     """Read and tokenize as a training run does before its first step; print times and peak memory."""
-    import sys
-
     sys.path.insert(0, str(REPOSITORY))
     from src.data.formats import read_datasets
     from src.data.schema import training_splits
@@ -52,13 +53,14 @@ def read(merged: Path, student: Path) -> None:
     from src.tokens.batch import collate
     from src.tokens.order import epoch_order
     from src.tokens.preprocessing import Preprocessor
+    from src.tokens.token_cache import TokenCache
     from src.tokens.tokenized import TokenizedDatasets
 
     preprocessor = Preprocessor(load_tokenizer(str(student)), True, max_input_length=48, max_labels_length=48)
     started = time.time()
     datasets = read_datasets(merged)
     times = {"read": time.time() - started}
-    data = TokenizedDatasets(datasets, preprocessor)
+    data = TokenizedDatasets(datasets, preprocessor, TokenCache.beside(str(merged)))
     names = training_splits(datasets)
     for name in names:
         started = time.time()
@@ -75,7 +77,10 @@ def read(merged: Path, student: Path) -> None:
 
 
 def write(original: Path, generated: Path, flags: argparse.Namespace, words: list[str]) -> None:
-    """Write the dataset file and a generated_datasets.json like the one of gen_main.py."""
+    """Write the dataset and a file of pseudo-targets like the one of gen_main.py."""
+    sys.path.insert(0, str(REPOSITORY))
+    from src.data.writers import write_datasets
+
     rng = random.Random(2)
 
     def sentence() -> str:
@@ -85,10 +90,10 @@ def write(original: Path, generated: Path, flags: argparse.Namespace, words: lis
     n_labeled = flags.rows // 5
     splits = {"train": texts[:n_labeled], "unlabeled": texts[n_labeled:]}
     labeled = {"text": splits["train"], "target": [sentence() for _ in splits["train"]]}
-    original.write_text(json.dumps({"train": labeled, "unlabeled": {"text": splits["unlabeled"]}}), encoding="utf-8")
+    write_datasets(original, {"train": labeled, "unlabeled": {"text": splits["unlabeled"]}})
     rows = {split: [text for text in inputs for _ in range(flags.targets)] for split, inputs in splits.items()}
     written = {split: {"text": inputs, "generated": [sentence() for _ in inputs]} for split, inputs in rows.items()}
-    generated.write_text(json.dumps(written), encoding="utf-8")
+    write_datasets(generated, written)
 
 
 if __name__ == "__main__":

@@ -103,7 +103,7 @@ def _rotation(file: ApiFile, seen: _Seen, merge: Merge) -> dict[str, list[int]]:
     rows = concatenate(list(seen.training.values()), [TEXT])
     if not rows[GENERATED]:
         raise UserError(f"{file.path}: no completions of {merge.splits()}: nothing to train on")
-    inputs = group_by_input(rows, times={})
+    inputs, _ = group_by_input(rows)
     splits = rotate(inputs, targets_per_input(inputs, merge), None)
     return {split: columns[TARGET] for split, columns in splits.items()}
 

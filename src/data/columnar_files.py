@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from src.config.constants import TRAIN
 from src.config.errors import UserError, one_line
+from src.data.arrow_columns import columns_in, to_list
 from src.data.schema import Columns, Datasets, check_unique_names
-from src.data.soft_targets import NestedColumn
+from src.data.spool import mapped_columns
 from src.storage.json_files import read_json
 
 if TYPE_CHECKING:
@@ -17,7 +19,8 @@ if TYPE_CHECKING:
 
 LARGE = 2**30  # bytes; a smaller file in memory is never refused
 MAX_EXPANSION = 1_000  # how many times its own size a large file may take in memory
-ROWS_PER_BATCH = 100
+IN_MEMORY = 2**28  # bytes of a Parquet file's values; more are unpacked to a temporary file
+ROWS_PER_BATCH, ROWS_UNPACKED = 100, 10_000
 POINTER = 8  # bytes that any value takes in a list, even a null
 
 
@@ -35,29 +38,37 @@ def read_parquet(path: Path) -> Columns:
             n_values = sum(group.column(j).num_values for group in groups for j in range(group.num_columns))
             _check_expansion(max(POINTER * n_values, sum(group.total_byte_size for group in groups)), path)
             columns = {name: [] for name in file.schema_arrow.names}
+            if sum(group.total_byte_size for group in groups) > IN_MEMORY:
+                return _unpacked(file, path)
             # The sizes above count a repeated text once. In small batches its copies are not all in memory together.
             for batch in _checked_batches(file.iter_batches(batch_size=ROWS_PER_BATCH), path):
                 for name, values in zip(batch.schema.names, batch.columns, strict=True):
-                    columns[name] += _to_list(values, texts)
+                    columns[name] += to_list(values, texts)
         return columns
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: not a Parquet file: {one_line(error)}") from None
 
 
-def read_arrow(path: Path) -> Columns:
-    """The columns of a memory-mapped Arrow file: lists of lists of numbers stay in the file, others become lists.
-
-    Raises UserError, also for a file that expands too much.
-    """
+def _unpacked(file: pyarrow.parquet.ParquetFile, path: Path) -> Columns:
+    """The columns of a Parquet file, unpacked to a temporary file that goes with the process."""
     import pyarrow
 
-    texts: dict[Any, Any] = {}
+    with tempfile.TemporaryFile() as unpacked:
+        with pyarrow.ipc.new_file(unpacked, file.schema_arrow) as writer:
+            for batch in _checked_batches(file.iter_batches(batch_size=ROWS_UNPACKED), path):
+                writer.write_batch(batch)
+        return mapped_columns(unpacked)
+
+
+def read_arrow(path: Path) -> Columns:
+    """The columns of an Arrow file, which is memory-mapped. Raises UserError, also for one that expands too much."""
+    import pyarrow
+
     try:
         file = pyarrow.ipc.open_file(pyarrow.memory_map(str(path)))
         check_unique_names(file.schema.names, path)
         batches = list(_checked_batches((file.get_batch(i) for i in range(file.num_record_batches)), path))
-        table = pyarrow.Table.from_batches(batches, file.schema)
-        return {name: _arrow_column(table[name], texts) for name in table.column_names}
+        return columns_in(pyarrow.Table.from_batches(batches, file.schema))
     except (pyarrow.ArrowException, OSError, ValueError) as error:
         raise UserError(f"{path}: not an Arrow file: {one_line(error)}") from None
 
@@ -79,7 +90,7 @@ def read_saved_folder(folder: Path) -> Datasets:
             list(_checked_batches(pyarrow.ipc.open_stream(pyarrow.memory_map(str(file))), file))
         saved = load_from_disk(str(folder))
         saved = saved if isinstance(saved, DatasetDict) else {TRAIN: saved}
-        return {str(split): rows.to_dict() for split, rows in saved.items()}
+        return {str(split): columns_in(rows.data.table) for split, rows in saved.items()}
     except (OSError, ValueError) as error:
         raise UserError(f"{folder}: not a folder saved by `datasets`: {one_line(error)}") from None
     except (AttributeError, KeyError, TypeError):  # JSON of another shape
@@ -113,16 +124,3 @@ def _check_expansion(needed: int, path: Path) -> None:
             f"{path}: {size:,} bytes would take {needed:,} in memory; a file that expands more than "
             f"{MAX_EXPANSION:,} times is refused"
         )
-
-
-def _arrow_column(values: pyarrow.ChunkedArray, texts: dict[Any, Any]) -> Any:
-    from pyarrow import types
-
-    is_nested = types.is_list(values.type) and types.is_list(values.type.value_type)
-    return NestedColumn(values) if is_nested else _to_list(values, texts)
-
-
-def _to_list(values: Iterable[pyarrow.Scalar], texts: dict[Any, Any]) -> list:
-    """The values of a column. Equal texts share one object, kept in `texts`: 48 targets of one input hold it once."""
-    found = (value.as_py() for value in values)  # one at a time: a dictionary's copies are never there together
-    return [texts.setdefault(value, value) if isinstance(value, str | bytes) else value for value in found]

@@ -12,6 +12,7 @@ from typing import Any
 
 from src.config.constants import DEV, GENERATED, TEXT, TRAIN
 from src.config.errors import UserError, one_line
+from src.data.arrow_columns import concatenated
 from src.data.columnar_files import is_saved_folder, read_arrow, read_parquet, read_saved_folder
 from src.data.columns import rename_columns
 from src.data.hub import HUB_PREFIX, load_hub
@@ -146,7 +147,7 @@ def _concatenate(parts: list[tuple[Path, Columns]]) -> Columns:
     for file, columns in parts[1:]:
         if set(columns) != set(first):
             raise UserError(f"{file}: columns {sorted(columns)} differ from {sorted(first)} in {first_file.name}")
-    return {name: [value for _, columns in parts for value in columns[name]] for name in first} if parts[1:] else first
+    return {name: concatenated([columns[name] for _, columns in parts]) for name in first} if parts[1:] else first
 
 
 def _read_split_json(path: Path) -> Columns:

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from src.config.errors import UserError, one_line
+from src.data.arrow_columns import columns_in
 from src.data.schema import Datasets
 
 HUB_PREFIX = "hf:"
@@ -42,7 +43,7 @@ def load_hub(name: str, *, config: str | None = None, splits: Iterable[str] = ()
             reason += f"; its parquet revision: {one_line(error)}"
     if loaded is None:
         raise UserError(f"{HUB_PREFIX}{name}: not loaded from the hub: {reason}")
-    return {str(split): rows.to_dict() for split, rows in loaded.items()}
+    return {str(split): columns_in(rows.data.table) for split, rows in loaded.items()}
 
 
 def _check_hub_answers(name: str) -> None:

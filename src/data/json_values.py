@@ -11,8 +11,8 @@ from typing import Any
 from uuid import UUID
 
 from src.config.constants import GENERATED, TARGET, TEXT, UNLABELED
+from src.data.arrow_columns import ArrowColumn
 from src.data.schema import Datasets
-from src.data.soft_targets import NestedColumn
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,7 @@ def with_json_values(datasets: Datasets, source: str) -> Datasets:
     for split, columns in datasets.items():
         for name, values in columns.items():
             is_checked = name in (TEXT, GENERATED) or (name == TARGET and split != UNLABELED)
-            stays_in_file = isinstance(values, NestedColumn) and values.is_json()
+            stays_in_file = isinstance(values, ArrowColumn) and values.is_json()
             is_ready = is_checked or stays_in_file or set(map(type, values)) <= PLAIN
             try:
                 ready[split][name] = values if is_ready else [json_form(each) for each in values]

@@ -9,31 +9,36 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+
+import numpy as np
 
 from src.config.constants import FINISH_REASON, GENERATED, INPUT_HASH, LENGTH, TARGET, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
+from src.data.arrow_columns import concatenated, nulls_like, take
 from src.data.schema import Columns, Datasets, is_training_split
 from src.data.splits import n_rows, take_rows
+from src.data.text_hashes import number_by_appearance, text_hashes
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Inputs:
-    """The distinct inputs in order of appearance: their columns (without targets) and each one's PTs.
+    """The distinct inputs in order of appearance, and the rows of their PTs.
 
-    reasons: why each PT ends, where the file says so. counts: per input, the number of PTs divided by how often the
-    input occurs in the original data, rounded up.
+    rows: columns with a row for each PT. order: the numbers of these rows, input by input. input_of: the input of each
+    of them; place: which PT of its input it is. first_rows: the first row of each input. counts: per input, the number
+    of PTs divided by how often the input occurs in the original data, rounded up.
     """
 
-    columns: Columns
-    targets: list[list[str]]
-    reasons: list[list[str | None]] | None
-    counts: list[int]
+    rows: Columns
+    order: np.ndarray
+    input_of: np.ndarray
+    place: np.ndarray
+    first_rows: np.ndarray
+    counts: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -68,9 +73,11 @@ def merge_pseudo_targets(original: Datasets, generations: Datasets, merge: Merge
     if not merge.use_cut_off:
         rows = [_without_cut_off(columns, merge) for columns in rows]
     sources = [original[split] for split in dict.fromkeys((*splits, *[TRAIN] * merge.use_original))]
-    times = Counter(text for split in splits for text in original[split][TEXT])
-    inputs = group_by_input(concatenate(rows, common_columns([*sources, *rows])), times)
-    n_repeated = sum(times[text] > 1 for text in inputs.columns[TEXT])
+    times = np.unique(
+        np.concatenate([np.zeros(0, np.uint64), *(text_hashes(original[split][TEXT]) for split in splits)]),
+        return_counts=True,
+    )
+    inputs, n_repeated = group_by_input(concatenate(rows, common_columns([*sources, *rows])), times)
     if n_repeated:
         logger.warning(
             "%d inputs stand more than once: their further pseudo-targets are additional rows of the same splits",
@@ -104,10 +111,10 @@ def rows_with_targets(split: str, original: Datasets, generated: Columns, merge:
     if split not in original:
         raise UserError(f"{place} is not in {merge.original_source}, which has {list(original)}")
     if TEXT in generated:
-        known = set(original[split][TEXT])
-        for row, text in enumerate(generated[TEXT]):
-            if text not in known:
-                raise UserError(f"{place}, row {row}: its text is in no row of '{split}' in {merge.original_source}")
+        is_known = np.isin(text_hashes(generated[TEXT]), text_hashes(original[split][TEXT]))
+        if not is_known.all():
+            row = int(is_known.argmin())
+            raise UserError(f"{place}, row {row}: its text is in no row of '{split}' in {merge.original_source}")
         return generated
     _check_hashes(original[split][TEXT], generated, place, merge)
     rows, per_row = n_rows(original[split]), n_rows(generated) // n_rows(original[split])
@@ -116,7 +123,7 @@ def rows_with_targets(split: str, original: Datasets, generated: Columns, merge:
             f"{place}: {n_rows(generated)} pseudo-targets cannot be shared equally by the {rows} rows of "
             f"{merge.original_source}; generate with --add_original_data True, or give the dataset they were made from"
         )
-    return take_rows(original[split], [i for i in range(rows) for _ in range(per_row)]) | generated
+    return take_rows(original[split], np.arange(rows).repeat(per_row)) | generated
 
 
 def input_hash(text: str) -> str:
@@ -149,7 +156,8 @@ def _without_cut_off(generated: Columns, merge: Merge) -> Columns:
             f"{merge.generations_source}: no column '{FINISH_REASON}' says which pseudo-targets were cut off; "
             "leave --use_cut_off out"
         )
-    return take_rows(generated, [row for row, reason in enumerate(generated[FINISH_REASON]) if reason != LENGTH])
+    is_whole = np.fromiter((reason != LENGTH for reason in generated[FINISH_REASON]), dtype=bool)
+    return take_rows(generated, np.flatnonzero(is_whole))
 
 
 def common_columns(parts: Sequence[Columns]) -> list[str]:
@@ -162,35 +170,26 @@ def concatenate(parts: Sequence[Columns], names: Sequence[str]) -> Columns:
     """Concatenate the rows of all parts: these columns, `generated`, and `finish_reason` if all parts have it."""
     has_reasons = bool(parts) and all(FINISH_REASON in part for part in parts)
     names = (*names, GENERATED, FINISH_REASON) if has_reasons else (*names, GENERATED)
-    return {name: [value for part in parts for value in part[name]] for name in names}
+    return {name: concatenated([part[name] for part in parts]) for name in names}
 
 
-def group_by_input(rows: Columns, times: Mapping[str, int]) -> Inputs:
-    """One row for all rows with equal text, the first of them, with the list of their PTs in the order of the rows.
+def group_by_input(rows: Columns, times: tuple[np.ndarray, np.ndarray] | None = None) -> tuple[Inputs, int]:
+    """Group rows with equal text; also returns how many inputs occur more than once in the original data.
 
-    times: how often an input occurs in the original data; once if it is not named.
+    times: sorted hashes of texts, and how often each occurs in the original data; None: once each.
     """
-    numbers: dict[str, int] = {}
-    first_rows: list[int] = []
-    targets: list[list[str]] = []
-    reasons: list[list[str | None]] = []
-    for row, (text, target) in enumerate(zip(rows[TEXT], rows[GENERATED], strict=True)):
-        number = numbers.setdefault(text, len(numbers))
-        if number == len(targets):
-            first_rows.append(row)
-            targets.append([])
-            reasons.append([])
-        targets[number].append(target)
-        if FINISH_REASON in rows:
-            reasons[number].append(rows[FINISH_REASON][row])
-    columns = {name: values for name, values in rows.items() if name not in (GENERATED, FINISH_REASON)}
-    counts = [ceil(len(targets[number]) / times.get(text, 1)) for text, number in numbers.items()]
-    return Inputs(take_rows(columns, first_rows), targets, reasons if FINISH_REASON in rows else None, counts)
+    hashes = text_hashes(rows[TEXT])
+    numbers, first_rows = number_by_appearance(hashes)
+    order = np.argsort(numbers, kind="stable")
+    n_targets = np.bincount(numbers, minlength=len(first_rows))
+    place = np.arange(len(order)) - (np.cumsum(n_targets) - n_targets)[numbers[order]]
+    occurs = np.ones_like(n_targets) if times is None else times[1][np.searchsorted(times[0], hashes[first_rows])]
+    return Inputs(rows, order, numbers[order], place, first_rows, -(-n_targets // occurs)), int((occurs > 1).sum())
 
 
 def targets_per_input(inputs: Inputs, merge: Merge) -> int:
     """How many splits there will be: `n_per_input`, or the most PTs an input has (each time it stands in the data)."""
-    most, fewest = max(inputs.counts, default=0), min(inputs.counts, default=0)
+    most, fewest = int(inputs.counts.max(initial=0)), int(min(inputs.counts, default=0))
     if merge.n_per_input is not None and merge.n_per_input > most:
         raise UserError(
             f"{merge.generations_source}: --n_augmentations_per_example {merge.n_per_input} is more than any input "
@@ -211,16 +210,17 @@ def rotate(inputs: Inputs, count: int, labeled: Columns | None) -> Datasets:
     An input that stands m times in the data has m times as many PTs, m in each split. Without any PTs there is one
     split, the labeled pairs.
     """
-    most = max([1, *inputs.counts])
+    most = int(inputs.counts.max(initial=1))
+    columns = {name: values for name, values in inputs.rows.items() if name not in (GENERATED, FINISH_REASON)}
     splits: Datasets = {}
     for i in range(max(count, 1)):
-        places = [(row, k) for row, targets in enumerate(inputs.targets) for k in range(i, len(targets), most)]
-        split = take_rows(inputs.columns, [row for row, _ in places])
-        split[TARGET] = [inputs.targets[row][k] for row, k in places]
+        chosen = np.flatnonzero(inputs.place % most == i)
+        split = take_rows(columns, inputs.first_rows[inputs.input_of[chosen]])
+        split[TARGET] = take(inputs.rows[GENERATED], inputs.order[chosen])
         if labeled is not None:
-            split = {name: labeled[name] + values for name, values in split.items()}
-        if inputs.reasons is not None:
-            people = [None] * (len(split[TARGET]) - len(places))
-            split[FINISH_REASON] = people + [inputs.reasons[row][k] for row, k in places]
+            split = {name: concatenated([labeled[name], values]) for name, values in split.items()}
+        if FINISH_REASON in inputs.rows:
+            reasons = take(inputs.rows[FINISH_REASON], inputs.order[chosen])
+            split[FINISH_REASON] = concatenated([nulls_like(reasons, n_rows(split) - len(reasons)), reasons])
         splits[f"{TRAIN}_{i}"] = split
     return splits

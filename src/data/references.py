@@ -1,6 +1,7 @@
 """Inputs with several references: `target` is then a list of texts instead of one text."""
 
 from collections.abc import Iterable
+from typing import Any
 
 from src.config.constants import TARGET
 
@@ -27,10 +28,10 @@ def count_references(targets: Iterable[Target]) -> str:
 
 def has_several(targets: Iterable[Target | None]) -> bool:
     """Whether any target is a list of references."""
-    return list in set(map(type, targets))
+    return not getattr(targets, "is_text", False) and list in set(map(type, targets))
 
 
-def row_for_each_reference(columns: dict[str, list]) -> dict[str, list]:
+def row_for_each_reference(columns: dict[str, Any]) -> dict[str, Any]:
     """A split's columns with a row for each reference of an input, the rows of one input adjacent."""
     if not has_several(columns[TARGET]):
         return columns

@@ -10,12 +10,12 @@ from typing import Any
 from src.config.constants import TARGET, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
 from src.config.parsing import shown
+from src.data.arrow_columns import ArrowColumn
 from src.data.references import has_several, references_of
-from src.data.soft_targets import NestedColumn
 
 logger = logging.getLogger(__name__)
 
-Columns = dict[str, list]
+Columns = dict[str, Any]  # columns are lists, or ArrowColumns, which read like lists
 Datasets = dict[str, Columns]
 
 TRAIN_I = re.compile(r"train_(\d+)")
@@ -29,7 +29,7 @@ def check_shape(datasets: Any, source: str) -> None:
         if not isinstance(columns, dict) or not columns:
             raise UserError(f"{source}: split '{split}': expected an object of columns, found {kind(columns)}")
         for name, values in columns.items():
-            if not isinstance(values, list | NestedColumn):
+            if not isinstance(values, list | ArrowColumn):
                 raise UserError(f"{source}: split '{split}', column '{name}': expected a list, found {kind(values)}")
         lengths = {name: len(values) for name, values in columns.items()}
         if len(set(lengths.values())) > 1:
@@ -94,7 +94,7 @@ def check_strings(columns: Columns, name: str, place: str) -> None:
         raise UserError(f"{place}: column '{name}' is missing; it has {column_names(columns)}{other}")
     if not columns[name]:
         raise UserError(f"{place}: no rows")
-    if set(map(type, columns[name])) != {str}:
+    if not getattr(columns[name], "is_text", False) and set(map(type, columns[name])) != {str}:
         row = next(i for i, value in enumerate(columns[name]) if not isinstance(value, str))
         raise UserError(f"{place}, column '{name}', row {row}: expected text, found {kind(columns[name][row])}")
 

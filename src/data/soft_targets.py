@@ -6,11 +6,12 @@ Shapes: N rows, B rows of a batch, T label positions, K entries of the position 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from src.config.errors import UserError
+from src.data.arrow_columns import ArrowColumn
 
 if TYPE_CHECKING:
     import pyarrow
@@ -18,29 +19,6 @@ if TYPE_CHECKING:
 # entries of each position (T,), then all ids and log-probabilities
 StoredRow = tuple[np.ndarray, np.ndarray, np.ndarray]
 TOKENS, LOGITS = "tokens", "logits"  # columns of a prepared dataset: stored ids, and their raw log-probabilities
-
-
-class NestedColumn(Sequence[list]):
-    """A column of lists of lists of numbers that stays where it is (a memory-mapped file): as a list, row by row."""
-
-    def __init__(self, column: "pyarrow.ChunkedArray") -> None:
-        self.column = column
-
-    def __len__(self) -> int:
-        return len(self.column)
-
-    def __getitem__(self, row: Any) -> Any:
-        return NestedColumn(self.column[row]) if isinstance(row, slice) else self.column[row].as_py()
-
-    def is_json(self) -> bool:
-        """Whether all that the lists hold is text, truth values, finite numbers or null."""
-        from pyarrow import compute, types
-
-        kind = self.column.type.value_type.value_type
-        if not types.is_floating(kind):
-            return types.is_integer(kind) or types.is_string(kind) or types.is_boolean(kind)
-        values = (chunk.flatten().flatten() for chunk in self.column.chunks)
-        return all(compute.all(compute.is_finite(each)).as_py() is not False for each in values)
 
 
 @dataclass(frozen=True)
@@ -133,8 +111,11 @@ def _chunks(column: Sequence, dtype: str) -> list["pyarrow.ListArray"]:
     """The Arrow arrays of a column of lists of lists. Raises TypeError or ValueError for what is none."""
     import pyarrow
 
-    if isinstance(column, NestedColumn):
-        return column.column.chunks
+    if isinstance(column, ArrowColumn):
+        kind = column.column.type
+        if not (pyarrow.types.is_list(kind) and pyarrow.types.is_list(kind.value_type)):
+            raise TypeError(f"a column of {kind}")
+        return column.arrays().chunks
     return [pyarrow.array(column, pyarrow.list_(pyarrow.list_(pyarrow.type_for_alias(dtype))))]
 
 

@@ -17,8 +17,10 @@ import numpy as np
 
 from src.config.constants import DEV, DEV_PPL, FT, TARGET, TEST, TEXT, TRAIN, UNLABELED
 from src.config.errors import UserError
+from src.data.arrow_columns import take
 from src.data.references import Target, references_of
 from src.data.schema import Columns, Datasets, is_training_split
+from src.data.text_hashes import text_hashes
 
 logger = logging.getLogger(__name__)
 
@@ -47,9 +49,9 @@ def n_words(text: str) -> int:
     return len(text.split())
 
 
-def take_rows(columns: Columns, rows: Sequence[int]) -> Columns:
+def take_rows(columns: Columns, rows: Sequence[int] | np.ndarray) -> Columns:
     """The rows with these numbers, in this order, of every column."""
-    return {name: [values[i] for i in rows] for name, values in columns.items()}
+    return {name: take(values, rows) for name, values in columns.items()}
 
 
 def first_rows(datasets: Datasets, count: int | None) -> Datasets:
@@ -62,14 +64,14 @@ def first_rows(datasets: Datasets, count: int | None) -> Datasets:
 def keep_rows(columns: Columns, keep: Callable[[str, Any], bool]) -> Columns:
     """The rows whose text and target (the text again where the split has no target) satisfy `keep`."""
     texts = columns[TEXT]
-    pairs = zip(texts, columns.get(TARGET, texts), strict=True)
-    return take_rows(columns, [i for i, (text, target) in enumerate(pairs) if keep(text, target)])
+    is_kept = map(keep, texts, columns.get(TARGET) or texts)
+    return take_rows(columns, np.flatnonzero(np.fromiter(is_kept, dtype=bool, count=len(texts))))
 
 
 def sample_rows(columns: Columns, size: int, *, seed: int) -> tuple[Columns, Columns]:
     """Draw `size` rows without replacement, in random order; also returns the rows left, in their old order."""
-    order = np.random.RandomState(seed).permutation(n_rows(columns)).tolist()
-    return take_rows(columns, order[:size]), take_rows(columns, sorted(order[size:]))
+    order = np.random.RandomState(seed).permutation(n_rows(columns))
+    return take_rows(columns, order[:size]), take_rows(columns, np.sort(order[size:]))
 
 
 def filter_by_words(datasets: Datasets, max_text: int, max_target: int, source: str) -> Datasets:
@@ -134,8 +136,8 @@ def add_ft(datasets: Datasets, how: str, source: str) -> Datasets:
         raise UserError(f"{source}: --add_ft_split {how} needs a split '{FT}' in the data; 'full' takes the train rows")
     if how == "split":
         return datasets
-    texts = set(datasets[TRAIN][TEXT])
-    own = keep_rows(datasets[FT], lambda text, _: text in texts)
+    is_in_train = np.isin(text_hashes(datasets[FT][TEXT]), text_hashes(datasets[TRAIN][TEXT]))
+    own = take_rows(datasets[FT], np.flatnonzero(is_in_train))
     if not n_rows(own):
         raise UserError(f"{source}: --add_ft_split filter: no text of split '{FT}' is in '{TRAIN}'")
     return {**datasets, FT: own}

@@ -1,6 +1,6 @@
 """Read a script's data, and split a table: the splits dev and test that it lacks are drawn from train."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 
@@ -10,7 +10,8 @@ from src.config.errors import UserError
 from src.config.flags.base import DataArguments
 from src.data.formats import read_datasets
 from src.data.schema import Columns, Datasets, check_strings
-from src.data.splits import first_rows, keep_rows, n_rows, take_rows, without_splits
+from src.data.splits import first_rows, n_rows, take_rows, without_splits
+from src.data.text_hashes import number_by_appearance, text_hashes
 
 SIZE_FLAGS = {DEV: "--val_size", TEST: "--test_size"}
 
@@ -49,22 +50,25 @@ def draw_splits(datasets: Datasets, sizes: Mapping[str, float], *, seed: int, so
         raise UserError(f"{source}: {flags}: no split '{TRAIN}' to draw from, only {list(datasets)}")
     table = datasets[TRAIN]
     check_strings(table, TEXT, f"{source}: split '{TRAIN}'")
-    rows_of_text: dict[str, list[int]] = {}
-    for row, text in enumerate(table[TEXT]):
-        rows_of_text.setdefault(text, []).append(row)
+    hashes = text_hashes(table[TEXT])
+    input_of_row, first_of_input = number_by_appearance(hashes)
     left = {split: rows_of(size, n_rows(table)) for split, size in sizes.items()}
-    drawn: dict[str, list[int]] = {split: [] for split in (TRAIN, *sizes)}
-    groups = list(rows_of_text.values())
-    for number in np.random.RandomState(seed).permutation(len(groups)).tolist():
-        rows = groups[number]
-        split = next((split for split, count in left.items() if len(rows) <= count), TRAIN)
-        drawn[split] += rows
+    names, split_of_input = (TRAIN, *sizes), np.zeros(len(first_of_input), dtype=np.int8)
+    times = np.bincount(input_of_row)
+    for number in np.random.RandomState(seed).permutation(len(first_of_input)):
+        split = next((split for split, count in left.items() if times[number] <= count), TRAIN)
+        split_of_input[number] = names.index(split)
         if split != TRAIN:
-            left[split] -= len(rows)
-    empty = [split for split, rows in drawn.items() if not rows]
+            left[split] -= times[number]
+        if not any(left.values()):
+            break
+    split_of_row = split_of_input[input_of_row]
+    drawn = {split: np.flatnonzero(split_of_row == i) for i, split in enumerate(names)}
+    empty = [split for split, rows in drawn.items() if not len(rows)]
     if empty:
         raise UserError(
-            f"{source}: {flags}: no row is left for '{empty[0]}' of {n_rows(table)} ({len(groups)} different inputs)"
+            f"{source}: {flags}: no row is left for '{empty[0]}' of {n_rows(table)} ({len(first_of_input)} different "
+            "inputs)"
         )
     counts = ", ".join(f"{split} {len(rows):,}" for split, rows in drawn.items())
     same = " ".join(f"{SIZE_FLAGS[split]} {size if size < 1 else int(size)}" for split, size in sizes.items())
@@ -72,11 +76,13 @@ def draw_splits(datasets: Datasets, sizes: Mapping[str, float], *, seed: int, so
         f"{source}: {n_rows(table):,} rows become {counts}; equal inputs stay together. Other scripts draw the same "
         f"from these rows with {same} --seed {seed}"
     )
-    held_out = {table[TEXT][row] for split in sizes for row in drawn[split]}
+    held_out = hashes[split_of_row > 0]
     others = {split: _without(datasets[split], held_out) for split in (FT, UNLABELED) if split in datasets}
-    result = datasets | others | {split: take_rows(table, sorted(rows)) for split, rows in drawn.items()}
+    result = datasets | others | {split: take_rows(table, rows) for split, rows in drawn.items()}
     return without_splits(result, *(split for split in others if not n_rows(others[split])))
 
 
-def _without(columns: Columns, texts: Collection[str]) -> Columns:
-    return keep_rows(columns, lambda text, _: text not in texts) if TEXT in columns else columns
+def _without(columns: Columns, hashes: np.ndarray) -> Columns:
+    if TEXT not in columns:
+        return columns
+    return take_rows(columns, np.flatnonzero(~np.isin(text_hashes(columns[TEXT]), hashes)))

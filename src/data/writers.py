@@ -9,8 +9,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from src.config.errors import UserError
-from src.data.schema import Datasets
+from src.config.errors import UserError, one_line
+from src.data.arrow_columns import ArrowColumn
+from src.data.schema import Columns, Datasets
 from src.storage.atomic import atomic_folder, atomic_write
 from src.storage.json_files import opened
 
@@ -19,15 +20,50 @@ if TYPE_CHECKING:
 
 ARROW = ".arrow"
 NESTED = {"tokens": "int32", "logits": "float32"}  # columns of lists of lists of numbers, and the numbers' types
+TEXTS_PER_BATCH = 10_000  # rows of a record batch without nested columns
 ROWS_PER_BATCH = 200  # rows in a record batch: Python's numbers take eight times the memory of Arrow's
 
 Row = dict[str, Any]
 
 
 def write_datasets(path: str | Path, datasets: Datasets) -> None:
-    """Write a JSON dataset file atomically, one value per line. Equal datasets give equal bytes."""
-    with atomic_write(path) as file:
-        file.writelines(_json_of(datasets))
+    """Write a dataset atomically: a folder of memory-mappable Arrow files if `path` ends in `.arrow`, otherwise JSON.
+
+    Equal datasets give equal bytes. JSON has one value per line. Raises UserError for a column that Arrow cannot hold,
+    and instead of replacing a folder that holds anything but Arrow files.
+    """
+    path = Path(path)
+    if path.suffix != ARROW:
+        with atomic_write(path) as file:
+            file.writelines(_json_of(datasets))
+        return
+    _check_replaceable(path)
+    with atomic_folder(path) as folder:
+        for split, columns in datasets.items():
+            _write_arrow(folder / f"{split}{ARROW}", columns, f"{path}: split '{split}'")
+
+
+def _write_arrow(path: Path, columns: Columns, place: str) -> None:
+    import pyarrow
+
+    schema = pyarrow.schema(
+        [(name, _inferred_type(values, f"{place}: column '{name}'")) for name, values in columns.items()]
+    )
+    with pyarrow.OSFile(str(path), "wb") as sink, pyarrow.ipc.new_file(sink, schema) as writer:
+        for start in range(0, len(next(iter(columns.values()))), TEXTS_PER_BATCH):
+            part = {name: list(values[start : start + TEXTS_PER_BATCH]) for name, values in columns.items()}
+            writer.write_batch(pyarrow.RecordBatch.from_pydict(part, schema))
+
+
+def _inferred_type(values: Sequence[Any], place: str) -> pyarrow.DataType:
+    import pyarrow
+
+    if isinstance(values, ArrowColumn):
+        return values.column.type
+    try:
+        return pyarrow.infer_type(values)
+    except pyarrow.ArrowException as error:
+        raise UserError(f"{place}: cannot be written to an Arrow file ({one_line(error)}); take a .json file") from None
 
 
 @contextlib.contextmanager
@@ -119,10 +155,11 @@ def _json_of(datasets: Datasets) -> Iterator[str]:
 
 
 def fingerprint(path: str | Path) -> str:
-    """SHA-256 of a file's bytes, or of a folder's names and bytes, in hexadecimal."""
+    """SHA-256 of a file's bytes, or of a folder's names and bytes without hidden ones, in hexadecimal."""
     path = Path(path)
     if path.is_dir():
-        parts = sorted(str(file.relative_to(path)) for file in path.rglob("*") if file.is_file())
+        files = (file.relative_to(path) for file in path.rglob("*") if file.is_file())
+        parts = sorted(str(file) for file in files if not any(part.startswith(".") for part in file.parts))
         listing = "\n".join(f"{name} {fingerprint(path / name)}" for name in parts)
         return hashlib.sha256(listing.encode("utf-8")).hexdigest()
     with opened(path) as file:

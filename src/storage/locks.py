@@ -2,6 +2,8 @@
 
 import errno
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from src.config.console import say
@@ -37,6 +39,34 @@ def try_lock(path: Path) -> int | None:
         return lock_descriptor(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def waiting_lock(path: Path) -> Iterator[None]:
+    """Wait until no other process holds the lock file `path`, then hold it. Without effect on Windows and some NFS."""
+    if fcntl is None:
+        yield
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    while not _locked_in_turn(descriptor):
+        os.close(descriptor)
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def _locked_in_turn(descriptor: int) -> bool:
+    """Wait for the lock of an open file. Returns False if its last holder deleted the file: later ones open another."""
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+    except OSError as error:
+        if error.errno not in NO_LOCKS:
+            raise
+    return os.fstat(descriptor).st_nlink > 0
 
 
 class FolderLock:

@@ -3,9 +3,10 @@
 Shapes: B batch, S source tokens, T target tokens, N labels that are not padding, K stored tokens of a teacher.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from types import MappingProxyType
 
 import numpy as np
 import torch
@@ -15,6 +16,9 @@ from src.config.constants import IGNORE_INDEX
 from src.data.soft_targets import StoredRow, pad_stored
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedSplit
+
+Targets = Mapping[int, np.ndarray]  # tokens by the row's number in its split
+NO_TARGETS: Targets = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -104,7 +108,7 @@ class BatchLengths:
 def _moved(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor on the device; copied to a GPU from pinned memory while other work goes on."""
     source = tensor.pin_memory() if device.type == "cuda" and tensor.device.type == "cpu" else tensor
-    return source.to(device, non_blocking=True)
+    return source.to(device, non_blocking=device.type != "cpu")  # or the CPU would read before the copy is there
 
 
 def collate(preprocessor: Preprocessor, split: TokenizedSplit, rows: Sequence[int] | np.ndarray) -> Batch:
@@ -133,6 +137,19 @@ def _as_cut(stored: StoredRow, n_labels: int) -> StoredRow:
     counts, ids, logs = stored
     n_kept = int(counts[:n_labels].sum())
     return counts[:n_labels], ids[:n_kept], logs[:n_kept]
+
+
+def with_targets(batch: Batch, targets: Targets) -> Batch:
+    """The batch with labels of these targets instead of its own, where there are any for its rows."""
+    if not any(row in targets for row in batch.rows):
+        return batch
+    chosen = [targets[row] if row in targets else _known(batch, place) for place, row in enumerate(batch.rows)]
+    return replace(batch, labels=pad_sequences(chosen, IGNORE_INDEX, on_the_left=False)[0])
+
+
+def _known(batch: Batch, place: int) -> np.ndarray:
+    labels = batch.known_labels[place]
+    return labels[labels != IGNORE_INDEX].numpy()
 
 
 def pad_sequences(sequences: Sequence[np.ndarray], value: int, *, on_the_left: bool) -> tuple[Tensor, Tensor]:

@@ -6,13 +6,16 @@ student-written targets therefore need no second layout.
 """
 
 import copy
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 from src.config.console import progress_bar
 from src.config.errors import UserError
 from src.config.parsing import shown
+from src.data.references import Target, first_references
 from src.tokens.continuation import (
     LocatedTokens,
     continued_ids,
@@ -98,11 +101,11 @@ class Preprocessor:
 
     def encode_inputs(self, texts: Sequence[str]) -> Encoded:
         """The tokens of prompt and text. A text that is too long is cut, the prompt never."""
-        return self._in_chunks(texts, self._inputs, "tokenize inputs")
+        return Encoded.concatenate(list(self.encode_in_chunks(texts, labels=False)))
 
     def encode_labels(self, targets: Sequence[str]) -> Encoded:
         """The tokens of target and EOS. A target that is too long is cut and still ends with EOS."""
-        return self._in_chunks(targets, self._labels, "tokenize targets")
+        return Encoded.concatenate(list(self.encode_in_chunks(targets, labels=True)))
 
     def locate_labels(self, targets: Sequence[str]) -> list[tuple[list[int], list[tuple[int, int]]]]:
         """The tokens of `encode_labels`, and the characters (start, end) of the target for each; (0, 0) for EOS.
@@ -115,15 +118,26 @@ class Preprocessor:
             labels.append((ids, [*located.spans()[: len(ids) - 1], (0, 0)]))
         return labels
 
-    def _in_chunks(self, texts: Sequence[str], encode: Callable[[list[str]], Encoded], description: str) -> Encoded:
-        parts = []
-        with progress_bar(len(texts), description, "texts") as bar:
+    def encode_in_chunks(self, texts: Sequence[Target], *, labels: bool) -> Iterator[Encoded]:
+        """The tokens of inputs, or of labels, a few thousand texts at a time; of several references, of the first."""
+        encode = self._labels if labels else self._inputs
+        with progress_bar(len(texts), f"tokenize {'targets' if labels else 'inputs'}", "texts") as bar:
             for start in range(0, len(texts), TEXTS_PER_CALL):
                 self.check()
-                chunk = list(texts[start : start + TEXTS_PER_CALL])
-                parts.append(encode(chunk))
+                chunk = first_references(texts[start : start + TEXTS_PER_CALL])
+                yield replace(encode(chunk), special_token=self.special_token_in(chunk))
                 bar.update(len(chunk))
-        return Encoded.concatenate(parts)
+
+    def settings(self) -> str | None:
+        """All that tokens depend on besides the texts, as text; None for a tokenizer that cannot say."""
+        backend = getattr(self.tokenizer, "backend_tokenizer", None)
+        if backend is None:
+            return None
+        own = {each.name: getattr(self, each.name) for each in fields(self) if each.name not in ("tokenizer", "check")}
+        names = ("src_lang", "tgt_lang", "chat_template", "special_tokens_map")
+        told = {name: str(getattr(self.tokenizer, name, None)) for name in names}
+        kinds = [type(self).__name__, type(self.tokenizer).__name__, self.prompt, version("tokenizers")]
+        return json.dumps([kinds, own, told, backend.to_str()], sort_keys=True)
 
     def _tokenizer_for(self, texts: list[str]) -> "PreTrainedTokenizerBase":
         """The tokenizer for texts of the data, in which names of special tokens are text unless the flag says so."""

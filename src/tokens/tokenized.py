@@ -1,8 +1,9 @@
 """Datasets as tokens, tokenized once."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import ceil
 from threading import Event
 
@@ -12,11 +13,12 @@ from src.config.console import say
 from src.config.constants import FINISH_REASON, LENGTH, TARGET, TEXT
 from src.config.errors import UserError
 from src.config.parsing import shown
-from src.data.references import first_references
 from src.data.schema import Columns, Datasets, is_training_split
 from src.data.soft_targets import LOGITS, TOKENS, StoredRows
+from src.data.text_hashes import number_by_appearance, text_hashes
 from src.tokens.preprocessing import Preprocessor
-from src.tokens.ragged import Ragged
+from src.tokens.ragged import Encoded, Ragged
+from src.tokens.token_cache import NO_CACHE, DistinctTexts, TokenCache, some
 from src.tokens.truncation import Cuts, Lengths, cut_warnings
 
 
@@ -42,7 +44,7 @@ class TokenizedSplit:
     def input_lengths(self) -> np.ndarray:
         return self.inputs.lengths[self.input_of_row]
 
-    @property
+    @cached_property
     def lengths(self) -> np.ndarray:
         """Tokens of input and labels together, per row."""
         return self.input_lengths + (0 if self.labels is None else self.labels.lengths)
@@ -51,17 +53,17 @@ class TokenizedSplit:
 class TokenizedDatasets:
     """The splits of a dataset as tokens: each split is tokenized once, at its first use or ahead of it.
 
-    Equal texts are tokenized once for all splits: `train_0 … train_{K-1}` repeat the same inputs. If a row has several
-    references, the first is the label. A target whose `finish_reason` is "length" was cut off: its labels have no EOS.
+    Inputs are tokenized once for all splits that have no others: `train_0 … train_{K-1}` repeat the same ones. If a row
+    has several references, the first is the label. A target whose `finish_reason` is "length" was cut off: its labels
+    have no EOS.
     """
 
-    def __init__(self, datasets: Datasets, preprocessor: Preprocessor) -> None:
+    def __init__(self, datasets: Datasets, preprocessor: Preprocessor, cache: TokenCache = NO_CACHE) -> None:
         self.datasets = datasets
         self.preprocessor = preprocessor
+        self.cache = cache
         self._splits: dict[str, TokenizedSplit] = {}
-        self._input_of_text: dict[str, int] = {}
-        self._inputs = Ragged.of([])
-        self._whole_inputs = np.zeros(0, dtype=np.int32)
+        self._inputs: list[DistinctTexts] = []
         self._warned: set[str] = set()
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="tokenize")
         self._coming: Future[TokenizedSplit] | None = None
@@ -130,32 +132,36 @@ class TokenizedDatasets:
                     raise UserError(f"{source}: {error}") from None
 
     def _tokenize(self, name: str, columns: Columns, preprocessor: Preprocessor) -> TokenizedSplit:
-        texts = columns[TEXT]
-        new = list(dict.fromkeys(text for text in texts if text not in self._input_of_text))
-        known = len(self._input_of_text)
-        self._input_of_text.update((text, known + i) for i, text in enumerate(new))
-        if new:
-            encoded = preprocessor.encode_inputs(new)
-            self._inputs = Ragged.concatenate([self._inputs, encoded.tokens])
-            self._whole_inputs = np.concatenate([self._whole_inputs, encoded.whole])
-        input_of_row = np.fromiter((self._input_of_text[text] for text in texts), dtype=np.int64, count=len(texts))
-        labeled = first_references(columns.get(TARGET, ()))
+        inputs, input_of_row = self._encode_inputs(columns[TEXT], preprocessor)
         cuts = Cuts(
-            Lengths.of(self._whole_inputs[input_of_row], preprocessor.max_input_length),
+            Lengths.of(inputs.whole[input_of_row], preprocessor.max_input_length),
             truncation_side=preprocessor.truncation_side,
-            special_token=preprocessor.special_token_in([*new, *labeled]),
+            special_token=inputs.special_token,
         )
         if TARGET not in columns:
-            return TokenizedSplit(name, self._inputs, input_of_row, None, cuts)
-        encoded = preprocessor.encode_labels(labeled)
+            return TokenizedSplit(name, inputs.tokens, input_of_row, None, cuts)
+        encoded = self.cache.encode(preprocessor, columns[TARGET], labels=True)
         targets = Lengths.of(encoded.whole, preprocessor.max_labels_length)
-        cuts = replace(cuts, targets=targets, n_empty=encoded.n_empty)
+        special_token = inputs.special_token or encoded.special_token
+        cuts = replace(cuts, targets=targets, n_empty=encoded.n_empty, special_token=special_token)
         teacher = self._stored(name, columns, encoded.tokens)
         labels = encoded.tokens
         if FINISH_REASON in columns and teacher is None:
             is_cut_off = np.fromiter((reason == LENGTH for reason in columns[FINISH_REASON]), dtype=bool)
             labels = labels.without_last(is_cut_off & (labels.lengths > 1))
-        return TokenizedSplit(name, self._inputs, input_of_row, labels, cuts, teacher)
+        return TokenizedSplit(name, inputs.tokens, input_of_row, labels, cuts, teacher)
+
+    def _encode_inputs(self, texts: Sequence[str], preprocessor: Preprocessor) -> tuple[Encoded, np.ndarray]:
+        """The tokens of a column's different texts, and the number of each row's text among them."""
+        hashes = text_hashes(texts)
+        for known in self._inputs:
+            if (numbers := known.numbers(hashes)) is not None:
+                return known.encoded, numbers
+        input_of_row, first_rows = number_by_appearance(hashes)
+        distinct = hashes[first_rows]
+        encoded = self.cache.encode(preprocessor, some(texts, first_rows), labels=False, hashes=distinct)
+        self._inputs.append(DistinctTexts.of(encoded, distinct))
+        return encoded, input_of_row.astype(np.int32)
 
     def _stored(self, name: str, columns: Columns, labels: Ragged) -> StoredRows | None:
         """The split's stored tokens of a teacher, or None. Raises UserError if they were made for another tokenizer."""

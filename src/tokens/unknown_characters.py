@@ -31,8 +31,8 @@ def check_characters_known(preprocessor: Preprocessor, datasets: Datasets, sourc
     for kind, column in (("inputs", TEXT), ("targets", TARGET)):
         if column not in datasets[split]:
             continue
-        texts = first_references(datasets[split][column])
-        texts = list(map(contents_of, texts[:: ceil(len(texts) / ROWS)]))
+        values = datasets[split][column]
+        texts = list(map(contents_of, first_references(values[:: ceil(len(values) / ROWS)])))
         is_unknown = _have_unknown(uncut, texts)
         unknown = list(compress(texts, is_unknown))
         if kind == "targets" and len(unknown) >= REFUSE_ABOVE * len(texts):

@@ -19,8 +19,8 @@ import pytest
 
 from src.config.errors import UserError
 from src.data import formats, hub, schema, writers
+from src.data.arrow_columns import ArrowColumn
 from src.data.json_values import json_form
-from src.data.soft_targets import NestedColumn
 from src.storage import atomic, json_files
 
 ROWS = {"text": ["a b", 'quote " and, comma', "line\nbreak", "é – 漢 \u2028 🙂"], "target": ["1", "02", "", "d"]}
@@ -176,11 +176,12 @@ def test_columns_that_are_no_json_get_a_form_or_are_left_out(tmp_path, form, cap
     writers.fingerprint_datasets(read)
 
 
-def test_stored_numbers_stay_in_their_file(tmp_path):
+def test_columns_stay_in_their_file(tmp_path):
     write_table(
         tmp_path / "train.arrow", PAIRS | {"logits": pa.array([[[0.5], []], []], pa.list_(pa.list_(pa.float32())))}
     )
-    assert isinstance(formats.read_datasets(tmp_path)["train"]["logits"], NestedColumn)
+    read = formats.read_datasets(tmp_path)["train"]
+    assert all(isinstance(read[name], ArrowColumn) for name in ("text", "target", "logits"))
 
 
 @pytest.mark.parametrize(
@@ -499,6 +500,9 @@ def test_fingerprints(tmp_path):
     known = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"  # FIPS 180-2, appendix B.1
     assert writers.fingerprint(path) == known
     folder = writers.fingerprint(tmp_path)
+    (tmp_path / ".tokens").mkdir()
+    (tmp_path / ".tokens" / "a").touch()
+    assert writers.fingerprint(tmp_path) == folder
     path.rename(tmp_path / "e.json")
     assert writers.fingerprint(tmp_path) != folder
     writers.write_datasets(path, DATASETS)

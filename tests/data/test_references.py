@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 import sacrebleu
 import torch
+from conftest import slow
 from hypothesis import given
 from hypothesis import strategies as st
 from rouge_score.rouge_scorer import RougeScorer
@@ -144,7 +145,7 @@ def saved(path, datasets: dict):
     return path
 
 
-@pytest.mark.parametrize("how", ["all", pytest.param("first", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("how", ["all", *slow("first")])
 def test_a_run_on_several_references(tiny_models, several, tmp_path, how):
     """It learns what it learns of a file with the same rows, and scores against all references."""
     path, model = saved(tmp_path / "several.json", several), tiny_models["t5"]["student"]
@@ -348,7 +349,7 @@ def peak(score, *args) -> int:
     return most
 
 
-@pytest.mark.parametrize("metric", [BLEU(force=True), CHRF()])
+@pytest.mark.parametrize("metric", [BLEU(force=True), *slow(CHRF())])
 def test_memory_does_not_grow_with_the_rows(monkeypatch, metric):
     monkeypatch.setattr(sacrebleu_metrics, "ROWS_AT_ONCE", 50)
     texts = [f"row {i} of many, {i * i} is its square" for i in range(1000)]

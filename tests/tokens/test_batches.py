@@ -425,26 +425,26 @@ def test_padding_is_where_the_mask_is_zero(sequences, left):
 # ------------------------------------------------------------------------------------------------------------- datasets
 
 
-def counting(monkeypatch, name: str) -> list[str]:
-    """Every text that goes through the Preprocessor's method `name` from now on."""
-    seen: list[str] = []
-    original = getattr(Preprocessor, name)
+def counting(monkeypatch) -> tuple[list[str], list[str]]:
+    """Every text that is tokenized from now on, as an input or as a target."""
+    seen: tuple[list[str], list[str]] = ([], [])
+    original = Preprocessor.encode_in_chunks
 
-    def count(self, texts):
-        seen.extend(texts)
-        return original(self, texts)
+    def count(self, texts, *, labels):
+        seen[labels].extend(texts)
+        return original(self, texts, labels=labels)
 
-    monkeypatch.setattr(Preprocessor, name, count)
+    monkeypatch.setattr(Preprocessor, "encode_in_chunks", count)
     return seen
 
 
 def test_equal_texts_are_tokenized_once_over_all_splits_and_epochs(t5, monkeypatch):
-    texts, targets = counting(monkeypatch, "encode_inputs"), counting(monkeypatch, "encode_labels")
+    texts, targets = counting(monkeypatch)
     data = TokenizedDatasets(
         {
             "train_0": {"text": ["a cat", "a dog", "a cat"], "target": ["1", "2", "3"]},
-            "train_1": {"text": ["a dog", "a bird"], "target": ["4", "5"]},
-            "dev": {"text": ["a cat"], "target": ["6"]},
+            "train_1": {"text": ["a dog", "a dog"], "target": ["4", "5"]},
+            "dev": {"text": ["a bird"], "target": ["6"]},
         },
         preprocessor(t5),
     )
@@ -468,14 +468,15 @@ def test_a_split_tokenized_ahead_is_the_same(t5, monkeypatch):
     plain = TokenizedDatasets(datasets, preprocessor(t5))
     expected = {name: plain.split(name) for name in datasets}
     threads, tokenizers = [], []
-    encode = Preprocessor.encode_labels
+    encode = Preprocessor.encode_in_chunks
 
-    def noted(self, targets):
-        threads.append(threading.current_thread() is threading.main_thread())
-        tokenizers.append(self.tokenizer)
-        return encode(self, targets)
+    def noted(self, texts, *, labels):
+        if labels:
+            threads.append(threading.current_thread() is threading.main_thread())
+            tokenizers.append(self.tokenizer)
+        return encode(self, texts, labels=labels)
 
-    monkeypatch.setattr(Preprocessor, "encode_labels", noted)
+    monkeypatch.setattr(Preprocessor, "encode_in_chunks", noted)
     data = TokenizedDatasets(datasets, preprocessor(t5))
     made = [data.split("train_0")]
     data.tokenize_ahead("train_1")

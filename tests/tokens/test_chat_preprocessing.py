@@ -8,7 +8,7 @@ from tiny_students import byte_level
 
 from src.config.errors import UserError
 from src.data.conversations import as_text, messages_of
-from src.tokens.chat_preprocessing import ChatPreprocessor
+from src.tokens.chat_preprocessing import ChatPreprocessor, check_chat_template
 from tests.tokens.test_batches import ids, inputs_of, labels_of
 
 TOKENIZERS = {name: make() for name, make in CHATS.items()}
@@ -249,6 +249,23 @@ def test_templates_that_cannot_be_used_are_refused():
             ChatPreprocessor(tokenizer, False, 64, 64)
     with pytest.raises(UserError, match="fails: no system messages"):
         preprocessor("turns", system_prompt="Be kind.")
+
+
+def test_a_tokenizer_that_locates_no_tokens_is_refused():
+    tokenizer = chatml()
+    check_chat_template(tokenizer, is_encoder_decoder=False)
+    tokenizer._tokenizer, slow = None, type("Slow", (type(tokenizer),), {"is_fast": False})
+    tokenizer.__class__ = slow
+    with pytest.raises(UserError, match="the teacher's tokenizer is a slow one .* which locates no tokens"):
+        check_chat_template(tokenizer, is_encoder_decoder=False, whose="teacher")
+
+
+def test_a_text_that_the_template_changes_cannot_be_cut():
+    tokenizer = chatml()
+    tokenizer.chat_template = tokenizer.chat_template.replace("message.content", "message.content[:40]", 1)
+    made = ChatPreprocessor(tokenizer, False, 40, 64, "modern:")
+    with pytest.raises(UserError, match="the tokenizer's chat template changes a text, which therefore cannot be cut"):
+        inputs_of(made, "cat " * 30)
 
 
 def test_texts_that_look_like_a_conversation_are_texts():
