@@ -21,6 +21,7 @@ bench: setup ## Compare speed and memory with other tools; writes benchmarks/RES
 	$(python) -m pip install -q -r requirements-ctranslate2.txt -r requirements-bench.txt
 	$(python) benchmarks/bench.py --write benchmarks/RESULTS.md $(ARGS)
 	$(python) benchmarks/data_size.py --output_dir outputs/data_size
+	$(python) benchmarks/processes.py --data outputs/data_size/original.json
 
 test: setup ## Run the tests.
 	$(pytest) -n 2 --dist worksteal $(ARGS)

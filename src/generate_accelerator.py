@@ -3,13 +3,18 @@
 from contextlib import nullcontext
 from pathlib import Path
 
+import numpy as np
+
 from src.api.simulated import RESULTS, api_columns, response_line
 from src.config.console import say
 from src.config.constants import DEV_PPL, FINISH_REASON, FT, GENERATED, ID, INPUT_HASH, LENGTH, TEXT, UNLABELED
 from src.config.errors import UserError
-from src.config.flags.generate import GenerateArguments
+from src.config.flags.generate import GenerateArguments, generated_file
+from src.data.arrow_columns import text_column
 from src.data.pseudo_targets import input_hash
 from src.data.schema import Columns, Datasets, is_training_split
+from src.data.splits import n_rows, take_rows
+from src.data.spool import Spool
 from src.data.writers import write_datasets
 from src.decoding.ctranslate2_engine import CTranslate2Engine, check_settings, is_converted, is_installed
 from src.decoding.durable import DurableGeneration
@@ -18,24 +23,25 @@ from src.decoding.generator import TargetGenerator, load_generator
 from src.decoding.served_model import load_server_engine
 from src.decoding.server_engine import ServerEngine
 from src.decoding.settings import LENGTH_PENALTIES, decoding_of
+from src.devices import processes
 from src.preflight.report import write_or_report
 from src.runs.description import UNFINISHED, read_description
 from src.runs.folder import RunFolder
 from src.storage.atomic import atomic_write
 from src.tokens.batch import Batch
 
-RESULT, LOGPROBS = "generated_datasets.json", RESULTS["jsonl"]
+LOGPROBS = RESULTS["jsonl"]
 
 
 def generate(config: GenerateArguments, datasets: Datasets) -> Path:
-    """Generate K = `config.num_return_sequences` targets for every row; returns the path of generated_datasets.json.
+    """Generate K = `config.num_return_sequences` targets for every row; returns the path of the file.
 
     The K targets of a row are adjacent and rows keep their order. `finish_reason` says of each target whether it ended
     by itself ("stop") or at --max_labels_length ("length"). With --top_logprobs a server's answers are also written as
     lines of api_completions.jsonl. With --dry_run True only a report is printed.
     Raises UserError for what is wrong with flags, data or model.
     """
-    return write_or_report(config, datasets, RESULT, (FT, DEV_PPL), _prepare, _write)
+    return write_or_report(config, datasets, generated_file(config.dataset_path), (FT, DEV_PPL), _prepare, _write)
 
 
 def _prepare(config: GenerateArguments, run: RunFolder, datasets: Datasets) -> DurableGeneration:
@@ -49,6 +55,8 @@ def _prepare(config: GenerateArguments, run: RunFolder, datasets: Datasets) -> D
     )
     k_of = dict.fromkeys(datasets, config.num_return_sequences)
     if config.generation_engine == "server":
+        if processes.count() > 1:
+            raise UserError("--generation_engine server: start one process; the server does the work")
         server = load_server_engine(config, decoding, datasets)
         _check_same_model(run, server)
         return DurableGeneration(config, run, datasets, k_of, server, server.write)
@@ -65,26 +73,27 @@ def _prepare(config: GenerateArguments, run: RunFolder, datasets: Datasets) -> D
 
 def _write(config: GenerateArguments, generation: DurableGeneration, path: Path) -> str:
     """Generate all targets and write the file; returns a line on what it holds."""
-    k, datasets = config.num_return_sequences, generation.datasets
-    generated, reasons = (
-        {split: [""] * (k * len(columns[TEXT])) for split, columns in datasets.items()} for _ in range(2)
-    )
+    k, datasets, n_cut = config.num_return_sequences, generation.datasets, 0
+    number_of = {split: np.zeros(k * n_rows(columns), dtype=np.int64) for split, columns in datasets.items()}
     known = api_columns(datasets, with_ids=config.id_column is not None)
     all_results = generation.results()  # first: it tidies the folder
-    with atomic_write(path.with_name(LOGPROBS)) if config.top_logprobs else nullcontext() as answers:
+    with (
+        atomic_write(path.with_name(LOGPROBS)) if config.top_logprobs else nullcontext() as answers,
+        Spool(path.parent, (GENERATED, FINISH_REASON)) as spool,
+    ):
         for split, row, results in all_results:
-            place = slice(k * row, k * (row + 1))
             # A progress file of an earlier version holds texts without reasons.
             pairs = [(each, None) if isinstance(each, str) else each[:2] for each in results]
-            generated[split][place], reasons[split][place] = map(list, zip(*pairs, strict=True))
+            number_of[split][k * row : k * (row + 1)] = spool.add(pairs)
+            n_cut += sum(reason == LENGTH for _, reason in pairs)
             if answers is not None:
                 answers.write(_answer_line(known[split], row, split, results))
-    columns_of = {
-        split: _columns(config, columns, generated[split]) | {FINISH_REASON: reasons[split]}
-        for split, columns in datasets.items()
-    }
-    write_datasets(path, columns_of)
-    n_cut = sum(each.count(LENGTH) for each in reasons.values())
+        written = spool.columns()
+        columns_of = {
+            split: _columns(config, columns) | take_rows(written, number_of[split])
+            for split, columns in datasets.items()
+        }
+        write_datasets(path, columns_of)
     cut = f" ({n_cut} stopped by --max_labels_length {config.max_labels_length})" if n_cut else ""
     return f"{generation.n_targets} pseudo-targets{cut}"
 
@@ -125,15 +134,10 @@ def _engine(config: GenerateArguments, generator: TargetGenerator) -> CTranslate
         return None
 
 
-def _columns(config: GenerateArguments, original: Columns, generated: list[str]) -> Columns:
-    """`generated`, ids and hashes of the inputs; with --add_original_data all original columns. Each row K times."""
-    k = config.num_return_sequences
+def _columns(config: GenerateArguments, original: Columns) -> Columns:
+    """Ids and hashes of the inputs; with --add_original_data all original columns. Each row K times."""
+    columns, rows = original, np.arange(n_rows(original)).repeat(config.num_return_sequences)
     if not config.add_original_data:
-        hashes = [hashed for text in original[TEXT] for hashed in [input_hash(text)] * k]
-        has_ids = config.id_column is not None and ID in original
-        return _repeated({ID: original[ID]} if has_ids else {}, k) | {GENERATED: generated, INPUT_HASH: hashes}
-    return _repeated(original, k) | {GENERATED: generated}
-
-
-def _repeated(columns: Columns, k: int) -> Columns:
-    return {name: [value for value in values for _ in range(k)] for name, values in columns.items()}
+        columns = {ID: original[ID]} if config.id_column is not None and ID in original else {}
+        columns |= {INPUT_HASH: text_column(map(input_hash, original[TEXT]))}
+    return take_rows(columns, rows)

@@ -6,6 +6,9 @@ from src.config.errors import UserError
 from src.config.experiments.schema import Experiment
 from src.config.flags.train import DistillArguments
 from src.data.schema import Datasets
+from src.devices import processes
+from src.devices.accelerator import shards_models
+from src.devices.data_parallel import shard
 from src.distillation.capture import check_comparable, keep_all_layers
 from src.distillation.teachers import LiveTeacher
 from src.models.checks_before_loading import check_same_template, check_same_tokenizer
@@ -40,6 +43,7 @@ def train_kd(config: DistillArguments, datasets: Datasets, experiment: Experimen
         splits = check_data(config, datasets)
         if config.do_train:
             _check_experiment(config, datasets, experiment)
+            _teacher_device(config)
         name, weights = config.student_name, config.student_state_dict_path
         student = load_student(config, datasets, run, name, splits=splits, state_dict_path=weights)
         phases = []
@@ -82,10 +86,28 @@ def _check_teacher(config: DistillArguments, experiment: Experiment) -> None:
     check_comparable(experiment, student, teacher)
 
 
+def _teacher_device(config: DistillArguments) -> torch.device | None:
+    """The device of --teacher_device. Raises UserError if it is not there."""
+    if config.teacher_device is None:
+        return None
+    try:
+        device = torch.device(config.teacher_device)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(f"--teacher_device {config.teacher_device}: {str(error).splitlines()[0]}") from None
+    if device.type != "cpu" and processes.count() > 1:
+        raise UserError(f"--teacher_device {device}: several processes would share it; take cpu, or leave it out")
+    return device
+
+
 def _load_teacher(config: DistillArguments, student: Student, experiment: Experiment) -> LiveTeacher:
     dtype = torch.bfloat16 if config.teacher_dtype == "bf16" else torch.float32
     weights = config.teacher_state_dict_path
     model = load_checked(config, config.teacher_name, weights, student.preprocessor, dtype)
     if any(loss.compares_layers for loss in experiment.losses):
         keep_all_layers(model, "teacher")
-    return LiveTeacher(model.to(student.accelerator.device), experiment.layers.of("teacher"))
+    layers, device = experiment.layers.of("teacher"), _teacher_device(config)
+    if shards_models() and device is None:
+        return LiveTeacher(model, layers, shard(model, student.accelerator.device))
+    device = device or student.accelerator.device
+    return LiveTeacher(model.to(device), layers)  # type: ignore[arg-type]

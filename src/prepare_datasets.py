@@ -215,9 +215,12 @@ def table(datasets: Datasets) -> str:
 
 
 def _mean_words(datasets: Datasets, splits: list[str], name: str) -> str:
-    values = [value for split in splits for value in datasets[split].get(name, [])]
-    words = [n_words(text) for value in values for text in references_of(value)]
-    return f"{sum(words) / len(words):.1f}" if words else "–"
+    n_texts = total = 0
+    for split in splits:
+        for value in datasets[split].get(name, ()):
+            for text in references_of(value):
+                n_texts, total = n_texts + 1, total + n_words(text)
+    return f"{total / n_texts:.1f}" if n_texts else "–"
 
 
 def _refuse_own_input(config: PrepareArguments, path: Path) -> None:

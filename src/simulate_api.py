@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel
 
 from src.api.simulated import (
     DIGITS,
@@ -122,7 +123,7 @@ def _records(tokens: Tensor, logprobs: Tensor, written: list[list[int]], ended: 
 
 
 @torch.no_grad()
-def top_logprobs(model: torch.nn.Module, batch: Batch, known: Tensor, top: int) -> tuple[Tensor, Tensor]:
+def top_logprobs(model: PreTrainedModel, batch: Batch, known: Tensor, top: int) -> tuple[Tensor, Tensor]:
     """(N, K + 1) token ids and their log-probabilities: the K = `top` most likely, falling, then the label.
 
     N: the batch's labels. The distribution is the model's own over its whole vocabulary (temperature 1, no nucleus);

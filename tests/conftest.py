@@ -5,6 +5,7 @@ import os
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports huggingface_hub
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import gc
 import json
 import random
 import signal
@@ -60,6 +61,17 @@ def tiny_sizes(tokenizer, *, d_model: int, n_layers: int) -> ModelSizes:
         dropout=0.0,
         max_position_embeddings=128,
     )
+
+
+def pytest_collection_finish() -> None:
+    """Garbage collection went through a million objects of libraries again and again: 5 % of the tests' time."""
+    gc.freeze()
+    gc.set_threshold(100_000, 50, 1_000)
+
+
+def slow(*cases):
+    """Values of a parameter (tuples: of several) that `make test` leaves out, because others test nearly the same."""
+    return [pytest.param(*(case if isinstance(case, tuple) else (case,)), marks=pytest.mark.slow) for case in cases]
 
 
 @pytest.fixture(scope="session")

@@ -30,14 +30,17 @@ LIGHT = {"src", "yaml", "tqdm"}  # all that config/ may import besides the stand
 # calls named here and no others.
 WRITERS = {
     "src/data/writers.py": {"OSFile", "new_file"},
+    "src/data/columnar_files.py": {"TemporaryFile", "new_file"},
+    "src/data/spool.py": {"TemporaryFile", "new_file"},
     "src/decoding/ctranslate2_engine.py": {"TemporaryDirectory", "convert"},
     "src/models/adapters.py": {"save_file", "save_pretrained"},
     "src/models/folders.py": {"save_pretrained", "write_text"},
     "src/run_study.py": {"mkdir", "unlink"},
     "src/runs/folder.py": {"mkdir", "unlink"},
+    "src/tokens/token_cache.py": {"open", "save"},
     "src/training/checkpoints.py": {"mkdir", "open", "replace", "save"},
 }  # fmt: skip
-IMPORT_ACCELERATE = ("src/devices/processes.py", "src/devices/trackers.py")
+IMPORT_ACCELERATE = ("src/devices/accelerator.py", "src/devices/trackers.py")
 WRITING_CALLS = {
     "write_text", "write_bytes", "to_csv", "to_json", "to_parquet", "save_to_disk", "save_pretrained", "save_file",
     "savez", "savez_compressed", "savetxt", "tofile", "dump", "mkdir", "makedirs", "touch", "unlink", "rmdir",

@@ -324,6 +324,7 @@ def test_what_does_not_fit_leaves_the_race(tmp_path, monkeypatch):
     assert "did not fit: killed by signal 9" in report.table([(row, [ours, textbook])])[-1]
 
 
+@pytest.mark.slow
 def test_what_is_not_installed_is_no_crash(tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "Worker", Here)
     monkeypatch.setitem(workers.NEEDS, "textbook", "no_such_package")

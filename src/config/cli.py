@@ -1,13 +1,14 @@
 """Parse the command line and --config into a checked dataclass of flags; run a script and return its exit status."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable, Collection
 from dataclasses import Field, fields
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from src.config.errors import UserError, one_line
+from src.config.errors import SharedError, UserError, one_line
 from src.config.flags.base import GROUPS, REQUIRED, Arguments, spelled
 from src.config.parsing import base_type, check_value, convert, is_list
 from src.config.signals import sigterm_as_exception
@@ -30,6 +31,8 @@ def parse(arguments_class: type[Parsed], argv: list[str] | None = None) -> Parse
     missing = ", ".join(spelled(each) for each in required if each.name not in given)
     if missing:
         raise UserError(f"{missing}: required, but not given")
+    if not arguments_class.takes_several_processes and int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        raise UserError(f"{arguments_class.script} runs as one process; start it without a launcher")
     return arguments_class(**given)
 
 
@@ -53,13 +56,18 @@ def explicit_flags(arguments_class: type[Arguments], argv: list[str] | None = No
 def run_script(main: Callable[[list[str] | None], object], argv: list[str] | None = None) -> int:
     """Call `main(argv)` and return the exit status: 0, 2 for a UserError or an OSError, 130 for Ctrl-C.
 
-    Those errors become one line on stderr. Any other error is a defect and keeps its traceback. SIGTERM raises Stopped,
-    which exits with 143.
+    Those errors become one line on stderr, which one of several processes prints. Any other error is a defect and keeps
+    its traceback. SIGTERM raises Stopped, which exits with 143.
     """
+    if "RANK" in os.environ:  # torch warns each process of a setting that the suite needs
+        os.environ.setdefault("TORCH_CPP_LOG_LEVEL", "ERROR")
     try:
         with sigterm_as_exception():
             main(argv)
     except UserError as error:
+        first_of_machine = os.environ.get("LOCAL_RANK", "0") == "0"
+        if not (error.is_told_here if isinstance(error, SharedError) else first_of_machine):
+            return 2
         message = " ".join(str(error).splitlines())
     except OSError as error:  # a name that is too long, a full disk, a missing permission
         message = f"{error.filename}: {error.strerror}" if error.filename else one_line(error)
@@ -138,6 +146,7 @@ def _value(each: Field[Any], written: Any, where: str) -> Any:
     if each.metadata["positional"] and isinstance(written, list):  # a word may have spaces
         value = tuple(convert(word, base_type(each.type)[0].__args__[0], where) for word in written)
     else:
-        value = convert(written, each.type, where)
+        word = each.metadata["none"]
+        value = convert(None if written in (word, [word]) else written, each.type, where)
     check_value(value, each.metadata["limits"], where)
     return value

@@ -1,6 +1,7 @@
 """Progress bars and console messages."""
 
 import logging
+import os
 import sys
 import threading
 import time
@@ -29,7 +30,7 @@ def progress_bar(
     Short work and background threads show none. values: returns what to show in place of units per second; asked every
     2 seconds (in a log file, for each line). The time that is left then follows from the mean speed, pauses included.
     """
-    is_shown = threading.current_thread() is threading.main_thread()
+    is_shown = _is_main() and threading.current_thread() is threading.main_thread()
     rate = ", {rate_fmt}" if values is None else ""
     stream = sys.stderr.stream if isinstance(sys.stderr, _AboveBars) else sys.stderr
     if not stream.isatty():
@@ -159,8 +160,18 @@ class _LogLines:
         print(line, file=sys.stderr, flush=True)
 
 
+def _is_main() -> bool:
+    """Whether this is the main process, of those that a launcher has started."""
+    return os.environ.get("RANK", "0") == "0"
+
+
 def say(line: str) -> None:
-    """Print a line on stdout without garbling a progress bar. The record of a run keeps a line `warning: ...`."""
+    """Print a line on stdout without garbling a progress bar. The record of a run keeps a line `warning: ...`.
+
+    Of several processes, the main process prints.
+    """
+    if not _is_main():
+        return
     if line.startswith("warning: "):
         record_warning(line.removeprefix("warning: "))
     tqdm.write(line, file=sys.stdout)

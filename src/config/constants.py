@@ -26,6 +26,7 @@ CTRANSLATE2_TYPES = tuple(
 SAMPLING_TYPES = ("sampling", "sampling_low", "sampling_high")
 METRICS = ("wer", "gleu", "rouge", "sacrebleu", "bertscore", "meteor", "chrf")
 BLEU_TOKENIZERS = ("13a", "intl", "zh", "ja-mecab", "ko-mecab", "flores200", "char", "none")
+OPTIMIZERS = ("adamw", "adafactor", "adamw_8bit")
 SCHEDULES = ("linear", "cosine", "constant", "constant_with_warmup", "inverse_sqrt")  # of the learning rate
 LOWER_IS_BETTER = ("nll", "ppl", "wer")  # of all scores; for the others higher is better
 CORPORA = ("xsum", "squad", "art", "bisect", "shakespeare", "demo")

@@ -73,24 +73,41 @@ class Interrupted(Stopped):
 class StopRequests:
     """Inside the `with` block Ctrl-C and SIGTERM are recorded; `check()` then raises Interrupted.
 
-    A second signal raises Stopped immediately.
+    A second signal raises Stopped immediately. highest: returns the highest of the values that several processes give
+    it: all of them call `check` at the same place, and stop there if one of them got a signal.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, highest: Callable[[int], int] | None = None) -> None:
         self.received: int | None = None
+        self._highest = highest
         self._interrupt_at_once = False
 
     def check(self) -> None:
         """Raise Interrupted if a signal was received."""
-        if self.received is not None:
-            raise Interrupted(self.received)
+        number = self.received or 0
+        if self._highest is not None:
+            number = self._highest(number)
+        if number:
+            raise Interrupted(number)
+
+    def leaves(self) -> bool:
+        """Whether to leave a loop that each of several processes runs at its own pace; `check` follows behind the loop.
+
+        With one process, raises Interrupted instead if a signal was received.
+        """
+        if self._highest is None:
+            self.check()
+        return self.received is not None
 
     @contextmanager
     def at_once(self) -> Iterator[None]:
-        """Inside the `with` block a signal raises Interrupted at once; for long work that leaves the state alone."""
-        self._interrupt_at_once = True
+        """Inside the `with` block a signal raises Interrupted at once; for long work that leaves the state alone.
+
+        Not with several processes: they stop together, at the next `check`.
+        """
+        self._interrupt_at_once = self._highest is None
         try:
-            if self.received is not None:
+            if self.received is not None and self._interrupt_at_once:
                 raise Interrupted(self.received)
             yield
         finally:

@@ -22,6 +22,7 @@ from src.config.console import say
 from src.config.errors import UserError
 from src.decoding.sampling_support import unknown_fields
 from src.decoding.settings import Decoding
+from src.devices import processes
 from src.models.folders import write_model_folder
 from src.storage.atomic import atomic_folder
 from src.storage.json_files import read_json
@@ -55,6 +56,7 @@ class CTranslate2Engine:
         self._is_encoder_decoder = model.config.is_encoder_decoder
         self._compute_type = COMPUTE_TYPES[mixed_precision]
         check_settings(model)
+        processes.from_main(lambda: converted(model, tokenizer))  # of several processes one converts
         self._folder = converted(model, tokenizer)
         self._source_names, self._target_names = _vocabularies(self._folder)
         self._id_of = {name: i for i, name in enumerate(self._target_names)}

@@ -1,7 +1,7 @@
 """Generate results for every row of some splits, batch by batch; a killed run continues and ends with the same file."""
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,11 +17,13 @@ from src.config.signals import Interrupted, StopRequests
 from src.data.schema import Datasets, check_datasets
 from src.decoding.generator import TargetGenerator
 from src.decoding.server_engine import ServerEngine, Started
+from src.devices import processes
 from src.runs.description import UNFINISHED
 from src.runs.folder import PARTIAL, RunFolder
 from src.storage.json_files import append_json_line, located_json_lines, read_json_line
 from src.tokens.batch import Batch, collate
 from src.tokens.order import chunks, longest_first
+from src.tokens.token_cache import NO_CACHE, TokenCache
 from src.tokens.tokenized import TokenizedDatasets
 
 # Of a batch on the device and K: JSON values, the K of one row adjacent; a server has them later.
@@ -60,7 +62,8 @@ class DurableGeneration:
 
     def tokenized(self) -> TokenizedDatasets:
         texts = {split: {TEXT: columns[TEXT]} for split, columns in self.datasets.items()}
-        return TokenizedDatasets(texts, self.generator.preprocessor)
+        cache = NO_CACHE if self.config.dry_run else TokenCache.beside(self.config.dataset_path)
+        return TokenizedDatasets(texts, self.generator.preprocessor, cache)
 
     def progress(self, *, repair: bool) -> Iterator[tuple[int, dict[str, Any]]]:
         """The lines of batches that are done, each with its first byte; `repair` cuts off a torn last line.
@@ -91,6 +94,7 @@ class DurableGeneration:
 
         Longest inputs go first. Each batch is seeded by (seed, split, number): a continued run has the same results.
         A server writes several batches at once; if it goes away, or the run is stopped, those that are complete stay.
+        Several processes are dealt the batches; the main one gets all results and saves them, the others yield none.
         """
         data = self.tokenized()
         batches = {
@@ -100,17 +104,22 @@ class DurableGeneration:
                 chunks(longest_first(data.split(split).input_lengths), self.config.batch_size)
             )
         }
-        deque(self.progress(repair=False), maxlen=0)  # checked before anything is written
+        processes.from_main(lambda: deque(self.progress(repair=False), maxlen=0))  # before anything is written
         self.run.begin(anew=self.run.status != UNFINISHED)
-        places: dict[_Key, int] = {}  # of the lines; their results may not fit in memory
+        places, n_done = processes.from_main(lambda: self._places(batches))
+        if n_done:
+            say(f"continuing: {n_done} of {self.n_targets} targets are there")
+        return self._results(data, batches, places, n_done)
+
+    def _places(self, batches: Container[_Key]) -> tuple[dict[_Key, int], int]:
+        """The first byte of each batch's line in the progress file, and the targets that they hold."""
+        places: dict[_Key, int] = {}  # their results may not fit in memory
         n_done = 0
         for start, line in self.progress(repair=True):
             key = (line["split"], line["batch"])
             n_done += len(line["targets"]) if key in batches and key not in places else 0
             places[key] = start
-        if n_done:
-            say(f"continuing: {n_done} of {self.n_targets} targets are there")
-        return self._results(data, batches, places, n_done)
+        return places, n_done
 
     def _results(
         self,
@@ -121,21 +130,36 @@ class DurableGeneration:
     ) -> Iterator[tuple[str, int, list]]:
         """The results of `batches`, of which the lines at `places` hold `n_done`."""
         pieces: deque[_Piece] = deque()
+        missing = [key for key in batches if key not in places]
+        own, mail = set(processes.dealt(missing)), processes.Mail()
         n_ahead = self.generator.n_ahead if isinstance(self.generator, ServerEngine) else 0
-        with StopRequests() as stop, progress_bar(self.n_targets, "generate", "targets", initial=n_done) as bar:
+        with (
+            processes.stop_requests() as stop,
+            progress_bar(self.n_targets, "generate", "targets", initial=n_done) as bar,
+        ):
             try:
-                for (split, number), rows in batches.items():
-                    if (split, number) not in places:
-                        stop.check()
-                        results = self._generate(data, split, number, rows)
-                        pieces.append(_Piece(split, number, rows.tolist(), results))
-                    else:
-                        line = read_json_line(self.run.path / PARTIAL, places[split, number])
-                        pieces.append(_Piece(split, number, line["rows"], line["targets"], is_saved=True))
-                    if len(pieces) > n_ahead:
+                for key, rows in batches.items():
+                    if key in own:
+                        if stop.leaves():
+                            break
+                        pieces.append(_Piece(*key, rows.tolist(), self._generate(data, *key, rows)))
+                    elif key in places and processes.is_main():
+                        line = read_json_line(self.run.path / PARTIAL, places[key])
+                        pieces.append(_Piece(*key, line["rows"], line["targets"], is_saved=True))
+                    if not processes.is_main():
+                        while pieces:
+                            mail.send(pieces.popleft())
+                    while len(pieces) > n_ahead:
                         yield from self._finish(pieces, stop, bar)
+                    yield from self._arrived(mail, bar)
                 while pieces:
                     yield from self._finish(pieces, stop, bar)
+                if not processes.is_main():
+                    mail.close()
+                while processes.is_main() and mail.n_senders:
+                    mail.wait()
+                    yield from self._arrived(mail, bar)
+                stop.check()
             except Interrupted:
                 say(f"stopped; the same command continues from {self.run.path / PARTIAL}")
                 raise
@@ -145,6 +169,15 @@ class DurableGeneration:
                     for piece in pieces:
                         if isinstance(piece.results, Started) and piece.results.is_complete():
                             self._save(piece, piece.results.result())
+
+    def _arrived(self, mail: processes.Mail, bar: Any) -> Iterator[tuple[str, int, list]]:
+        """In the main process, the results of other processes that are there, once they are on disk."""
+        for line in mail.arrived():
+            piece = _Piece(*line)
+            results: list = line[3]
+            self._save(piece, results)
+            bar.update(len(results))
+            yield from _group_by_row(piece.split, piece.rows, results)
 
     def _finish(self, pieces: deque[_Piece], stop: StopRequests, bar: Any) -> Iterator[tuple[str, int, list]]:
         """The results of the first piece, once they are on disk."""

@@ -13,7 +13,7 @@ from src.data.schema import Datasets, some_texts
 from src.decoding.checks import check_decoding
 from src.decoding.generate import write_tokens
 from src.decoding.settings import Decoding
-from src.devices.processes import Accelerator, make_accelerator
+from src.devices.accelerator import Accelerator, make_accelerator
 from src.models.checks_before_loading import check_lengths, check_model_files
 from src.models.folders import warn_if_prompt_differs
 from src.models.generation_config import apply_settings, fit_to_tokenizer

@@ -6,17 +6,18 @@ positions of a stack, D its width, W = heads × head size.
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 from src.config.console import say
 from src.config.errors import UserError
 from src.config.experiments.schema import Experiment, LossEntry
 from src.models.families import HeadShape, attention_projections, head_shape, layer_counts
-from src.models.forward import lazy_target_logits, read_positions, teacher_forced, unwrapped
+from src.models.forward import lazy_target_logits, read_positions, teacher_forced
 from src.models.lazy_logits import LazyLogits
 from src.tokens.batch import Batch
 
@@ -47,6 +48,17 @@ class States:
     hidden: Mapping[str, Tensor] = field(default_factory=dict)
     heads: Mapping[str, HeadStates] = field(default_factory=dict)
     positions: Mapping[str, Tensor] = field(default_factory=dict)
+
+    def on(self, device: torch.device) -> "States":
+        """The same on a device; logits are computed where they were, a chunk at a time."""
+        if self.logits.rows.device == device:
+            return self
+        return States(
+            replace(self.logits, device=device),
+            {stack: states.to(device) for stack, states in self.hidden.items()},
+            {name: replace(head, states=head.states.to(device)) for name, head in self.heads.items()},
+            {stack: positions.to(device) for stack, positions in self.positions.items()},
+        )
 
 
 def attention_kinds(*, is_encoder_decoder: bool) -> tuple[str, ...]:
@@ -111,12 +123,12 @@ def _check_heads(student: HeadShape, teacher: HeadShape, attention: str) -> None
             )
 
 
-def capture_states(model: nn.Module, batch: Batch, entry: LossEntry, layers: LayerIndices) -> States:
-    """Run one forward pass on a batch with labels and keep what the loss entry compares; `model` may be wrapped."""
+def capture_states(model: "PreTrainedModel", batch: Batch, entry: LossEntry, layers: LayerIndices) -> States:
+    """Run one forward pass on a batch with labels and keep what the loss entry compares."""
     if not entry.compares_layers:
         return States(lazy_target_logits(model, batch))
     wants_hidden, wants_heads = entry.hidden_weight > 0, entry.attention_relation_weight > 0
-    with _captured_heads(unwrapped(model), layers if wants_heads else {}) as heads:
+    with _captured_heads(model, layers if wants_heads else {}) as heads:
         output = teacher_forced(model, batch, with_hidden_states=wants_hidden)
     hidden = {stack: states[layers[f"{stack}_hidden"]] for stack, states in output.hidden.items()}
     return States(output.logits, hidden, heads, read_positions(model, batch))

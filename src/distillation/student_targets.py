@@ -3,16 +3,13 @@
 Stage E of KD4Gen (Calderon et al., ACL 2023), where the teacher scores the student's own outputs.
 """
 
-from dataclasses import replace
-
 import numpy as np
 from transformers import PreTrainedModel
 
-from src.config.constants import IGNORE_INDEX
 from src.config.experiments.schema import LossEntry
 from src.decoding.generate import behind_eos, write_tokens
 from src.decoding.settings import decoding_of
-from src.tokens.batch import Batch
+from src.tokens.batch import Batch, Targets
 
 
 def student_writes(share: float, *, seed: int, epoch: int, step: int) -> bool:
@@ -23,10 +20,10 @@ def student_writes(share: float, *, seed: int, epoch: int, step: int) -> bool:
     return bool(np.random.default_rng([seed, epoch, step]).random() < share)
 
 
-def with_student_targets(student: PreTrainedModel, batch: Batch, entry: LossEntry, max_labels_length: int) -> Batch:
-    """The batch with labels (B, T) that the student samples with the entry's settings, dropout off, without gradient.
+def student_targets(student: PreTrainedModel, batch: Batch, entry: LossEntry, max_labels_length: int) -> Targets:
+    """A target for each row of a batch, sampled by the student with the entry's settings, dropout off.
 
-    A target ends with EOS, or without one after `max_labels_length` tokens.
+    It ends with EOS, or without one after `max_labels_length` tokens.
     """
     nucleus = {
         "temperature": entry.generate_temperature,
@@ -40,6 +37,6 @@ def with_student_targets(student: PreTrainedModel, batch: Batch, entry: LossEntr
     student.eval()
     tokens = write_tokens(student, batch, decoding)
     student.train(was_training)
-    behind = behind_eos(tokens, student.generation_config)
-    labels = tokens.masked_fill(behind, IGNORE_INDEX)
-    return replace(batch, labels=labels[:, : int((~behind).sum(dim=1).max())])
+    lengths = (~behind_eos(tokens, student.generation_config)).sum(dim=1).tolist()
+    rows = zip(batch.rows, tokens.cpu().numpy(), lengths, strict=True)
+    return {row: target[:length] for row, target, length in rows}

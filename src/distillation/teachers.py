@@ -1,5 +1,6 @@
 """Teachers: a live model, or log-probabilities that are stored with the data."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -25,18 +26,25 @@ class Teacher(Protocol):
 
 @dataclass(frozen=True)
 class LiveTeacher:
-    """A teacher in memory: one forward pass per batch, without gradient; with dropout if the entry says so."""
+    """A teacher in memory: one forward pass per batch, without gradient; with dropout if the entry says so.
+
+    computation: computes with the model; that of `shard` if processes share its weights.
+    """
 
     model: PreTrainedModel
     layers: LayerIndices
+    computation: Callable[[Callable[[], States]], States] = lambda compute: compute()
 
     def __post_init__(self) -> None:
         self.model.eval().requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, batch: Batch, entry: LossEntry) -> States:
+        """States on the batch's device, wherever the teacher is."""
         self.model.train(entry.dropout)
-        return capture_states(self.model, batch, entry, self.layers)
+        on_device = batch.to(self.model.device)
+        states = self.computation(lambda: capture_states(self.model, on_device, entry, self.layers))
+        return states.on(batch.input_ids.device)
 
 
 @dataclass(frozen=True)

@@ -3,30 +3,32 @@
 Shapes: N valid target positions of a batch.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import zip_longest
 from math import exp
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
+from transformers import PreTrainedModel
 
 from src.config.console import progress_bar
+from src.config.signals import StopRequests
 from src.data.references import Target
 from src.decoding.generate import to_texts, write_tokens
 from src.decoding.settings import Decoding
+from src.devices import processes
 from src.evaluation.metrics import LIKELIHOOD_SCORES, Options, resolve_metrics, score_columns, score_texts
-from src.models.forward import target_labels, teacher_forced, unwrapped
+from src.models.forward import target_labels, teacher_forced
 from src.tokens.batch import collate
 from src.tokens.order import chunks, longest_first
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedSplit
 
 COMPARED_ROWS = 256  # on which two models are compared
-
-Check = Callable[[], None]  # called between batches; raises to stop
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,7 @@ class Evaluation:
 class Evaluator:
     """How a run evaluates: the same decoding, metrics and batch size every time.
 
-    check: called between batches. options: keyword arguments by metric.
+    stop: signals that end an evaluation. options: keyword arguments by metric.
     """
 
     preprocessor: Preprocessor
@@ -49,7 +51,7 @@ class Evaluator:
     metrics: tuple[str, ...]
     batch_size: int
     device: torch.device
-    check: Check = lambda: None
+    stop: StopRequests = field(default_factory=StopRequests)
     options: Options = field(default_factory=dict)
 
     @property
@@ -59,7 +61,7 @@ class Evaluator:
 
     def evaluate(
         self,
-        model: nn.Module,
+        model: PreTrainedModel,
         split: TokenizedSplit,
         references: Sequence[Target],
         *,
@@ -74,13 +76,15 @@ class Evaluator:
         with _in_eval_mode(model):
             predictions = self.predict(model, split)
             nll = self.mean_nll(model, split if likelihood_split is None else likelihood_split)
-        scores = score_texts(predictions, references, self.metrics, final=final, options=self.options)
+        scores = processes.from_main(
+            lambda: score_texts(predictions, references, self.metrics, final=final, options=self.options)
+        )
         return Evaluation({**scores, "nll": nll, "ppl": _exp(nll)}, predictions)
 
     def compare(
         self,
         predictions: Sequence[str],
-        other: nn.Module,
+        other: PreTrainedModel,
         split: TokenizedSplit,
         references: Sequence[Target],
         score: str,
@@ -97,40 +101,52 @@ class Evaluator:
         def scored(texts: Sequence[str]) -> float:
             return score_texts(texts, references[: len(first)], metrics, final=False, options=self.options)[score]
 
-        return scored(predictions[: len(first)]), scored(others)
+        return processes.from_main(lambda: (scored(predictions[: len(first)]), scored(others)))
 
-    def predict(self, model: nn.Module, split: TokenizedSplit) -> list[str]:
-        """Generate one text per row, in the split's order; batches are sorted by length."""
-        predictions = [""] * len(split)
+    def predict(self, model: PreTrainedModel, split: TokenizedSplit) -> list[str]:
+        """Generate one text per row, in the split's order. Batches are sorted by length; the processes share them."""
+        written: dict[int, str] = {}
+        batches = list(chunks(longest_first(split.input_lengths), self.batch_size))
         with progress_bar(len(split), f"{split.name}: generate", "rows") as bar:
-            for rows in chunks(longest_first(split.input_lengths), self.batch_size):
-                self.check()
-                for row, text in zip(rows, self.write(model, split, rows), strict=True):
-                    predictions[row] = text
-                bar.update(len(rows))
-        return predictions
+            for together, own in processes.rounds(batches):
+                if self.stop.leaves():
+                    break
+                if own is not None:
+                    written |= zip(own.tolist(), self.write(model, split, own), strict=True)
+                bar.update(sum(map(len, together)))
+        self.stop.check()
+        predictions = {row: text for some in processes.gathered(written) for row, text in some.items()}
+        return [predictions[row] for row in range(len(split))]
 
-    def write(self, model: nn.Module, split: TokenizedSplit, rows: np.ndarray) -> list[str]:
+    def write(self, model: PreTrainedModel, split: TokenizedSplit, rows: np.ndarray) -> list[str]:
         """Generate a text for each of these rows, in one batch; does not set the model's train/eval mode."""
         batch = collate(self.preprocessor, split, rows).to(self.device)
-        return to_texts(self.preprocessor.tokenizer, write_tokens(unwrapped(model), batch, self.decoding))
+        return to_texts(self.preprocessor.tokenizer, write_tokens(model, batch, self.decoding))
 
     @torch.no_grad()
-    def mean_nll(self, model: nn.Module, split: TokenizedSplit) -> float:
+    def mean_nll(self, model: PreTrainedModel, split: TokenizedSplit) -> float:
         """Mean negative log-likelihood over all target tokens of the split, in nats per token."""
         assert split.labels is not None
-        total, tokens = torch.zeros((), dtype=torch.float64), 0
+        sums: list[list[tuple[float, int]]] = []  # of the parts of each batch: losses and tokens
+        batches = list(chunks(longest_first(split.lengths), self.batch_size))
         with progress_bar(len(split), f"{split.name}: likelihood", "rows") as bar:
-            for rows in chunks(longest_first(split.lengths), self.batch_size):
-                self.check()
-                for losses in self.token_losses(model, split, rows):
-                    total += losses.double().sum().cpu()
-                    tokens += len(losses)
-                bar.update(len(rows))
-        return float(total) / tokens
+            for together, own in processes.rounds(batches):
+                if self.stop.leaves():
+                    break
+                if own is not None:
+                    parts = self.token_losses(model, split, own)
+                    sums.append([(float(losses.double().sum()), len(losses)) for losses in parts])
+                bar.update(sum(map(len, together)))
+        self.stop.check()
+        # In the order of the batches, so that rounding does not depend on the number of processes.
+        in_order = [
+            part for batch in zip_longest(*processes.gathered(sums), fillvalue=[]) for own in batch for part in own
+        ]
+        total, tokens = map(sum, zip(*in_order, strict=True))
+        return total / tokens
 
     @torch.no_grad()
-    def token_losses(self, model: nn.Module, split: TokenizedSplit, rows: np.ndarray) -> Iterator[Tensor]:
+    def token_losses(self, model: PreTrainedModel, split: TokenizedSplit, rows: np.ndarray) -> Iterator[Tensor]:
         """Negative log-likelihoods in nats (N,) of the target tokens of these rows, in several parts."""
         batch = collate(self.preprocessor, split, rows).to(self.device)
         labels = target_labels(batch)
@@ -140,7 +156,7 @@ class Evaluator:
 
 
 @contextmanager
-def _in_eval_mode(model: nn.Module) -> Iterator[None]:
+def _in_eval_mode(model: PreTrainedModel) -> Iterator[None]:
     was_training = model.training
     model.eval()
     try:

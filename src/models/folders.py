@@ -9,6 +9,7 @@ from src.config.console import say
 from src.config.errors import UserError
 from src.config.flags.shared import SharedArguments
 from src.config.parsing import shown
+from src.devices.data_parallel import whole_state
 from src.models.adapters import has_lora, save_lora
 from src.models.library_errors import quiet
 from src.models.names import parse_model_name
@@ -71,7 +72,7 @@ def save_model(folder: Path, model: "PreTrainedModel", tokenizer: "PreTrainedTok
         save_lora(model, folder)
     else:
         with quiet():
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, state_dict=whole_state(model))
     tokenizer.save_pretrained(folder)
 
 

@@ -58,12 +58,13 @@ class OutputProjection:
 class LazyLogits:
     """Logits (N, V), as hidden rows (N, D) and their projection, or as the logits themselves without a projection.
 
-    dtype: of the product in the model.
+    dtype: of the product in the model. device: where the logits are wanted; None: where they are computed.
     """
 
     rows: Tensor
     projection: OutputProjection | None = None
     dtype: torch.dtype | None = None
+    device: torch.device | None = None
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -86,14 +87,14 @@ class LazyLogits:
             return self
         dtype = self.dtype or self.projection.weight.dtype
         projection = replace(self.projection, weight=self.projection.weight.to(dtype))
-        return LazyLogits(self.rows.to(dtype), projection, dtype)
+        return replace(self, rows=self.rows.to(dtype), projection=projection, dtype=dtype)
 
     def detached(self) -> "LazyLogits":
         if self.projection is None:
-            return LazyLogits(self.rows.detach())
+            return replace(self, rows=self.rows.detach())
         bias = None if self.projection.bias is None else self.projection.bias.detach()
         projection = replace(self.projection, weight=self.projection.weight.detach(), bias=bias)
-        return LazyLogits(self.rows.detach(), projection, self.dtype)
+        return replace(self, rows=self.rows.detach(), projection=projection)
 
     def rows_of(self, chosen: Tensor) -> "LazyLogits":
         """The logits of the rows with these indices (·,), in this order; an index may repeat."""
@@ -109,6 +110,9 @@ class LazyLogits:
 
     def some(self, rows: slice, out: Tensor | None = None) -> Tensor:
         """(C, V) new logits of a chunk in float32 or float64, in `out` if given. Call `cast` first."""
+        if self.device not in (None, self.rows.device):
+            there = replace(self, device=None).some(rows)
+            return there.to(self.device) if out is None else out.copy_(there)
         logits = self.some_before_cap(rows, out)
         return logits if self.projection is None else self.projection.capped(logits)
 

@@ -21,6 +21,7 @@ from src.tokens.batch import collate
 from src.tokens.order import chunks, epoch_order, longest_first
 from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
 from src.training.engine import Trainer
+from src.training.optimizers import state_bytes
 from src.training.phase import Phase
 
 ROWS = 20_000  # of a split, at most, that are tokenized
@@ -76,12 +77,13 @@ def time_generation(
 def training_needs(trainer: Trainer, phases: Sequence[Phase]) -> Needs:
     """The memory that is known beforehand; without phases nothing is trained."""
     model = trainer.training.model
-    gradients = _bytes_of(each for each in model.parameters() if each.requires_grad) if phases else 0
+    trained = [each for each in model.parameters() if each.requires_grad and phases]
     teachers = [phase.teacher.model for phase in phases if isinstance(phase.teacher, LiveTeacher)]
+    teachers = [teacher for teacher in teachers if teacher.device == model.device]
     return Needs(
         weights=_bytes_of(model.parameters()),
-        gradients=gradients,
-        optimizer=2 * gradients,  # AdamW's two moments, in the format of the weights
+        gradients=_bytes_of(trained),
+        optimizer=state_bytes(trainer.config.optimizer, trained),
         teacher=_bytes_of(teachers[0].parameters()) if teachers else 0,
     )
 

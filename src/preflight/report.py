@@ -1,5 +1,6 @@
 """Dry runs: reports on a prepared run (models, data, work, disk, memory, time); and `write_or_report`."""
 
+from collections import deque
 from collections.abc import Callable, Collection, Mapping, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -12,9 +13,9 @@ from src.data.schema import Datasets
 from src.decoding.durable import DurableGeneration, select_splits
 from src.decoding.server_engine import ServerEngine
 from src.devices import memory as machine
+from src.devices import processes
 from src.distillation.teachers import LiveTeacher
 from src.models.adapters import has_lora
-from src.models.forward import unwrapped
 from src.preflight.estimates import Work, disk_at_peak, work_of_phases
 from src.preflight.measure import time_generation, time_training, training_needs
 from src.preflight.sections import (
@@ -115,7 +116,7 @@ def _state_of_training(trainer: Trainer) -> str:
 
 
 def _models(trainer: Trainer) -> list[str]:
-    model = unwrapped(trainer.training.model)
+    model = trainer.training.model
     lines = [f"{model.name_or_path}: {describe_model(model)}"]
     for phase in trainer.phases:
         if isinstance(phase.teacher, LiveTeacher):
@@ -140,7 +141,7 @@ def write_or_report(
     run = open_run(config, {"dataset_path": data_fingerprint(config.dataset_path, datasets)})
     path = run.path / result
     with run.held():
-        if run.status == FINISHED and path.is_file():
+        if run.status == FINISHED and path.exists():
             if not run.is_dry:
                 run.tidy()
             say(f"written already: {path}")
@@ -148,11 +149,13 @@ def write_or_report(
         generation = prepare(config, run, chosen)
         if run.is_dry:
             report_generation(generation)
-        else:
+        elif processes.is_main():
             what = write(config, generation, path)
             run.finish({})
             run.tidy()
             say(f"{what}: {path}")
+        else:
+            deque(generation.results(), maxlen=0)
     return path
 
 
@@ -185,7 +188,7 @@ def _work(trainer: Trainer, works: Sequence[Work], evaluations: Mapping[str, int
 def _disk(trainer: Trainer) -> str:
     """The disk space of checkpoints, and whether it is there; the run's earlier files are replaced."""
     needs, run, n_phases = training_needs(trainer, trainer.phases), trainer.run, len(trainer.phases)
-    adapter = needs.gradients if has_lora(unwrapped(trainer.training.model)) else None
+    adapter = needs.gradients if has_lora(trainer.training.model) else None
     needed = disk_at_peak(
         needs.weights, needs.optimizer, has_dev=DEV in trainer.data, n_phases=n_phases, adapter=adapter
     )

@@ -11,7 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from src.config.console import say
 from src.config.flags.shared import SharedArguments, TrainingArguments
 from src.devices import memory as machine
-from src.devices.processes import Accelerator
+from src.devices.accelerator import Accelerator
 from src.preflight.estimates import Memory
 from src.preflight.measure import ROWS
 from src.runs.description import UNFINISHED
@@ -89,6 +89,10 @@ def _ways_to_take_less(memory: Memory, config: SharedArguments, device: torch.de
     ways = [f"a smaller {batches}", "a smaller model"]
     if memory.needs.teacher and getattr(config, "teacher_dtype", "") == "fp32":
         ways.append("--teacher_dtype bf16")
+    if isinstance(config, TrainingArguments) and not config.gradient_checkpointing:
+        ways.append("--gradient_checkpointing True")
+    if memory.needs.optimizer and isinstance(config, TrainingArguments) and config.optimizer == "adamw":
+        ways.append("--optimizer adafactor")
     if config.mixed_precision == "no" and device.type == "cuda":
         ways.append("--mixed_precision bf16")
     return ways

@@ -18,6 +18,7 @@ from src.config.errors import UserError, one_line
 from src.config.flags.base import REQUIRED
 from src.config.flags.shared import SharedArguments
 from src.config.warning_record import recorded_warnings
+from src.devices import processes
 from src.runs.curves import curves_of
 from src.runs.description import (
     FINISHED,
@@ -40,7 +41,7 @@ from src.storage.locks import FolderLock
 PARTIAL = "generated_datasets.partial.jsonl"  # what gen_main.py or simulate_api_main.py has generated so far
 NOTHING: Mapping[str, Any] = MappingProxyType({})
 RESUMABLE = ("state", PARTIAL)
-WRITTEN = ("generated_datasets.json", "api_completions.json", "api_completions.jsonl")
+WRITTEN = ("generated_datasets.json", "generated_datasets.arrow", "api_completions.json", "api_completions.jsonl")
 CURVES = "tensorboard_" + "[0-9a-f]" * 8  # the only tracker with files in the run's folder
 RUN_FILES = (*RESUMABLE, SCORES, LOSSES, PREDICTIONS, PREDICTION_LINES, MODEL_FOLDER, "epoch*__step*", CURVES, *WRITTEN)
 UNFINISHED_FILES = tuple(f".{name}{ending}" for name in (*RUN_FILES, RUN) for ending in (".*.tmp", ".*.former"))
@@ -48,7 +49,7 @@ UNFINISHED_FILES = tuple(f".{name}{ending}" for name in (*RUN_FILES, RUN) for en
 
 @dataclass
 class RunFolder:
-    """The output folder of one run. Nothing is written before `begin()`.
+    """The output folder of one run. Nothing is written before `begin()`; of several processes the main one writes.
 
     flags: of this command, with the script. inputs: what flags that name inputs stand for. status, scores: those of
     run.json. former: the bytes of run.json when the folder was opened. earlier: of an unfinished run that is continued,
@@ -83,26 +84,32 @@ class RunFolder:
         can be written, and changes nothing.
         """
         self.lock = FolderLock(self.path)
-        only_read = self.status == FINISHED and not os.access(self.path, os.W_OK)
         try:
-            if self.is_dry and not only_read:
-                self.lock.check_free()
-                check_writable(self.path)
-            elif self.path.is_dir() and not only_read:
-                self._hold(self.lock)
-            if self.is_dry:
-                say(f"dry run of {self.flags['script']}: checks, loads and times a few steps; nothing is written")
             with ExitStack() as at_end:
                 at_end.push(self._record_stop)
+                at_end.enter_context(processes.end_together())
+                processes.from_main(self._lock_or_check)
+                if self.is_dry:
+                    say(f"dry run of {self.flags['script']}: checks, loads and times a few steps; nothing is written")
                 yield
         finally:
             self._close_trackers()
             self.lock.release()
             self.lock = None
 
+    def _lock_or_check(self) -> None:
+        """Lock the folder; a dry run only checks that it could."""
+        assert self.lock is not None
+        only_read = self.status == FINISHED and not os.access(self.path, os.W_OK)
+        if self.is_dry and not only_read:
+            self.lock.check_free()
+            check_writable(self.path)
+        elif self.path.is_dir() and not only_read:
+            self._hold(self.lock)
+
     def _record_stop(self, _kind: object, error: BaseException | None, _trace: object) -> None:
         """Write the time so far and what stopped an unfinished run, if an error did, to run.json."""
-        if error is not None and self.has_begun and self.status != FINISHED:
+        if error is not None and processes.is_main() and self.has_begun and self.status != FINISHED:
             was_interrupted = isinstance(error, KeyboardInterrupt | SystemExit)
             with suppress(UserError):  # the disk may be full; the error at hand says more
                 self._describe(UNFINISHED, {}, stopped="interrupted" if was_interrupted else one_line(error))
@@ -123,8 +130,11 @@ class RunFolder:
 
         kept: the rows of each table that a resumed run keeps. If the process is killed in between, nothing of the
         earlier run is taken for this one's. Raises UserError, with the earlier run intact, if a tracker cannot be
-        reached.
+        reached. Of several processes the main one writes.
         """
+        processes.from_main(lambda: self._begin(anew, kept))
+
+    def _begin(self, anew: bool, kept: Mapping[str, int]) -> None:
         if self.lock is not None and not self.lock.is_acquired:
             try:
                 self.path.mkdir(parents=True, exist_ok=True)
@@ -147,8 +157,9 @@ class RunFolder:
     def finish(self, scores: Mapping[str, float]) -> None:
         """Write the final scores to run.json and close the trackers; the same command now only prints the scores."""
         self.status, self.scores = FINISHED, dict(scores)
-        self._describe(FINISHED, self.scores)
-        self._close_trackers()
+        if processes.is_main():
+            self._describe(FINISHED, self.scores)
+            self._close_trackers()
 
     def _close_trackers(self) -> None:
         trackers, self.trackers = self.trackers, ()
@@ -192,6 +203,8 @@ class RunFolder:
 
         With each evaluation run.json gets the time and the warnings so far, which a kill would lose.
         """
+        if not processes.is_main():
+            return
         for tracker in self.trackers:
             tracker.log(table, columns, row, step, more)
         if table == SCORES:
@@ -199,7 +212,8 @@ class RunFolder:
 
     def tidy(self) -> None:
         """Remove what a finished run no longer needs: files of its progress, and temporary files of a killed run."""
-        self._remove((PREDICTION_LINES, PARTIAL, *UNFINISHED_FILES))
+        if processes.is_main():
+            self._remove((PREDICTION_LINES, PARTIAL, *UNFINISHED_FILES))
 
 
 def open_run(config: SharedArguments, inputs: Mapping[str, Any]) -> RunFolder:
@@ -209,7 +223,13 @@ def open_run(config: SharedArguments, inputs: Mapping[str, Any]) -> RunFolder:
     A --checkpoint_path inside the run's own folder only says where to continue; the run keeps its former flag.
     Raises UserError if the folder holds another run (naming the differences), a run that --resume False forbids to
     continue, files of no run without --overwrite, or files that --overwrite would remove although a flag names them.
+    Of several processes, which are joined here, the main one reads the folder for all.
     """
+    processes.start()
+    return processes.from_main(lambda: _open_run(config, inputs))
+
+
+def _open_run(config: SharedArguments, inputs: Mapping[str, Any]) -> RunFolder:
     path = Path(config.output_dir)
     check_output_folder(path)
     run = RunFolder(path, {"script": config.script, **asdict(config)}, inputs, NEW)

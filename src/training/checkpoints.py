@@ -8,12 +8,13 @@ from zipfile import ZipFile
 
 import torch
 from msgspec import to_builtins
-from torch import nn
+from transformers import PreTrainedModel
 
 from src.config.errors import UserError
+from src.devices import processes
+from src.devices.data_parallel import full_state, is_sharded, load_full_state, share_of, whole
 from src.models.adapters import has_lora, load_lora
 from src.models.folders import save_model
-from src.models.forward import unwrapped
 from src.models.library_errors import in_one_line
 from src.models.loading import load_saved
 from src.models.weights import read_tensors
@@ -26,10 +27,21 @@ LAST = "__last"  # ends the name of the last checkpoint of the first phase
 
 
 def save_checkpoint(folder: Path, training: TrainingState, state: RunState) -> None:
-    """Write a checkpoint: a model (or adapter) folder that `load_model` opens, with optimizer.pt and run_state.json."""
+    """Write a checkpoint: a model (or adapter) folder that `load_model` opens, with optimizer.pt and run_state.json.
+
+    All processes call it, the main one writes.
+    """
+    optimizer = full_state(training.optimizer)
+    with whole(training.model):
+        if processes.is_main():
+            _save(folder, training, state, optimizer)
+        processes.wait_for_all()
+
+
+def _save(folder: Path, training: TrainingState, state: RunState, optimizer: dict[str, Any]) -> None:
     with atomic_folder(folder) as temporary:
-        save_model(temporary, unwrapped(training.model), training.tokenizer)
-        saved = {"optimizer": training.optimizer.state_dict()}
+        save_model(temporary, training.model, training.tokenizer)
+        saved = {"optimizer": optimizer}
         if training.scaler is not None:
             saved["scaler"] = training.scaler.state_dict()
         _save_tensors(saved, temporary / OPTIMIZER)
@@ -63,7 +75,7 @@ def load_checkpoint(folder: Path, training: TrainingState) -> RunState:
     with in_one_line(str(folder / OPTIMIZER), "cannot be read"):
         _check_archive(folder / OPTIMIZER)
         saved = read_tensors(folder / OPTIMIZER)
-        training.optimizer.load_state_dict(saved["optimizer"])
+        load_full_state(training.optimizer, saved["optimizer"])
         if training.scaler is not None and "scaler" in saved:
             training.scaler.load_state_dict(saved["scaler"])
     training.scheduler.load_state_dict({**training.scheduler.state_dict(), **state.scheduler})
@@ -83,7 +95,7 @@ def is_resumable(folder: Path) -> bool:
     return (folder / STATE).is_file() and (folder / OPTIMIZER).is_file()
 
 
-def load_weights(model: nn.Module, folder: Path) -> None:
+def load_weights(model: PreTrainedModel, folder: Path) -> None:
     """Restore the weights of a checkpoint, or of any model folder, into a model of the same architecture.
 
     Raises UserError for weights that have changed since their checkpoint was saved.
@@ -92,11 +104,13 @@ def load_weights(model: nn.Module, folder: Path) -> None:
     for file in folder.glob("*.safetensors"):
         if file.name in sums and sums[file.name] != _checksum(file):
             raise UserError(f"{file}: has changed since it was saved, by its checksum in {STATE}")
-    core = unwrapped(model)
-    if has_lora(core):
-        load_lora(core, folder)
-    else:
-        core.load_state_dict(load_saved(folder, core.config).state_dict())
+    if has_lora(model):
+        load_lora(model, folder)
+        return
+    values = load_saved(folder, model.config).state_dict()
+    if is_sharded(model):
+        values = {name: share_of(values[name], like) for name, like in model.state_dict().items()}
+    model.load_state_dict(values)
 
 
 def checkpoint_folders(output_dir: Path) -> list[Path]:
@@ -139,13 +153,18 @@ class StateFolder:
     def save(self, training: TrainingState, state: RunState) -> None:
         """Write the state, unless it exists, then remove older ones."""
         folder = self.root / f"{state.updates}_{state.n_rows}"
-        with WritingTo(folder):
-            self.root.mkdir(exist_ok=True)  # first, so that temporary files of a killed save lie in it
-        if not is_resumable(folder):  # replacing it would leave a moment without a state
+        if not processes.from_main(lambda: self._is_there(folder)):  # replacing it would leave a moment without a state
             save_checkpoint(folder, training, state)
-        for entry in self.root.iterdir():
-            if entry != folder:
-                remove_folder(entry)
+        if processes.is_main():
+            for entry in self.root.iterdir():
+                if entry != folder:
+                    remove_folder(entry)
+
+    def _is_there(self, folder: Path) -> bool:
+        """Whether a state is saved. Makes the parent folder first: temporary files of a killed save lie in it."""
+        with WritingTo(folder):
+            self.root.mkdir(exist_ok=True)
+        return is_resumable(folder)
 
     def clear(self) -> None:
         if self.root.is_dir():

@@ -16,7 +16,9 @@ from src.config.console import progress_bar, say
 from src.config.constants import DEV, DEV_PPL, TARGET, TEST
 from src.config.flags.shared import TrainingArguments
 from src.config.signals import Interrupted, StopRequests
-from src.devices.processes import Accelerator
+from src.devices import processes
+from src.devices.accelerator import Accelerator
+from src.devices.data_parallel import whole
 from src.distillation.loss_schedule import SchedulePosition, position_after_epoch, position_after_evaluation
 from src.distillation.objectives import term_names
 from src.evaluation import health
@@ -86,6 +88,7 @@ class Trainer:
             raise
         if self.state.best is not None:
             checkpoints.load_weights(self.training.model, self.run.path / self.state.best.folder)
+            processes.wait_for_all()  # the folder may be removed afterwards
 
     def _enter_phase(self, index: int, phase: Phase) -> None:
         state = self.state
@@ -149,7 +152,8 @@ class Trainer:
             writes_row = rhythm.evaluates_after(state.steps_done, state.evaluated, n_steps, interval)
             if not writes_row and rhythm.passes_multiple(before, state.steps_done, self.config.loss_interval):
                 self._log_losses(phase)
-            if time.monotonic() - self.state_saved_at > 60 * self.config.save_state_every_n_minutes:
+            is_due = time.monotonic() - self.state_saved_at > 60 * self.config.save_state_every_n_minutes
+            if processes.highest(is_due):
                 self.save_state()
 
     def try_update(self, phase: Phase, split: TokenizedSplit, rows: np.ndarray) -> None:
@@ -185,7 +189,7 @@ class Trainer:
         if DEV in results:
             self._judge(results[DEV].scores, phase, is_best=is_best)
         self.save_state()
-        if former is not None and former is not state.best:
+        if processes.is_main() and former is not None and former is not state.best:
             remove_folder(self.run.path / former.folder)
 
     def _log_losses(self, phase: Phase) -> None:
@@ -197,10 +201,9 @@ class Trainer:
         likelihood = self._split(DEV_PPL) if split == DEV and DEV_PPL in self.data else None
         references, tokens = self.data.datasets[split][TARGET], self._split(split)
         place = f"epoch {self.state.epoch}, step {self.state.steps_done}, evaluation on '{split}'"
-        with self.updater.finite(place), self.accelerator.autocast():  # `generate` calls parts of the model directly
-            return self.evaluator.evaluate(
-                self.training.model, tokens, references, likelihood_split=likelihood, final=final
-            )
+        model = self.training.model
+        with self.updater.finite(place), self.accelerator.autocast(), whole(model):  # parts of it are called directly
+            return self.evaluator.evaluate(model, tokens, references, likelihood_split=likelihood, final=final)
 
     def _split(self, name: str) -> TokenizedSplit:
         """The split's tokens. A signal ends the run at once: tokenizing may take minutes and changes no state."""
@@ -216,7 +219,7 @@ class Trainer:
         teacher = None if phase.teacher is None else phase.teacher.model
         if teacher is None or self.state.epoch != self.state.phase_start or score in LIKELIHOOD_SCORES:
             return None
-        with self.accelerator.autocast():
+        with self.accelerator.autocast(), whole(teacher):
             scores = self.evaluator.compare(
                 dev.predictions, teacher, self._split(DEV), self.data.datasets[DEV][TARGET], score
             )

@@ -6,9 +6,10 @@ from pathlib import Path
 from src.config.console import say
 from src.config.constants import ID, TARGET, TEST
 from src.config.flags.shared import TrainingArguments
+from src.devices import processes
+from src.devices.data_parallel import whole
 from src.models.adapters import has_lora, merge_lora
 from src.models.folders import TrainedPrompt, write_model_folder
-from src.models.forward import unwrapped
 from src.runs.folder import RunFolder
 from src.runs.records import MODEL_FOLDER, write_predictions
 from src.training import checkpoints
@@ -33,11 +34,13 @@ def train(trainer: Trainer) -> dict[str, float]:
         references = {split: columns.get(TARGET, []) for split, columns in datasets.items()}
         has_ids = trainer.config.id_column is not None
         ids = {split: columns[ID] for split, columns in datasets.items() if has_ids and ID in columns}
-        write_predictions(run.path, references, ids)
-        model, card, prompt = unwrapped(training.model), _card(trainer, scores), TrainedPrompt.of(trainer.config)
-        if has_lora(model):
-            model = merge_lora(model)
-        write_model_folder(run.path / MODEL_FOLDER, model, training.tokenizer, card, prompt)
+        model, card, prompt = training.model, _card(trainer, scores), TrainedPrompt.of(trainer.config)
+        with whole(model):
+            if has_lora(model):
+                model = merge_lora(model)
+            if processes.is_main():
+                write_predictions(run.path, references, ids)
+                write_model_folder(run.path / MODEL_FOLDER, model, training.tokenizer, card, prompt)
         run.finish(scores)
         return tidy_and_show_scores(run, trainer.config)
 
@@ -47,7 +50,7 @@ def tidy_and_show_scores(run: RunFolder, config: TrainingArguments) -> dict[str,
 
     Without --keep_checkpoint_after_test, checkpoints become bare state dicts. A dry run changes nothing.
     """
-    if not run.is_dry:
+    if processes.is_main() and not run.is_dry:
         checkpoints.StateFolder(run.path).clear()
         if not config.keep_checkpoint_after_test:
             for folder in checkpoints.checkpoint_folders(run.path):

@@ -9,6 +9,7 @@ from src.config.console import say
 from src.config.constants import DEV, TARGET, TEXT
 from src.config.flags.shared import TrainingArguments
 from src.data.references import first_references
+from src.devices import processes
 from src.evaluation import health
 from src.evaluation.evaluate import Evaluation, Evaluator
 from src.runs.folder import RunFolder
@@ -69,7 +70,8 @@ class TrainingLog:
         )
         examples = {"predictions": self._examples(split, result.predictions)}
         self.run.log(SCORES, columns, row | result.scores, step=state.updates, more=examples)
-        append_predictions(self.run.path, split, epoch, step, result.predictions)
+        if processes.is_main():
+            append_predictions(self.run.path, split, epoch, step, result.predictions)
         state.n_rows += 1
         say(self._line(state, split, result.scores, is_best=is_best, is_final=is_final))
         self._warn_of_scores(state, split, result, is_final=is_final)

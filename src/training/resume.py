@@ -4,6 +4,7 @@ from pathlib import Path
 
 from src.config.console import say
 from src.config.errors import UserError
+from src.devices import processes
 from src.runs.records import LOSSES, SCORES, check_records, truncate_records
 from src.training import checkpoints, rhythm
 from src.training.engine import Trainer
@@ -33,6 +34,7 @@ def resume(trainer: Trainer, folder: Path) -> None:
 def begin(trainer: Trainer) -> None:
     """Begin to write: make the output folder, or cut its files back to the position of the resumed checkpoint."""
     state, folder = trainer.state, trainer.resumed
+    processes.wait_for_all()  # they have read what is removed here
     is_same_run = folder is not None and trainer.run.holds(folder)
     trainer.run.begin(anew=not is_same_run, kept={SCORES: state.n_rows, LOSSES: state.n_losses})
     if folder is None:
@@ -45,8 +47,9 @@ def begin(trainer: Trainer) -> None:
             say(f"{folder}: is not the best checkpoint of its run; the best is chosen anew")
             state.best = None
     trainer.save_state()  # first: if killed now, the run must not find a newer state whose rows are gone
-    truncate_records(trainer.run.path, state.n_rows, state.n_losses)
-    checkpoints.remove_others(trainer.run.path, keep=() if state.best is None else (state.best.folder,))
+    if processes.is_main():
+        truncate_records(trainer.run.path, state.n_rows, state.n_losses)
+        checkpoints.remove_others(trainer.run.path, keep=() if state.best is None else (state.best.folder,))
 
 
 def _has_position(trainer: Trainer) -> bool:

@@ -10,19 +10,21 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 from transformers import PreTrainedModel
 
 from src.config.console import say
 from src.config.constants import DEV, FT, NO_TRACKER, TARGET, TEST
 from src.config.errors import UserError
 from src.config.flags.shared import TrainingArguments
-from src.config.signals import StopRequests
 from src.data.references import count_references, row_for_each_reference
 from src.data.schema import Datasets, check_datasets, check_trainable, is_training_split, some_texts, training_splits
 from src.data.splits import n_rows
 from src.decoding.checks import check_decoding
 from src.decoding.settings import decoding_of
-from src.devices.processes import Accelerator, make_accelerator
+from src.devices import processes
+from src.devices.accelerator import Accelerator, make_accelerator, shards_models
+from src.devices.data_parallel import Computation, shard
 from src.devices.trackers import check_tracker
 from src.distillation.capture import keep_all_layers
 from src.evaluation.evaluate import Evaluator
@@ -31,6 +33,7 @@ from src.models.adapters import Lora, add_lora
 from src.models.checks_before_loading import check_lengths, check_model_files
 from src.models.compiled import check_can_compile, compile_layers
 from src.models.generation_config import apply_settings, fit_to_tokenizer
+from src.models.gradient_checkpointing import compute_layers_again
 from src.models.loading import is_encoder_decoder, load_config, load_model, load_tokenizer
 from src.models.multilingual import set_languages
 from src.models.names import find_model, parse_model_name
@@ -39,11 +42,13 @@ from src.runs.description import UNFINISHED, data_fingerprint
 from src.runs.folder import RunFolder, open_run
 from src.tokens.chat_preprocessing import preprocessor_of
 from src.tokens.preprocessing import Preprocessor
+from src.tokens.token_cache import NO_CACHE, TokenCache
 from src.tokens.tokenized import TokenizedDatasets
 from src.tokens.unknown_characters import check_characters_known
 from src.training import checkpoints, rhythm
 from src.training.engine import Trainer
 from src.training.learning_rate import learning_rate_of
+from src.training.optimizers import check_optimizer, make_optimizer
 from src.training.phase import Phase
 from src.training.resume import resume
 from src.training.state import TrainingState
@@ -148,12 +153,18 @@ def load_student(
     check_model(config, name, weights)
     refuse_quantized(load_config(name), find_model(parse_model_name(name)[0]), training=config.do_train)
     accelerator = make_accelerator(config)
+    check_optimizer(config, accelerator.device)
+    if shards_models():
+        _check_can_shard(config)
     preprocessor = _load_preprocessor(config, datasets, name)
-    data = TokenizedDatasets(_one_row_per_reference(config, datasets), preprocessor)
+    cache = NO_CACHE if config.dry_run else TokenCache.beside(config.dataset_path)
+    data = TokenizedDatasets(_one_row_per_reference(config, datasets), preprocessor, cache)
     data.check_stored(splits, config.dataset_path)
     model = load_checked(config, name, weights, preprocessor)
     if lora is not None:
         add_lora(model, name, lora, seed=config.seed)
+    if config.gradient_checkpointing and config.do_train:
+        compute_layers_again(model, name)
     return Student(config, run, model, accelerator, preprocessor, data, metrics, splits, resumed)
 
 
@@ -163,30 +174,47 @@ def prepare_training(student: Student, phases: Sequence[Phase]) -> Trainer:
     Raises UserError for a checkpoint that does not fit the model or the phases.
     """
     config, accelerator, preprocessor = student.config, student.accelerator, student.preprocessor
-    if any(entry.compares_layers for phase in phases for entry in phase.losses):
+    compares_layers = any(entry.compares_layers for phase in phases for entry in phase.losses)
+    if compares_layers:
         keep_all_layers(student.model, "student")
-    stop = StopRequests()
+    stop = processes.stop_requests()
     decoding = decoding_of(
         "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
     )
     batch_size, options = config.micro_batch_size, config.metric_options
-    evaluator = Evaluator(preprocessor, decoding, student.metrics, batch_size, accelerator.device, stop.check, options)
+    evaluator = Evaluator(preprocessor, decoding, student.metrics, batch_size, accelerator.device, stop, options)
     updates = _nominal_updates(config, student.data, student.splits, phases)
     rate = learning_rate_of(config, updates, from_checkpoint=_starts_from_weights(student.run))
-    model = accelerator.prepare(student.model)
-    adamw = torch.optim.AdamW(
-        model.parameters(),
-        lr=config.learning_rate,
-        eps=config.optimizer_eps,
-        weight_decay=config.weight_decay,
-        fused=accelerator.scaler is None,  # the fused kernel would skip an overflown fp16 update without reporting it
-    )
-    optimizer = accelerator.prepare(adamw)
-    training = TrainingState(model, preprocessor.tokenizer, optimizer, rate.schedule(optimizer), accelerator.scaler)
+    learner = _learner(student, hooks_inside=compares_layers)
+    # The fused kernel would skip an overflown fp16 update without reporting it.
+    made = make_optimizer(config, student.model.parameters(), can_fuse=accelerator.scaler is None)
+    optimizer = accelerator.prepare(made)
+    schedule, scaler = rate.schedule(optimizer), accelerator.scaler
+    training = TrainingState(student.model, preprocessor.tokenizer, optimizer, schedule, scaler, learner)
     trainer = Trainer(config, accelerator, training, student.data, evaluator, student.run, stop, phases, rate)
     if student.resumed is not None:
         resume(trainer, student.resumed)
     return trainer
+
+
+def _check_can_shard(config: TrainingArguments) -> None:
+    refused = {
+        f"--optimizer {config.optimizer}": config.optimizer != "adamw",
+        "--max_gpu_batch_size auto": config.max_gpu_batch_size is None,
+        "--mixed_precision fp16": config.mixed_precision == "fp16",
+        "--compile True": config.compile,
+    }
+    for flag, is_given in refused.items():
+        if is_given:
+            raise UserError(f"{flag}: not with FSDP; leave it out, or take ddp.yaml")
+
+
+def _learner(student: Student, *, hooks_inside: bool) -> nn.Module:
+    """The student as processes train it together: each with a copy, or with shares of its weights."""
+    if shards_models():
+        return shard(student.model, student.accelerator.device, hooks_inside=hooks_inside)
+    learner: nn.Module = student.accelerator.prepare(Computation(student.model))
+    return learner
 
 
 def _load_preprocessor(config: TrainingArguments, datasets: Datasets, name: str) -> Preprocessor:

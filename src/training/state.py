@@ -10,7 +10,7 @@ from msgspec import Meta
 from torch import nn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import LambdaLR
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from src.config.errors import UserError
 from src.distillation.loss_schedule import Count, SchedulePosition
@@ -94,10 +94,11 @@ def read_state(folder: Path) -> StateFile:
 
 @dataclass
 class TrainingState:
-    """What a checkpoint saves besides the run's position."""
+    """What a checkpoint saves besides the run's position. learner: computes with the model in all processes."""
 
-    model: nn.Module
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     optimizer: Optimizer
     scheduler: LambdaLR
     scaler: torch.amp.GradScaler | None = None
+    learner: nn.Module | None = None

@@ -10,6 +10,7 @@ import pytest
 
 from src.config.cli import explicit_flags, parse, run_script
 from src.config.errors import UserError
+from src.config.flags import generate
 from src.config.flags.base import REPOSITORY
 from src.config.flags.create_student import CreateStudentArguments
 from src.config.flags.generate import GenerateArguments
@@ -200,7 +201,7 @@ def test_equals_sign_and_blank_value():
         (["--output_dir", "out"], "--dataset_path: required, but not given"),
         ([*BASE, "--learning_rat", "1"], "unknown flag '--learning_rat'; nearest: '--learning_rate'"),
         ([*BASE, "--batch-size", "1"], "unknown flag '--batch-size'; nearest: '--batch_size'"),
-        ([*BASE, "--optimizer", "1"], "unknown flag '--optimizer'; nearest: '--optimizer_eps'"),  # no abbreviations
+        ([*BASE, "--report", "none"], "unknown flag '--report'; nearest: '--report_to'"),  # no abbreviations
         ([*BASE, "--confg=a.yaml"], "unknown flag '--confg'; nearest: '--config'"),
         ([*BASE, "--task_prompt", "in", "modern:"], "unexpected 'modern:'"),
         ([*BASE, "--seed"], "--seed: expected one argument"),
@@ -399,3 +400,17 @@ def test_light_imports():
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True, env=dict(os.environ)
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_scripts_of_one_process_refuse_a_launcher(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UserError, match="^prepare_datasets_main.py runs as one process; start it without a launcher"):
+        parse(PrepareArguments, ["--dataset_name", "demo", "--output_dir", "o"])
+    parse(FineTuneArguments, BASE)
+
+
+def test_an_engine_that_is_not_installed(monkeypatch):
+    monkeypatch.setattr(generate, "find_spec", lambda _: None)
+    flags = ["--model_name", "m", "--output_dir", "o", "--dataset_path", "d", "--generation_engine", "ctranslate2"]
+    with pytest.raises(UserError, match="^--generation_engine ctranslate2: is not installed; run pip install ctrans"):
+        parse(GenerateArguments, flags)

@@ -45,11 +45,13 @@ SHARED = {
 }
 TRAINING = SHARED | {
     "compile": False,
+    "gradient_checkpointing": False,
     "max_gpu_batch_size": 8,
     "learning_rate": 1e-5,
     "warmup_steps": None,
     "lr_scheduler_type": "linear",
     "label_smoothing": 0.0,
+    "optimizer": "adamw",
     "optimizer_eps": 1e-8,
     "weight_decay": 1e-5,
     "clip_grad_norm": None,
@@ -86,7 +88,13 @@ DEFAULTS = {
     ReportArguments: COMPARE | {"output_file": REQUIRED, "picture": None, "n_examples": 100},
     FineTuneArguments: TRAINING | {"model_name": "t5-large", "lora_rank": None, "lora_alpha": None},
     DistillStoredArguments: STORED,
-    DistillArguments: STORED | {"teacher_name": "t5-large", "teacher_state_dict_path": None, "teacher_dtype": "fp32"},
+    DistillArguments: STORED
+    | {
+        "teacher_name": "t5-large",
+        "teacher_state_dict_path": None,
+        "teacher_dtype": "fp32",
+        "teacher_device": None,
+    },
     GenerateArguments: SHARED
     | {
         "model_name": "t5-large",
@@ -260,7 +268,7 @@ def test_arguments_are_frozen():
 
 @pytest.mark.parametrize(
     ("batch_size", "max_gpu_batch_size", "micro", "accumulation"),
-    [(32, 8, 8, 4), (96, 96, 96, 1), (96, 48, 48, 2), (4, 8, 4, 1), (1, 1, 1, 1), (8, 1, 1, 8)],
+    [(32, 8, 8, 4), (96, 96, 96, 1), (96, 48, 48, 2), (4, 8, 4, 1), (1, 1, 1, 1), (8, 1, 1, 8), (12, None, 12, 1)],
 )
 def test_accumulation(batch_size, max_gpu_batch_size, micro, accumulation):
     args = fine_tune(batch_size=batch_size, max_gpu_batch_size=max_gpu_batch_size)
@@ -478,7 +486,6 @@ MERGE = {"original_dataset_path": "a.json", "generation_dataset_path": "b.json"}
         ({"add_ft_split": "half"}, "--add_ft_split: 'half' is not one of full, filter, split"),
         ({"file_name": ""}, "--file_name : must be the name of a file"),
         ({"teacher_new_word_char": ""}, "--teacher_new_word_char: must not be empty"),
-        ({"file_name": "a.arrow"}, "--file_name a.arrow: a folder of Arrow files needs --logits_dataset_path"),
         (
             {"logits_dataset_path": "a", "use_labeled": False, "use_unlabeled": False},
             "--use_unlabeled and --use_labeled are both False: nothing to train on",

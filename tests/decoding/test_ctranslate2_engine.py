@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import FAMILY_NAMES
+from conftest import FAMILY_NAMES, slow
 from tiny_runs import argv, tree
 
 from src.tokens.batch import collate
@@ -67,7 +67,7 @@ def test_beams_are_those_of_the_model(family, num_beams, tiny_models):
     assert not (ours.masked_fill(behind_eos(ours, model.generation_config), -1) == model.config.pad_token_id).any()
 
 
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("family", ["t5", *slow("gpt2")])
 def test_samples_follow_the_seed_and_the_models_distribution(family, tiny_models):
     """First tokens of 2,000 draws against the nucleus of the model's own probabilities."""
     model, tokenizer = sharpened(tiny_models[family]["teacher"])
@@ -208,3 +208,21 @@ def test_types_it_has_not(generation_type, tiny_models, tiny_dataset_path, tmp_p
             generation_engine="ctranslate2",
             generation_type=generation_type,
         )
+
+
+def test_what_it_cannot_convert_is_refused(tiny_models, monkeypatch, cache):
+    model, tokenizer = sharpened(tiny_models["gpt2"]["teacher"])
+    with torch.no_grad():  # of weights that no other test has converted
+        model.transformer.wte.weight[5] += 0.5
+
+    def refuses(*_, **__):
+        raise ValueError("No conversion is registered for the model configuration X")
+
+    monkeypatch.setattr("ctranslate2.converters.TransformersConverter.convert", refuses)
+    before = set(cache.glob("*"))
+    with pytest.raises(UserError, match="^--generation_engine ctranslate2: cannot convert a gpt2: No conversion"):
+        CTranslate2Engine(model, tokenizer, "no")
+    assert set(cache.glob("*")) == before
+    model.hf_quantizer = object()
+    with pytest.raises(UserError, match="^--generation_engine ctranslate2: does not convert quantized weights"):
+        CTranslate2Engine(model, tokenizer, "no")

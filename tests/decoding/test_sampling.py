@@ -5,7 +5,7 @@ from itertools import product
 
 import pytest
 import torch
-from conftest import ENCODER_DECODER_NAMES, FAMILY_NAMES
+from conftest import ENCODER_DECODER_NAMES, FAMILY_NAMES, slow
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 from transformers import AutoConfig, AutoModelForCausalLM, DynamicCache
@@ -28,6 +28,7 @@ from tests.decoding.test_generate import EOS, INPUTS, PAD, babbler, batch_of, cu
 
 ALWAYS, NEVER = 1e-6, 2.0  # values of COMPACTION_THRESHOLD
 families = pytest.mark.parametrize("family", FAMILY_NAMES)
+few_families = pytest.mark.parametrize("family", ["t5", "gpt2", *slow("bart", "opt", "llama")])
 with_cross_attention = pytest.mark.parametrize("family", ENCODER_DECODER_NAMES)
 
 
@@ -107,7 +108,7 @@ def test_models_that_do_not_attend_by_sdpa_are_sampled_too(family):
         assert greedy(model, INPUTS, k=3) == [target for target in once for _ in range(3)]
 
 
-@families
+@few_families
 @pytest.mark.parametrize(("inputs_that_fit", "calls"), [(0, 4), (1, 4), (3, 2), (4, 1), (1000, 1)])
 def test_as_many_inputs_at_once_as_fit(monkeypatch, family, inputs_that_fit, calls):
     """At least one; what is written does not depend on it."""
@@ -576,7 +577,7 @@ def test_a_row_without_a_distribution_is_an_error(values, top_p):
 # ------------------------------------------------------------------------------------------- generation configs, models
 
 
-@families
+@few_families
 @pytest.mark.parametrize(
     "fields",
     [

@@ -21,6 +21,7 @@ from src.api.client import ServerClient
 from src.api.completions import read_answer
 from src.config.cli import run_script
 from src.config.errors import UserError
+from src.devices import processes
 from src.models.loading import load_tokenizer
 
 PROGRESS = "generated_datasets.partial.jsonl"
@@ -279,6 +280,13 @@ def test_a_server_that_cannot_be_used(features, flags, said, folder, tokenizer, 
     name = folder + flags.pop("model_name_suffix", "")
     with serving(tokenizer, **features) as server, pytest.raises(UserError, match=said):
         gen_main.main(command(server, name, rotation_path, tmp_path, **flags))
+    assert not names(tmp_path)
+
+
+def test_one_process_asks_a_server(folder, tokenizer, rotation_path, tmp_path, monkeypatch):
+    monkeypatch.setattr(processes, "count", lambda: 2)
+    with serving(tokenizer) as server, pytest.raises(UserError, match="server: start one process; the server does"):
+        gen_main.main(command(server, folder, rotation_path, tmp_path))
     assert not names(tmp_path)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from conftest import slow
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from tiny_runs import TINY, argv, kd_flags, rows, weights
@@ -18,8 +19,9 @@ import kd_main
 from src.config.constants import IGNORE_INDEX
 from src.config.errors import UserError
 from src.config.experiments.schema import LossEntry
+from src.data.arrow_columns import ArrowColumn
 from src.data.formats import read_datasets
-from src.data.soft_targets import NestedColumn, StoredRows, pad_stored
+from src.data.soft_targets import StoredRows, pad_stored
 from src.distillation.capture import capture_states
 from src.distillation.objectives import Window, distillation_loss
 from src.distillation.teachers import LiveTeacher, StoredTeacher
@@ -173,7 +175,7 @@ def test_rows_and_padding(tmp_path, form):
         columns = read_datasets(tmp_path / "d")["train"]
         assert columns["text"] == ["a", "b", "c"]
         tokens, logs = columns["tokens"], columns["logits"]
-        assert isinstance(tokens, NestedColumn) and list(tokens) == TOKENS and tokens[2] == TOKENS[2]
+        assert isinstance(tokens, ArrowColumn) and list(tokens) == TOKENS and tokens[2] == TOKENS[2]
         assert list(tokens[:2]) == TOKENS[:2]
     stored = StoredRows.of(tokens, logs, "here")
     assert stored.n_positions().tolist() == [3, 0, 2]
@@ -250,7 +252,7 @@ none: {keep_last: True}
 """
 
 
-@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "gpt2"])
+@pytest.mark.parametrize("family", [*slow("t5"), "gpt2"])
 def test_a_new_divergence_goes_the_whole_road(new_divergence, tiny_models, rotation_path, tmp_path, family, capsys):
     """One function; its YAML key, its column and its line in --list_experiments follow, live and stored alike."""
     data, experiments = tmp_path / "stored.json", tmp_path / "mine.yaml"
@@ -280,10 +282,8 @@ def test_a_new_divergence_goes_the_whole_road(new_divergence, tiny_models, rotat
 @pytest.mark.parametrize(
     ("form", "family"),
     [
-        ("json", "t5"),
         ("arrow", "gpt2"),
-        pytest.param("arrow", "t5", marks=pytest.mark.slow),
-        pytest.param("json", "gpt2", marks=pytest.mark.slow),
+        *slow(("arrow", "t5"), ("json", "t5"), ("json", "gpt2")),
     ],
 )
 def test_a_live_and_a_stored_teacher_give_the_same_trajectory(tiny_models, rotation_path, tmp_path, family, form):
@@ -313,8 +313,8 @@ def test_a_live_and_a_stored_teacher_give_the_same_trajectory(tiny_models, rotat
     assert n_steps >= 19
 
 
-@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "gpt2"])
-@settings(deadline=None, max_examples=25, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@pytest.mark.parametrize("family", [*slow("t5"), "gpt2"])
+@settings(deadline=None, max_examples=10, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(limit=st.integers(1, 20), n_words=st.lists(st.integers(1, 9), min_size=1, max_size=4))
 def test_of_cut_targets_too_a_stored_teacher_teaches_what_a_live_one_does(tiny_models, family, limit, n_words):
     """Prepared without a limit, learned from with one: losses and gradients are those of a live teacher."""

@@ -14,10 +14,10 @@ from src.decoding.generate import write_tokens
 from src.decoding.settings import decoding_of
 from src.distillation.capture import capture_states
 from src.distillation.objectives import Window, distillation_loss
-from src.distillation.student_targets import student_writes, with_student_targets
+from src.distillation.student_targets import student_targets, student_writes
 from src.models.forward import target_labels, target_logits
 from src.models.loading import load_model
-from src.tokens.batch import Batch
+from src.tokens.batch import Batch, with_targets
 from tests.decoding.test_generate import EOS, INPUTS, babbler, batch_of, cut
 
 KINDS = ("t5", "gpt2")  # encoder-decoder and decoder-only
@@ -30,6 +30,10 @@ def batch_for(model) -> Batch:
     return replace(batch_of(model, INPUTS), labels=LABELS.clone())
 
 
+def with_student_targets(model, batch: Batch, entry: LossEntry, length: int) -> Batch:
+    return with_targets(batch, student_targets(model, batch, entry, length))
+
+
 def sampled(model, batch: Batch, *, seed: int, length: int = LENGTH) -> list[list[int]]:
     """What the student in eval mode writes, each target up to its first EOS."""
     decoding = decoding_of("sampling", num_beams=1, targets_per_input=1, max_new_tokens=length)
@@ -38,7 +42,7 @@ def sampled(model, batch: Batch, *, seed: int, length: int = LENGTH) -> list[lis
 
 
 def labels_of(model, batch: Batch, *, seed: int, length: int = LENGTH, entry: LossEntry = ENTRY) -> list[list[int]]:
-    """The labels that `with_student_targets` gives, without their padding, which is behind them and nowhere else."""
+    """The labels that `student_targets` gives, without their padding, which is behind them and nowhere else."""
     torch.manual_seed(seed)
     labels = with_student_targets(model, batch, entry, length).labels
     valid = labels != IGNORE_INDEX

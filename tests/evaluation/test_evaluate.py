@@ -2,11 +2,13 @@
 
 import copy
 import math
+import signal
 
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 
+from src.config.signals import Interrupted, StopRequests
 from src.decoding.generate import to_texts, write_tokens
 from src.decoding.settings import decoding_of
 from src.evaluation.evaluate import Evaluator
@@ -50,9 +52,9 @@ def data(tiny_tokenizers) -> dict[str, TokenizedDatasets]:
     return made
 
 
-def evaluator(data: TokenizedDatasets, *, batch_size: int = 4, check=lambda: None, metrics=METRICS) -> Evaluator:
+def evaluator(data: TokenizedDatasets, *, batch_size: int = 4, stop=None, metrics=METRICS) -> Evaluator:
     decoding = decoding_of("beam_search", num_beams=2, targets_per_input=1, max_new_tokens=6)
-    return Evaluator(data.preprocessor, decoding, metrics, batch_size, torch.device("cpu"), check)
+    return Evaluator(data.preprocessor, decoding, metrics, batch_size, torch.device("cpu"), stop or StopRequests())
 
 
 def token_losses(model, data: TokenizedDatasets, split: TokenizedSplit) -> list[torch.Tensor]:
@@ -214,19 +216,23 @@ def test_evaluation_makes_no_gradient_and_draws_no_random_number(models, data):
 
 
 def test_an_evaluation_can_be_stopped_between_batches_and_restores_the_mode(models, data):
-    calls = []
+    class Stop(StopRequests):
+        """Counts looks; a signal comes before the look of the given number."""
 
-    def stop_at_the_third():
-        calls.append(1)
-        if len(calls) == 3:
-            raise KeyboardInterrupt
+        def __init__(self, at=None):
+            super().__init__()
+            self.n_looks, self.at = 0, at
+
+        def leaves(self):
+            self.n_looks += 1
+            self.received = signal.SIGINT if self.n_looks == self.at else None
+            return super().leaves()
 
     model = copy.deepcopy(models["t5"]).train()
-    scorer = evaluator(data["t5"], batch_size=2, check=stop_at_the_third)
-    with pytest.raises(KeyboardInterrupt):
+    scorer = evaluator(data["t5"], batch_size=2, stop=Stop(at=3))
+    with pytest.raises(Interrupted):
         scorer.evaluate(model, data["t5"].split("dev"), DEV["target"])
     assert model.training
-    calls.clear()
-    counting = evaluator(data["t5"], batch_size=2, check=lambda: calls.append(1))
+    counting = evaluator(data["t5"], batch_size=2, stop=Stop())
     counting.evaluate(model, data["t5"].split("dev"), DEV["target"])
-    assert len(calls) == 3 + 3  # batches of predictions, and of the likelihood
+    assert counting.stop.n_looks == 3 + 3  # batches of predictions, and of the likelihood

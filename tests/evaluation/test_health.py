@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import slow
 from tiny_runs import TINY, argv, ft_flags, kd_flags, places, read, result, rows
 from torch.amp import GradScaler
 
@@ -15,7 +16,7 @@ import ft_main
 import kd_dataset_with_logits_main
 import kd_main
 from src.config.signals import Interrupted
-from src.devices import processes
+from src.devices import accelerator as devices
 from src.evaluation import evaluate
 from src.evaluation.evaluate import Evaluator
 from src.evaluation.health import (
@@ -159,7 +160,7 @@ def test_a_model_that_learnt_nothing_is_told_of(tiny_models, tiny_dataset_path, 
     assert any("test: copying the input would score 100.0 sacrebleu" in line for line in said)
 
 
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("family", ["gpt2", *slow("t5")])
 @pytest.mark.parametrize("padding", [0, 200])
 def test_a_model_without_knowledge_whatever_its_kind(tiny_models, rotation_path, tmp_path, capsys, family, padding):
     """A uniform distribution, over tokens that pad the vocabulary too; said at the first evaluation, and at the end."""
@@ -245,7 +246,7 @@ def perfect(path: str) -> Callable[[Any, Any], list[str] | None]:
     return lambda model, split: targets[: len(split)] if model.config.get_text_config().hidden_size == 32 else None
 
 
-@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "gpt2"])
+@pytest.mark.parametrize("family", [*slow("t5"), "gpt2"])
 def test_a_student_far_below_its_teacher_is_told_of(
     dropout_models, rotation_path, tmp_path, capsys, monkeypatch, writes, family
 ):
@@ -302,11 +303,11 @@ def test_stopped_while_the_teacher_writes(dropout_models, rotation_path, tmp_pat
 @pytest.mark.parametrize(
     "flags",
     [
-        {"metric_for_best_model": "nll", "greater_is_better": False},
         {"metric_for_best_model": "ppl", "greater_is_better": False, "metrics": "chrf"},
         {"experiment_config_key": "finetuning"},
+        *slow({"metric_for_best_model": "nll", "greater_is_better": False}),
     ],
-    ids=["nll", "ppl", "no teacher"],
+    ids=["ppl", "no teacher", "nll"],
 )
 def test_without_a_score_or_a_teacher_nothing_is_compared(dropout_models, rotation_path, tmp_path, writes, flags):
     seen = writes(lambda *_: None)
@@ -331,7 +332,7 @@ def test_a_stored_teacher_writes_nothing(dropout_models, tmp_path, writes):
     assert not any(each[0] for each in seen)
 
 
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("family", ["t5", *slow("gpt2")])
 @pytest.mark.parametrize("padding", [0, 200])
 def test_a_teacher_in_bfloat16_with_a_padded_vocabulary(
     dropout_models, rotation_path, tmp_path, writes, family, padding
@@ -356,7 +357,7 @@ def test_a_teacher_in_bfloat16_with_a_padded_vocabulary(
 def overflowing(monkeypatch) -> Callable[[Callable[[int], bool]], None]:
     """`overflowing(when)`: runs from here on have a scaler, as in fp16 on a GPU, and gradients that overflow at the
     updates of which when(number) is true."""
-    plain, look = processes.make_accelerator, Updater._clip_gradient
+    plain, look = devices.make_accelerator, Updater._clip_gradient
 
     def install(when: Callable[[int], bool]) -> None:
         def make(config):
@@ -364,10 +365,10 @@ def overflowing(monkeypatch) -> Callable[[Callable[[int], bool]], None]:
             accelerator.scaler = GradScaler("cpu", growth_interval=3)
             return accelerator
 
-        def look_at(self, phase, batches):
+        def look_at(self, place, leave):
             if when(self.state.updates):
                 next(iter(self.training.model.parameters())).grad.fill_(torch.inf)
-            look(self, phase, batches)
+            look(self, place, leave)
 
         monkeypatch.setattr(setup, "make_accelerator", make)
         monkeypatch.setattr(Updater, "_clip_gradient", look_at)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import slow
 from safetensors.torch import load_file
 from tiny_runs import ft_flags, gen_flags, kd_flags, names, read, rows, weights
 
@@ -70,7 +71,7 @@ def error_of(call, *args) -> str:
 # --------------------------------------------------------------------------------------------------------------- names
 
 
-@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "gpt2"])
+@pytest.mark.parametrize("family", [*slow("t5"), "gpt2"])
 def test_an_adapter_is_merged_when_it_is_loaded(tiny_models, make, family):
     base = tiny_models[family]["teacher"]
     folder, expected = make(base)
@@ -230,7 +231,7 @@ def test_a_new_adapter_changes_nothing_and_depends_on_the_seed_alone(tiny_models
     assert torch.equal(torch.get_rng_state(), state)
 
 
-@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "gpt2"])
+@pytest.mark.parametrize("family", [*slow("t5"), "gpt2"])
 def test_saved_and_restored(tiny_models, tmp_path, family):
     name = tiny_models[family]["student"]
     model = adapted(name)

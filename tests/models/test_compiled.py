@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from conftest import slow
 from tiny_runs import kd_flags, rows
 
 import kd_main
@@ -40,10 +41,7 @@ def learned(model, batch: Batch) -> dict[str, torch.Tensor]:
     return {"loss": loss.detach()} | {name: each.grad.clone() for name, each in model.named_parameters()}
 
 
-# T5 takes four times as long as BART, which has the same two stacks.
-@pytest.mark.parametrize(
-    "family", ["bart", "gpt2", *(pytest.param(name, marks=pytest.mark.slow) for name in ("t5", "opt", "llama"))]
-)
+@pytest.mark.parametrize("family", ["gpt2", *slow("bart", "t5", "opt", "llama")])
 def test_compiled_layers_teach_the_same_and_writing_leaves_them_out(family, tiny_models, traced_only):
     folder = tiny_models[family]["student"]
     plain, made = load_model(folder), compile_layers(load_model(folder))

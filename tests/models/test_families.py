@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import ALL_LETTERS, VOCAB_SIZE
+from conftest import ALL_LETTERS, VOCAB_SIZE, slow
 from tiny_runs import ft_flags, gen_flags, kd_flags, read, rows
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForSeq2SeqLM, MBartTokenizer
@@ -464,7 +464,7 @@ ROAD = (
     "t5", "t5 1.1 and flan", "mt5", "bart", "mbart", "pegasus", "marian", "gpt2", "opt", "opt, post-norm, projected",
     "llama", "llama, tied", "qwen2", "qwen3", "mistral", "gemma", "gemma2", "gemma3_text", "phi", "phi3",
 )  # fmt: skip
-QUICK = ("t5 1.1 and flan", "marian", "qwen3")
+QUICK = ("marian", "qwen3")
 SHORT = {"epochs": 1, "max_labels_length": 6, "batch_size": 4, "max_gpu_batch_size": 2, "seed": 3}  # two steps
 
 
@@ -487,7 +487,7 @@ def tokenizer_for(case: str, tiny_tokenizers):
     return tiny_tokenizers["t5" if is_encoder_decoder else "gpt2"]
 
 
-@pytest.mark.parametrize("case", [pytest.param(case, marks=[] if case in QUICK else pytest.mark.slow) for case in ROAD])
+@pytest.mark.parametrize("case", [*QUICK, *slow(*(case for case in ROAD if case not in QUICK))])
 def test_fine_tune_generate_distil(case, tiny_tokenizers, tiny_rows, tmp_path):
     """The scripts: fine-tune a teacher, sample from it, and teach a smaller model and a pruned one."""
     tokenizer = tokenizer_for(case, tiny_tokenizers)
@@ -588,7 +588,7 @@ def test_padded_vocabularies_are_compared_over_the_shared_tokens():
     torch.testing.assert_close(student.grad, torch.tensor([[1 / 3 - 1 / 2, 1 / 3 - 1 / 4, 1 / 3 - 1 / 4, 0, 0]]))
 
 
-@pytest.mark.parametrize("case", ["bart", "qwen3"])
+@pytest.mark.parametrize("case", ["qwen3", *slow("bart")])
 @pytest.mark.parametrize("padded", ["teacher", "student"])
 def test_a_pair_with_one_padded_vocabulary_learns(case, padded, tiny_tokenizers, tiny_rows, tmp_path):
     """Relations, logits and targets that the student writes: never a token that only the padding has."""

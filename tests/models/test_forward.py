@@ -1,11 +1,8 @@
 """Teacher forcing: the logits of valid target positions equal those of a plain forward pass."""
 
-from contextlib import contextmanager
-
 import pytest
 import torch
 from conftest import DECODER_ONLY_NAMES, ENCODER_DECODER_NAMES, FAMILY_NAMES
-from torch import nn
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoConfig, AutoModelForCausalLM
@@ -14,7 +11,7 @@ from src.config.constants import IGNORE_INDEX
 from src.distillation.token_losses import token_nll
 from src.distillation.vocabulary_loss import TokenLoss, weighted_sum
 from src.models import forward, lazy_logits
-from src.models.forward import lazy_target_logits, target_labels, target_logits, teacher_forced, unwrapped
+from src.models.forward import lazy_target_logits, target_labels, target_logits, teacher_forced
 from src.models.loading import load_model
 from src.models.new_models import ModelSizes, build_from_scratch
 from src.tokens.batch import Batch, pad_sequences
@@ -345,25 +342,3 @@ def test_a_model_that_names_no_projection_is_selected_afterwards(tiny, monkeypat
     expected = target_logits(model, batch)
     monkeypatch.setattr(model, "get_output_embeddings", lambda: None)
     torch.testing.assert_close(target_logits(model, batch), expected, **CLOSE)
-
-
-@contextmanager
-def one_process_group():
-    torch.distributed.init_process_group("gloo", store=torch.distributed.HashStore(), rank=0, world_size=1)
-    try:
-        yield
-    finally:
-        torch.distributed.destroy_process_group()
-
-
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
-def test_a_data_parallel_model_gives_the_same(tiny, family):
-    model = tiny[family]
-    batch = batch_for(model)
-    expected = target_logits(model, batch)
-    with one_process_group():
-        wrapped = nn.parallel.DistributedDataParallel(model)
-        assert unwrapped(wrapped) is model
-        torch.testing.assert_close(target_logits(wrapped, batch), expected, **CLOSE)
-        assert hooks_of(model) == 0
-    assert unwrapped(model) is model

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import sentencepiece
 import torch
+from conftest import slow
 from tiny_runs import ft_flags, gen_flags, kd_flags, read, rows
 from transformers import (
     AutoModelForSeq2SeqLM,
@@ -95,9 +96,7 @@ def data(tmp_path_factory) -> Path:
     return path
 
 
-@pytest.mark.parametrize(
-    "kind", [pytest.param(kind, marks=pytest.mark.slow) if kind in ("m2m", "mbart") else kind for kind in CODES]
-)
+@pytest.mark.parametrize("kind", ["nllb", *slow(*(kind for kind in CODES if kind != "nllb"))])
 def test_the_whole_road_in_its_languages(kind, folders, data, tmp_path, capsys):
     source, target = CODES[kind]
     teacher, student = folders[kind]
@@ -158,3 +157,12 @@ def test_without_languages_a_multilingual_model_is_refused_with_the_list(kind, f
 def test_another_model_takes_no_language(tiny_models, data, tmp_path):
     with pytest.raises(UserError, match=r"--target_language: the tokenizer of .* has no languages"):
         ft_main.main(ft_flags(tiny_models["t5"]["student"], data, tmp_path / "out", target_language="de"))
+
+
+def test_a_server_knows_no_target_language(folders, data, tmp_path):
+    source, target = CODES["nllb"]
+    flags = {"generation_engine": "server", "server_url": "http://localhost:1/v1", "generation_type": "sampling"}
+    flags |= {"source_language": source, "target_language": target}
+    with pytest.raises(UserError, match="is multilingual, and a request names no target language"):
+        gen_main.main(gen_flags(str(folders["nllb"][0]), data, tmp_path / "gen", **flags))
+    assert not (tmp_path / "gen").exists()

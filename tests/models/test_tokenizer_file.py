@@ -11,6 +11,7 @@ from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, MBartT
 import ft_main
 import gen_main
 from src.config.errors import UserError
+from src.models import tokenizer_file
 from src.models.checks_before_loading import check_same_tokenizer
 from src.models.loading import load_tokenizer
 from src.models.multilingual import set_languages
@@ -113,3 +114,10 @@ def test_teacher_and_student_must_split_alike():
     theirs.backend_tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     with pytest.raises(UserError, match="they have the same vocabulary but split .* in different ways"):
         check_same_tokenizer(ours, theirs)
+
+
+def test_two_readings_that_stay_different_are_refused(tmp_path, monkeypatch):
+    folder = folder_of(tmp_path / "model", backend(), "gpt2", "GPT2Tokenizer")
+    monkeypatch.setattr(tokenizer_file, "_read_differently", lambda *_: "a text")
+    with pytest.raises(UserError, match="transformers and its tokenizer.json make different tokens of 'a text'"):
+        load_tokenizer(str(folder))

@@ -10,7 +10,7 @@ from tiny_runs import argv
 
 import profile_main
 from src import profile_models
-from src.config.errors import UserError
+from src.config.errors import NotFiniteError, UserError
 from src.devices import memory as machine
 from src.models.loading import load_model
 from src.profiling.cells import CellProfile
@@ -193,6 +193,19 @@ def test_a_csv_without_its_json_is_not_overwritten(tiny_models, tmp_path, capsys
     with pytest.raises(UserError, match="p.csv exists, but no p.json; name another file, or add"):
         profile_main.main(command(tiny_models, tmp_path / "p.csv"))
     assert (tmp_path / "p.csv").read_text() == "mine"
+
+
+def test_what_cannot_be_profiled_is_one_line(tiny_models, tmp_path, monkeypatch):
+    with pytest.raises(UserError, match=f"^--output_file_path {tmp_path}/made.json: is a folder"):
+        (tmp_path / "made.json").mkdir()
+        profile_main.main(command(tiny_models, tmp_path / "made.csv"))
+
+    def overflow(*_):
+        raise NotFiniteError("the model computes NaN or infinity")
+
+    monkeypatch.setattr(CellProfile, "_record", overflow)
+    with pytest.raises(UserError, match="t5_teacher: the model computes NaN or infinity$"):
+        profile_main.main(command(tiny_models, tmp_path / "p.csv"))
 
 
 def test_records_have_what_a_report_reads():

@@ -233,7 +233,6 @@ FLAGS = [
     ("prepared file is the input", PREPARE, {"output_dir": "@", "file_name": "data.json"},
      "data.json: is read to make"),
     ("prepared file is a folder", PREPARE, {"output_dir": "@", "file_name": "student"}, "student: cannot be written"),
-    ("Arrow in a mode without", PREPARE, {"file_name": "x.arrow"}, "--file_name x.arrow: a folder of Arrow files"),
     ("corpus that is none", PREPARE, {"dataset_name": "cnn"}, "--dataset_name: 'cnn' is not one of"),
     ("no corpus and no data", PREPARE, {"dataset_path": None}, '--dataset_name "" needs a --dataset_path'),
     ("raw files of the demo", PREPARE, {"dataset_name": "demo"}, "--dataset_path .*'demo' has no raw files"),
@@ -625,7 +624,7 @@ def test_arrow_folder(place, no_weights, row):
     assert says(place.refuse("ft", dataset_path="@/data"), said)
 
 
-LONG = "a" * 2**20
+MEGABYTE = "a" * 2**20
 
 
 def of_one(value: Any, count: int, kind: pa.DataType) -> pa.DictionaryArray:
@@ -684,11 +683,12 @@ def test_arrow_bomb(place, no_weights, monkeypatch, row):
     assert says(place.refuse("ft", dataset_path="@/saved"), f"saved/data.arrow: .*{EXPANDS}")
 
 
-@pytest.mark.parametrize("kind", [pa.string(), pa.large_binary()], ids=str)
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", [pa.string(), pytest.param(pa.large_binary(), marks=pytest.mark.slow)], ids=str)
 def test_a_long_text_that_is_there_often_takes_its_room_once(tmp_path, kind):
     """600 times one text of a megabyte, in a file of some kilobytes: 0.6 GB if each had its own. Whatever the file says
     of its type: a writer makes a dictionary by itself."""
-    value = LONG.encode() if "binary" in str(kind) else LONG
+    value = MEGABYTE.encode() if "binary" in str(kind) else MEGABYTE
     (tmp_path / "rows.parquet").write_bytes(parquet({"x": pa.array([value] * 600, kind)}, compression="zstd"))
     assert (tmp_path / "rows.parquet").stat().st_size < 50_000
     before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -698,11 +698,11 @@ def test_a_long_text_that_is_there_often_takes_its_room_once(tmp_path, kind):
 
 
 def test_an_arrow_dictionary_of_a_long_text_takes_its_room_once(tmp_path):
-    rows = of_one(LONG, 3_000, pa.string())
+    rows = of_one(MEGABYTE, 300, pa.string())
     (tmp_path / "d").mkdir()
     (tmp_path / "d" / "train.arrow").write_bytes(arrow({"text": rows, "target": rows}))
     texts = read_datasets(tmp_path / "d")["train"]["text"]
-    assert len(texts) == 3_000 and len(texts[0]) == 2**20 and len(set(map(id, texts))) == 1
+    assert len(texts) == 300 and len(texts[0]) == 2**20 and len(set(map(id, texts))) == 1
 
 
 @pytest.mark.parametrize("compression", [None, "lz4", "zstd"])

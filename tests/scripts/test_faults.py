@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import slow
 
 from src.config.cli import run_script
 from src.config.signals import Stopped, signals_deferred, sigterm_as_exception
@@ -40,7 +41,7 @@ from tests.faults import (
 )
 from tests.tiny_runs import names
 
-SLOW_SIGINT = pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)  # handled as SIGTERM is
+SIGTERM = [(signal.SIGTERM, 143), *slow((signal.SIGINT, 130))]  # SIGINT is handled as SIGTERM is
 
 
 @pytest.fixture(scope="module")
@@ -92,12 +93,14 @@ def test_random_kills(root, cases, whole):
 @pytest.mark.parametrize(
     ("name", "kill"),
     [
-        ("prepare-original", Kill(call=0, at=r"replace .*\.dataset\.json")),
         ("prepare-logits", Kill(call=0, at=r"fsync .*train_1", moment="torn")),
         ("prepare-logits", Kill(call=0, at=r"rename ")),
-        ("ft", Kill(call=0, at=r"fsync .*1_0\.\w+\.tmp/optimizer.pt", moment="torn")),  # the first state of all
         ("ft", Kill(call=1, at=r"replace .*run\.json", moment="after")),  # finished, but not tidied
-        ("gen-sampling", Kill(call=2, at=r"fsync .*partial", moment="torn")),
+        *slow(
+            ("prepare-original", Kill(call=0, at=r"replace .*\.dataset\.json")),
+            ("ft", Kill(call=0, at=r"fsync .*1_0\.\w+\.tmp/optimizer.pt", moment="torn")),  # the first state of all
+            ("gen-sampling", Kill(call=2, at=r"fsync .*partial", moment="torn")),
+        ),
     ],
 )
 def test_chosen_kills(root, cases, whole, name, kill):
@@ -161,7 +164,7 @@ def test_signals_come_to_scripts_of_tests_in_the_background():
     assert ended.stderr.endswith("KeyboardInterrupt\n")
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), SLOW_SIGINT])
+@pytest.mark.parametrize(("number", "status"), SIGTERM)
 @pytest.mark.parametrize("name", ["kd"])
 def test_training_stops_within_a_step(tmp_path, cases, whole, name, number, status):
     out = tmp_path / "run" / "out"
@@ -188,18 +191,12 @@ def test_writing_stops_within_a_batch(tmp_path, cases, whole, number, status):
 
 
 MAKING = ("prepare-original", "prepare-generations", "prepare-logits", "create-student")
+STOPS = (("before", signal.SIGTERM, 143), ("after", signal.SIGINT, 130))
+FEW = [(name, *STOPS[i % 2]) for i, name in enumerate(MAKING)]
+OTHERS = [(name, *stop) for i, name in enumerate(MAKING) for stop in (STOPS[1 - i % 2], ("after", signal.SIGTERM, 143))]
 
 
-@pytest.mark.parametrize(
-    ("moment", "number", "status"),
-    [
-        ("before", signal.SIGTERM, 143),
-        ("after", signal.SIGINT, 130),
-        pytest.param("before", signal.SIGINT, 130, marks=pytest.mark.slow),
-        pytest.param("after", signal.SIGTERM, 143, marks=pytest.mark.slow),
-    ],
-)
-@pytest.mark.parametrize("name", MAKING)
+@pytest.mark.parametrize(("name", "moment", "number", "status"), [*FEW, *slow(*OTHERS)])
 def test_what_makes_a_file_stops_and_leaves_nothing(tmp_path, cases, whole, name, moment, number, status):
     """At every call that changes the disk, in a folder that is new, too: no file, no half of one, no empty folder. What
     is stopped after the last rename has made its file."""
@@ -216,8 +213,8 @@ def test_what_makes_a_file_stops_and_leaves_nothing(tmp_path, cases, whole, name
     assert n_stopped > expected.calls / 2
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), SLOW_SIGINT])
-@pytest.mark.parametrize("name", MAKING)
+@pytest.mark.parametrize(("number", "status"), SIGTERM)
+@pytest.mark.parametrize("name", ["prepare-generations", "prepare-logits", *slow("prepare-original", "create-student")])
 def test_what_was_there_is_there_when_its_replacement_is_stopped(tmp_path, cases, whole, name, number, status):
     """Between the two names of a folder, too."""
     out, n_stopped = tmp_path / "run" / "out", 0
@@ -254,11 +251,11 @@ STARTING = {  # what happens before the first update or the first text
     "reads data": (tables, "read_datasets"),
     "reads a tokenizer": (loading, "find_model"),
     "reads weights": (loading, "model_class"),
-    "tokenizes": (Preprocessor, "encode_inputs"),
+    "tokenizes": (Preprocessor, "encode_in_chunks"),
 }
 
 
-@pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), SLOW_SIGINT])
+@pytest.mark.parametrize(("number", "status"), SIGTERM)
 @pytest.mark.parametrize("where", STARTING)
 @pytest.mark.parametrize("name", ["ft", "kd", "kd-with-logits", "gen-beam", "simulate"])
 def test_a_run_that_starts_stops_at_once(tmp_path, cases, whole, name, where, number, status):
@@ -276,12 +273,14 @@ def test_a_run_that_starts_stops_at_once(tmp_path, cases, whole, name, where, nu
     assert differences(whole(name).outcome, outcome(out)) == []
 
 
-@pytest.mark.parametrize("call", [1, 2, 3, 4])
+@pytest.mark.parametrize("call", [1, 4, *slow(2, 3)])
 def test_a_run_that_tokenizes_another_split_stops_at_once(tmp_path, cases, whole, call):
     """That of an evaluation, or the next epoch's, beside this one."""
     out = tmp_path / "run" / "out"
     out.parent.mkdir()
-    ended = run(cases["ft"], out, tmp_path / "log", before=caught(Preprocessor, "encode_inputs", signal.SIGTERM, call))
+    ended = run(
+        cases["ft"], out, tmp_path / "log", before=caught(Preprocessor, "encode_in_chunks", signal.SIGTERM, call)
+    )
     assert (ended.status, ended.errors) == (143, "")
     assert ended.seconds < 10
     assert run(cases["ft"], out, tmp_path / "log").status == 0
@@ -315,7 +314,7 @@ def test_the_end_does_not_wait_for_the_next_epoch_s_tokens():
 
 
 @pytest.mark.parametrize(
-    ("name", "number", "status"), [("prepare-original", signal.SIGINT, 130), ("ft", signal.SIGTERM, 143)]
+    ("name", "number", "status"), [("ft", signal.SIGTERM, 143), *slow(("prepare-original", signal.SIGINT, 130))]
 )
 def test_exit_statuses_of_real_processes(tmp_path, cases, name, number, status):
     """While libraries are imported, or right after."""
@@ -390,13 +389,10 @@ def check_states_are_whole(out: Path) -> None:
 @pytest.mark.parametrize(
     ("name", "free_kib"),
     [
-        ("ft", 0),
         ("ft", 48),
-        ("ft", 160),
-        ("kd", 230),
         ("gen-sampling", 4),
-        ("prepare-original", 8),
         ("prepare-logits", 16),
+        *slow(("ft", 0), ("ft", 160), ("kd", 230), ("prepare-original", 8)),
     ],
 )
 def test_a_full_disk(tmp_path, disk, cases, whole, name, free_kib):
@@ -411,7 +407,9 @@ def test_a_full_disk(tmp_path, disk, cases, whole, name, free_kib):
     assert differences(expected, outcome(out)) == []
 
 
-@pytest.mark.parametrize(("name", "limit"), [("ft", 2_000), ("ft", 4_000), ("ft", 40_000), ("gen-sampling", 600)])
+@pytest.mark.parametrize(
+    ("name", "limit"), [("ft", 4_000), ("gen-sampling", 600), *slow(("ft", 2_000), ("ft", 40_000))]
+)
 def test_files_that_may_not_grow(tmp_path, cases, whole, name, limit):
     """As a quota has it: what does not fit is refused in the middle of a file."""
     out = tmp_path / "run" / "out"
@@ -477,7 +475,7 @@ CUT = [
 ]
 
 
-@pytest.mark.parametrize("size", ["half", "gone"])
+@pytest.mark.parametrize("size", ["half", *slow("gone")])
 @pytest.mark.parametrize(("name", "pattern"), CUT)
 def test_a_cut_file_is_named(tmp_path, cases, whole, stopped, name, pattern, size):
     """Or, where the run does not need it, the results are those of an undisturbed run."""

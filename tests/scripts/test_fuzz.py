@@ -303,7 +303,7 @@ def test_every_target_has_its_test(targets):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_a_spoilt_file(targets, root, name):
-    check(targets, root, name, "fast", 4)
+    check(targets, root, name, "fast", 2)
 
 
 @pytest.mark.slow

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import slow
 from tiny_runs import ft_flags, gen_flags, kd_flags, names, places, read, result, rows, snapshot, tree
 
 import ft_main
@@ -103,11 +104,10 @@ def run_stopped(monkeypatch, main: Main, flags: list[str], check: int) -> bool:
 @pytest.mark.parametrize(
     ("script", "check"),
     [
-        ("ft", 0),  # before the first update
         ("ft", 4),  # while it evaluates
         ("kd", 16),
         ("gen", 0),
-        ("gen", 2),
+        *slow(("ft", 0), ("gen", 2)),  # before the first update, between two batches
     ],
 )
 def test_stopped_and_continued(monkeypatch, tmp_path, commands, whole, script, check):
@@ -118,7 +118,7 @@ def test_stopped_and_continued(monkeypatch, tmp_path, commands, whole, script, c
     assert result(tmp_path / "out") == whole[script]
 
 
-@pytest.mark.parametrize(("script", "check"), [("ft", 4), ("kd", 16), ("gen", 2)])
+@pytest.mark.parametrize(("script", "check"), [("kd", 16), ("gen", 2), *slow(("ft", 4))])
 def test_a_dry_run_in_between_changes_nothing(monkeypatch, tmp_path, capsys, commands, whole, script, check):
     """Neither on the disk nor in what the continued run ends with."""
     flags = commands[script](tmp_path / "out")
@@ -136,7 +136,7 @@ def test_a_dry_run_in_between_changes_nothing(monkeypatch, tmp_path, capsys, com
     assert read(tmp_path / "out" / "run.json")["flags"]["dry_run"] is False
 
 
-@pytest.mark.parametrize(("script", "every"), [("ft", 11), ("kd", 13), ("gen", 1)])
+@pytest.mark.parametrize(("script", "every"), [("ft", 16), ("gen", 1), *slow(("kd", 13))])
 def test_stopped_again_and_again(monkeypatch, tmp_path, commands, whole, script, every):
     flags = commands[script](tmp_path / "out")
     stops = 0
@@ -150,7 +150,7 @@ def test_stopped_again_and_again(monkeypatch, tmp_path, commands, whole, script,
 def test_stopped_in_the_closing_fine_tuning(monkeypatch, tmp_path, commands, whole):
     """The points above are counted: here one is known to lie in the second phase."""
     flags = commands["kd"](tmp_path / "out")
-    assert run_stopped(monkeypatch, kd_main.main, flags, 60)
+    assert run_stopped(monkeypatch, kd_main.main, flags, 95)
     (state,) = (tmp_path / "out" / "state").iterdir()
     assert read(state / "run_state.json")["run"]["phase"] == 1
     assert any(name.endswith("__last") for name in names(tmp_path / "out"))
@@ -177,7 +177,7 @@ def test_a_state_of_an_earlier_version_is_continued(monkeypatch, tmp_path, comma
     assert result(tmp_path / "out") == whole["ft"]
 
 
-@pytest.mark.parametrize("which", ["state", "best"])
+@pytest.mark.parametrize("which", ["best", *slow("state")])
 def test_continued_from_a_checkpoint_of_its_own(monkeypatch, tmp_path, commands, whole, which):
     """What came after the checkpoint is dropped and comes again; and so it does when that is killed and continued
     without the flag."""
@@ -321,7 +321,11 @@ def anything(_path: Path) -> bool:
 
 @pytest.mark.parametrize(
     ("script", "number"),
-    [("ft", 70), ("ft", 202), ("kd", 150), ("kd", 330), ("gen", 3), ("gen", 11)],
+    [
+        ("ft", 70),
+        ("gen", 11),
+        *slow(("ft", 202), ("kd", 150), ("kd", 330), ("gen", 3)),
+    ],
 )
 def test_killed_and_continued(tmp_path, commands, whole, script, number):
     flags, out = commands[script](tmp_path / "out"), tmp_path / "out"
@@ -350,12 +354,14 @@ def test_killed_anywhere(tmp_path, commands, whole, script):
     ("script", "what", "number"),
     [
         ("ft", "eval_scores.csv", 1),  # rows of an evaluation whose state was not saved
-        ("ft", "eval_generations.jsonl", 2),
-        ("ft", "train_losses.csv", 0),  # before any state: begins anew
-        ("ft", "model", 0),
-        ("ft", "run.json", 1),  # all is there, but not said to be finished
         ("kd", "eval_generations.json", 0),
         ("gen", "run.json", 1),
+        *slow(
+            ("ft", "eval_generations.jsonl", 2),
+            ("ft", "train_losses.csv", 0),  # before any state: begins anew
+            ("ft", "model", 0),
+            ("ft", "run.json", 1),  # all is there, but not said to be finished
+        ),
     ],
 )
 def test_killed_at_a_file(tmp_path, commands, whole, script, what, number):
@@ -370,7 +376,7 @@ def test_killed_at_a_file(tmp_path, commands, whole, script, what, number):
     assert result(out) == whole[script]
 
 
-@pytest.mark.parametrize("number", [1, 5, *(pytest.param(number, marks=pytest.mark.slow) for number in (0, 3))])
+@pytest.mark.parametrize("number", [1, *slow(0, 3, 5)])
 def test_killed_while_a_finished_run_is_tidied(tmp_path, commands, number):
     """The same command finishes the tidying: bare state dicts, nothing else but what the dead process held."""
     flags = commands["ft"](tmp_path / "out", keep_checkpoint_after_test=False)
@@ -533,6 +539,7 @@ def wait_for(condition: Callable[[], bool], process: subprocess.Popen) -> None:
     raise AssertionError("nothing happened within a minute")
 
 
+@pytest.mark.slow  # test_faults.py has the same of its runs
 def test_exit_statuses_of_a_process(tmp_path, commands):
     """SIGTERM: 143, a state is there. The same command continues; Ctrl-C: 130. Nothing is printed as an error."""
     flags, out = commands["ft"](tmp_path / "out", epochs=10_000), tmp_path / "out"

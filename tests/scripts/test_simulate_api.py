@@ -14,7 +14,9 @@ from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, PreTrained
 
 import gen_main
 import simulate_api_main
+from src import simulate_api
 from src.api.simulated import GeneratedCompletion, chat_choice, token_string
+from src.config.errors import UserError
 from src.config.signals import Interrupted, StopRequests
 from src.decoding.generator import TargetGenerator
 from src.models.folders import write_model_folder
@@ -420,3 +422,15 @@ def test_tokens_that_the_tokenizer_has_not_are_left_out_but_keep_their_mass(tiny
     torch.testing.assert_close(logprobs, logs.gather(1, ids))
     expected = logs.index_fill(1, torch.tensor([likely]), -torch.inf).topk(K).values
     torch.testing.assert_close(logprobs[:, :K], expected)
+
+
+def test_log_probabilities_that_are_no_numbers_are_refused(tiny_models, tiny_dataset_path, tmp_path, monkeypatch):
+    model, computed = tiny_models["gpt2"]["teacher"], simulate_api.top_logprobs
+
+    def overflow(*args):
+        ids, logprobs = computed(*args)
+        return ids, logprobs * float("nan")
+
+    monkeypatch.setattr(simulate_api, "top_logprobs", overflow)
+    with pytest.raises(UserError, match=f"^{model}: its log-probabilities are NaN; try --mixed_precision no"):
+        simulate_api_main.main(gen_flags(model, tiny_dataset_path, tmp_path / "out"))

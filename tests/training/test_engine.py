@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from conftest import slow
 from tiny_runs import TINY, argv, ft_flags, kd_flags, names, places, read, result, rows, weights
 from torch.optim.optimizer import register_optimizer_step_pre_hook
 
@@ -25,6 +26,7 @@ from src.tokens.batch import collate
 from src.tokens.order import chunks, epoch_order
 from src.tokens.preprocessing import Preprocessor
 from src.tokens.tokenized import TokenizedDatasets, TokenizedSplit
+from src.training import rhythm
 from src.training import update as one_update
 from src.training.update import Updater
 
@@ -77,14 +79,13 @@ def updates():
 def seen_rows(monkeypatch) -> list[tuple[str, tuple[int, ...]]]:
     """(split, rows) of every micro-batch that was trained on."""
     seen = []
-    collate = Updater._micro_batches
+    learn = Updater._learn
 
-    def noted(self, split, rows):
-        batches = collate(self, split, rows)
-        seen.extend((split.name, batch.rows) for batch in batches)
-        return batches
+    def noted(self, phase, entry, batch, *args, **kwargs):
+        seen.append((rhythm.rotated(phase.splits, self.state.epoch - self.state.phase_start), batch.rows))
+        return learn(self, phase, entry, batch, *args, **kwargs)
 
-    monkeypatch.setattr(Updater, "_micro_batches", noted)
+    monkeypatch.setattr(Updater, "_learn", noted)
     return seen
 
 
@@ -145,7 +146,12 @@ def train_accumulated(tiny_models, data: Path, out: Path, objective: str, micro:
 
 
 @pytest.mark.parametrize(
-    "objective", ["t5 nll", "gpt2 nll", "t5 logits", "gpt2 logits", "t5 hidden", "gpt2 attention_relation"]
+    "objective",
+    [
+        "t5 logits",
+        "gpt2 attention_relation",
+        *slow("t5 nll", "t5 hidden", "gpt2 nll", "gpt2 logits"),
+    ],
 )
 def test_accumulation_changes_nothing(tiny_models, tmp_path, updates, objective):
     """8 × 1, 4 × 2 and 1 × 8 rows are one update: equal gradients, weights and losses, also of a short last window."""
@@ -284,12 +290,10 @@ def test_an_update_s_rows_have_nothing_to_do_with_their_lengths(model, tmp_path,
 @pytest.mark.parametrize(
     ("family", "loss"),
     [
-        ("t5", "logits"),
         ("t5", "attention_relation"),
         ("gpt2", "forward"),
-        ("gpt2", "hidden"),
-        *(pytest.param("t5", loss, marks=pytest.mark.slow) for loss in ("forward", "hidden")),
-        *(pytest.param("gpt2", loss, marks=pytest.mark.slow) for loss in ("logits", "attention_relation")),
+        *slow(("t5", "logits"), ("t5", "forward"), ("t5", "hidden")),
+        *slow(("gpt2", "logits"), ("gpt2", "attention_relation"), ("gpt2", "hidden")),
     ],
 )
 def test_an_update_is_the_same_whatever_is_computed_at_once(tiny_models, tmp_path, updates, monkeypatch, family, loss):
@@ -769,11 +773,13 @@ def learned(out: Path) -> list[str]:
     ("schedule", "scores", "expected"),
     [  # three epochs of two evaluations each
         ({"change_every_n_epochs": 1, "keep_last": False}, (1, 2, 3, 4, 5, 6), "001100"),
-        ({"change_every_n_epochs": 2}, (1, 2, 3, 4, 5, 6), "000011"),
-        ({"change_every_n_evaluation_steps": 1, "keep_last": False}, (1, 2, 3, 4, 5, 6), "010101"),
         ({"change_every_n_evaluation_steps": 3}, (1, 2, 3, 4, 5, 6), "000111"),
-        ({"change_no_improvements_for": 2}, (1, 1, 2, 2, 2, 3), "000001"),
         ({"change_no_improvements_for": 1, "keep_last": False}, (3, 2, 1, 4, 4, 5), "001001"),
+        *slow(
+            ({"change_every_n_epochs": 2}, (1, 2, 3, 4, 5, 6), "000011"),
+            ({"change_every_n_evaluation_steps": 1, "keep_last": False}, (1, 2, 3, 4, 5, 6), "010101"),
+            ({"change_no_improvements_for": 2}, (1, 1, 2, 2, 2, 3), "000001"),
+        ),
     ],
 )
 def test_the_loss_changes_on_schedule(dropout_models, tmp_path, scripted, schedule, scores, expected):
@@ -872,7 +878,7 @@ def labels_learnt(monkeypatch) -> list[tuple[tuple[int, ...], torch.Tensor]]:
     return seen
 
 
-@pytest.mark.parametrize("family", ["t5", "gpt2"])
+@pytest.mark.parametrize("family", ["gpt2", *slow("t5")])
 @pytest.mark.parametrize("share", [0.0, 0.3, 1.0])
 def test_the_student_writes_its_share_of_the_labels(dropout_models, tmp_path, labels_learnt, family, share):
     data = write(tmp_path / "d.json", train=24)

@@ -5,21 +5,21 @@ suite's training.
 """
 
 import json
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
-from conftest import tiny_sentences
-from textbook import Pair, Textbook, padded
+from conftest import slow, tiny_sentences
+from textbook import Pair, Textbook
 from tiny_runs import ft_flags, kd_flags, rows, weights
 
 import ft_main
 import kd_main
-from src.config.constants import IGNORE_INDEX
 from src.data.schema import Datasets
-from src.distillation.student_targets import student_writes
 from src.models import forward
-from src.training import setup
+from src.training import setup, update
 from src.training.engine import Trainer
 from src.training.update import Updater
 
@@ -47,21 +47,22 @@ class Recorded:
 
     updates: list[list[Pair]] = field(default_factory=list)
     datasets: Datasets = field(default_factory=dict)
+    preprocessor: Any = None
 
 
 @pytest.fixture
 def recorded(monkeypatch) -> Recorded:
     """What the suite trains on, in float64, where sums in another order differ by less than 1e-5 after 60 updates."""
-    seen, update, fit = Recorded(), Updater.update, Trainer.fit
+    seen, make_update, fit = Recorded(), Updater.update, Trainer.fit
 
     def fit_recorded(self):
-        seen.datasets = self.data.datasets
+        seen.datasets, seen.preprocessor = self.data.datasets, self.data.preprocessor
         fit(self)
 
     def record(self, phase, split, chosen):
         columns = seen.datasets[split.name]
         seen.updates.append([(columns["text"][row], columns["target"][row]) for row in chosen])
-        return update(self, phase, split, chosen)
+        return make_update(self, phase, split, chosen)
 
     monkeypatch.setattr(Trainer, "fit", fit_recorded)
     monkeypatch.setattr(Updater, "update", record)
@@ -101,7 +102,7 @@ def check_equal(out: Path, textbook: Textbook, *, n_updates: int) -> None:
     assert moved > 1e-2
 
 
-@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "gpt2"])
+@pytest.mark.parametrize("family", ["t5", *slow("gpt2")])
 def test_fine_tuning(tiny_models, tmp_path, recorded, monkeypatch, family):
     folder, data = tiny_models[family]["student"], write_data(tmp_path / "d.json")
     keep_last(monkeypatch)
@@ -115,9 +116,8 @@ def test_fine_tuning(tiny_models, tmp_path, recorded, monkeypatch, family):
 @pytest.mark.parametrize(
     ("family", "co_teaching"),
     [
-        ("t5", False),
         ("gpt2", True),
-        *(pytest.param(*case, marks=pytest.mark.slow) for case in (("t5", True), ("gpt2", False))),
+        *slow(("t5", True), ("t5", False), ("gpt2", False)),
     ],
 )
 def test_distillation(tiny_models, tmp_path, recorded, monkeypatch, family, co_teaching):
@@ -137,7 +137,7 @@ def test_distillation(tiny_models, tmp_path, recorded, monkeypatch, family, co_t
     check_equal(tmp_path / "out", textbook, n_updates=60)
 
 
-@pytest.mark.parametrize("family", [pytest.param("t5", marks=pytest.mark.slow), "gpt2"])
+@pytest.mark.parametrize("family", [*slow("t5"), "gpt2"])
 def test_distillation_and_closing_fine_tuning(tiny_models, tmp_path, recorded, monkeypatch, family):
     """One decay over the nominal epochs of both; the closing phase goes on from the best checkpoint: weights, moments
     and the schedule's place."""
@@ -181,15 +181,11 @@ def keep_last(monkeypatch) -> None:
 def give_student_texts(monkeypatch, recorded: Recorded) -> None:
     """In place of what a student samples: "written", and the first words of the row's text."""
 
-    def with_student_targets(updater, entry, batch, offset):
-        step = updater.state.steps_done + offset
-        place = {"seed": updater.config.seed, "epoch": updater.state.epoch, "step": step}
-        if not student_writes(entry.generate_labels_weight, **place):
-            return batch
+    def student_targets(_model, batch, _entry, _max_labels_length):
         texts = [recorded.datasets["train"]["text"][row] for row in batch.rows]
         written = {text: "written " + " ".join(text.split()[:3]) for text in texts}
         recorded.updates[-1] = [(text, written.get(text, target)) for text, target in recorded.updates[-1]]
-        labels = updater.preprocessor.encode_labels(list(map(written.get, texts))).tokens
-        return replace(batch, labels=padded([labels[i].tolist() for i in range(len(texts))], IGNORE_INDEX))
+        labels = recorded.preprocessor.encode_labels(list(map(written.get, texts))).tokens
+        return {row: np.array(labels[i]) for i, row in enumerate(batch.rows)}
 
-    monkeypatch.setattr(Updater, "_with_student_targets", with_student_targets)
+    monkeypatch.setattr(update, "student_targets", student_targets)

@@ -36,14 +36,15 @@ def flag(
     maximum: float | None = None,
     above: float | None = None,
     positional: bool = False,
+    none: str = "None",
 ) -> Any:
     """A dataclass field for a flag: its default (or REQUIRED), its sentence and heading in --help, its allowed values.
 
     minimum and maximum are inclusive, `above` is exclusive. positional: the command line has the values (of a list)
-    without the name, each a word as it is.
+    without the name, each a word as it is. none: the word for None, if the type allows it.
     """
     limits = {"choices": choices, "minimum": minimum, "maximum": maximum, "above": above}
-    metadata = {"sentence": sentence, "group": group, "limits": limits, "positional": positional}
+    metadata = {"sentence": sentence, "group": group, "limits": limits, "positional": positional, "none": none}
     return field(default=default, metadata=metadata)
 
 
@@ -57,6 +58,7 @@ class Arguments:
     """Base class of every script's arguments, with the flags that all have. An instance checks its values."""
 
     script: ClassVar[str]
+    takes_several_processes: ClassVar[bool] = False
 
     seed: int = flag(
         42, "Seed of random choices; equal seeds and flags give equal results.", RUN, minimum=0, maximum=LARGEST_SEED

@@ -15,6 +15,11 @@ GENERATION_TYPE_HELP = (
 )
 
 
+def generated_file(dataset_path: str) -> str:
+    """The name of the file of pseudo-targets: a folder of Arrow files for a dataset that is one."""
+    return "generated_datasets.arrow" if dataset_path.rstrip("/").endswith(".arrow") else "generated_datasets.json"
+
+
 @dataclass(frozen=True, kw_only=True)
 class WritingArguments(SharedArguments):
     """Flags of the scripts that only generate text: gen_main.py and simulate_api_main.py."""
@@ -59,8 +64,8 @@ class GenerateArguments(WritingArguments):
     r"""Generate pseudo-targets for the inputs of a dataset with a model, usually the teacher.
 
     Reads   a dataset file and a model, or the answers of a server (--generation_engine server).
-    Writes  output_dir/generated_datasets.json, and with --top_logprobs api_completions.jsonl. A killed run continues
-            where it stopped.
+    Writes  output_dir/generated_datasets.json (.arrow for an Arrow dataset), and with --top_logprobs
+            api_completions.jsonl. A killed run continues where it stopped.
 
     Example:
       python gen_main.py --model_name t5-large --checkpoint_path outputs/shakespeare_7k/t5/ft_teacher/model \

@@ -33,7 +33,9 @@ class PrepareArguments(TokenizerArguments):
 
     script: ClassVar[str] = "prepare_datasets_main.py"
 
-    file_name: str = flag("dataset.json", "File to write; in mode logits NAME.arrow is a folder for large data.", FILES)
+    file_name: str = flag(
+        "dataset.json", "File to write; NAME.arrow is a folder of memory-mapped files, for large data.", FILES
+    )
     dataset_name: str | None = flag(
         None, 'Corpus. None means xsum, or with --dataset_path no corpus, as "".', FILES, choices=(*CORPORA, "")
     )
@@ -116,8 +118,6 @@ class PrepareArguments(TokenizerArguments):
             self._check_no_table("an API file" if mode == "logits" else f"the corpus '{self.corpus}'")
         if mode == "original" and self.unlabeled_size is not None and not self.unlabeled_split:
             raise UserError(f"--unlabeled_size {self.unlabeled_size} needs --unlabeled_split True")
-        if mode != "logits" and self.file_name.endswith(".arrow"):
-            raise UserError(f"--file_name {self.file_name}: a folder of Arrow files needs --logits_dataset_path")
         if mode == "logits" and not (self.use_unlabeled or self.use_labeled):
             raise UserError("--use_unlabeled and --use_labeled are both False: nothing to train on")
         if mode == "generations" and not (self.use_unlabeled or self.use_labeled or self.use_original):

@@ -1,8 +1,9 @@
 """Flags of the scripts that train or generate text, and of those that train."""
 
 from dataclasses import dataclass
+from typing import ClassVar
 
-from src.config.constants import BLEU_TOKENIZERS, LOWER_IS_BETTER, METRICS, NO_TRACKER, SCHEDULES, TRACKERS
+from src.config.constants import BLEU_TOKENIZERS, LOWER_IS_BETTER, METRICS, NO_TRACKER, OPTIMIZERS, SCHEDULES, TRACKERS
 from src.config.errors import UserError
 from src.config.flags.base import DATA, DECODING, EVALUATION, FILES, REQUIRED, RUN, TRAINING, TokenizerArguments, flag
 
@@ -18,6 +19,8 @@ SYSTEM_PROMPT_HELP = "System message for --chat_template, for inputs without one
 @dataclass(frozen=True, kw_only=True)
 class SharedArguments(TokenizerArguments):
     """Flags of every script that trains or generates text with a model."""
+
+    takes_several_processes: ClassVar[bool] = True
 
     dataset_path: str = flag(
         REQUIRED,
@@ -86,8 +89,19 @@ class TrainingArguments(SharedArguments):
         "experiments that compare hidden states or attention.",
         RUN,
     )
-    max_gpu_batch_size: int = flag(
-        8, "Rows in a micro-batch on a device; --batch_size must be a multiple of it, or smaller.", TRAINING, minimum=1
+    gradient_checkpointing: bool = flag(
+        False,
+        "Keep only the inputs of the student's layers for the backward pass and compute the rest again: less memory, "
+        "slower steps, the same gradients.",
+        RUN,
+    )
+    max_gpu_batch_size: int | None = flag(
+        8,
+        "Rows in a micro-batch on each device; --batch_size must be a multiple of it, or smaller. auto starts with all "
+        "rows of an update and halves their number when memory runs out; a step is then an update.",
+        TRAINING,
+        minimum=1,
+        none="auto",
     )
     learning_rate: float = flag(
         1e-5,
@@ -113,8 +127,15 @@ class TrainingArguments(SharedArguments):
         minimum=0,
         maximum=0.9,
     )
-    optimizer_eps: float = flag(1e-8, "Epsilon of the AdamW optimizer.", TRAINING, above=0)
-    weight_decay: float = flag(1e-5, "Weight decay of the AdamW optimizer.", TRAINING, minimum=0)
+    optimizer: str = flag(
+        "adamw",
+        "Optimizer. Its states take 8 bytes per weight with adamw, 2 with adamw_8bit (bitsandbytes, on a GPU), and "
+        "almost none with adafactor.",
+        TRAINING,
+        choices=OPTIMIZERS,
+    )
+    optimizer_eps: float = flag(1e-8, "Epsilon of AdamW.", TRAINING, above=0)
+    weight_decay: float = flag(1e-5, "Weight decay of the optimizer.", TRAINING, minimum=0)
     clip_grad_norm: float | None = flag(None, "Maximum gradient norm. None means no clipping.", TRAINING, above=0)
     several_references: str = flag(
         "all", "Of a list of references, train on all (one row each) or the first.", DATA, choices=("all", "first")
@@ -194,7 +215,7 @@ class TrainingArguments(SharedArguments):
     @property
     def micro_batch_size(self) -> int:
         """Rows in a micro-batch."""
-        return min(self.batch_size, self.max_gpu_batch_size)
+        return min(self.batch_size, self.max_gpu_batch_size or self.batch_size)
 
     @property
     def accumulation_steps(self) -> int:
@@ -203,7 +224,7 @@ class TrainingArguments(SharedArguments):
 
     def check(self) -> None:
         super().check()
-        if self.batch_size % self.micro_batch_size:
+        if self.max_gpu_batch_size is not None and self.batch_size % self.micro_batch_size:
             fits = max(size for size in range(1, self.max_gpu_batch_size) if self.batch_size % size == 0)
             raise UserError(
                 f"--batch_size {self.batch_size} is not a multiple of --max_gpu_batch_size {self.max_gpu_batch_size}; "

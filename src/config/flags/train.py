@@ -163,3 +163,6 @@ class DistillArguments(DistillStoredArguments):
     teacher_dtype: str = flag(
         "fp32", "Number format of the teacher's weights; bf16 halves their memory.", MODEL, choices=("fp32", "bf16")
     )
+    teacher_device: str | None = flag(
+        None, "Where the teacher computes, for example cuda:1 or cpu. None means where the student does.", MODEL
+    )
