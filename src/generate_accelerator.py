@@ -2,7 +2,9 @@
 
 from contextlib import nullcontext
 from pathlib import Path
+from typing import Any
 
+import msgspec
 import numpy as np
 
 from src.api.simulated import RESULTS, api_columns, response_line
@@ -33,6 +35,14 @@ from src.tokens.batch import Batch
 LOGPROBS = RESULTS["jsonl"]
 
 
+class _SavedTarget(msgspec.Struct, array_like=True):
+    """A target in the progress file. logprobs: a server's, with --top_logprobs."""
+
+    text: str
+    finish_reason: str | None
+    logprobs: Any = None
+
+
 def generate(config: GenerateArguments, datasets: Datasets) -> Path:
     """Generate K = `config.num_return_sequences` targets for every row; returns the path of the file.
 
@@ -59,7 +69,7 @@ def _prepare(config: GenerateArguments, run: RunFolder, datasets: Datasets) -> D
             raise UserError("--generation_engine server: start one process; the server does the work")
         server = load_server_engine(config, decoding, datasets)
         _check_same_model(run, server)
-        return DurableGeneration(config, run, datasets, k_of, server, server.write)
+        return DurableGeneration(config, run, datasets, k_of, server, server.write, list[_SavedTarget])
     generator = load_generator(config, decoding, datasets)
     engine = _engine(config, generator)
 
@@ -68,7 +78,7 @@ def _prepare(config: GenerateArguments, run: RunFolder, datasets: Datasets) -> D
         reasons = finish_reasons(tokens, generator.model.generation_config, decoding.max_new_tokens)
         return list(zip(to_texts(generator.tokenizer, tokens), reasons, strict=True))
 
-    return DurableGeneration(config, run, datasets, k_of, generator, generate_batch)
+    return DurableGeneration(config, run, datasets, k_of, generator, generate_batch, list[str | _SavedTarget])
 
 
 def _write(config: GenerateArguments, generation: DurableGeneration, path: Path) -> str:

@@ -6,6 +6,7 @@ Shapes: N tokens written in a batch of completions, K most likely tokens, T toke
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -37,6 +38,14 @@ from src.storage.atomic import atomic_write
 from src.tokens.batch import Batch, pad_sequences
 from src.tokens.order import chunks
 from src.tokens.token_bytes import TokenBytes
+
+
+class _SavedCompletion(msgspec.Struct):
+    """A `GeneratedCompletion` in the progress file."""
+
+    tokens: list[list[int]]
+    logprobs: list[list[float]]
+    ended: bool
 
 
 def simulate(config: SimulateApiArguments, datasets: Datasets) -> Path:
@@ -101,7 +110,7 @@ def _prepare(config: SimulateApiArguments, run: RunFolder, datasets: Datasets) -
     k_of = {  # completions are wanted where inputs are trained on
         split: config.n_completions if split == UNLABELED or is_training_split(split) else 1 for split in datasets
     }
-    return DurableGeneration(config, run, datasets, k_of, generator, generate_batch)
+    return DurableGeneration(config, run, datasets, k_of, generator, generate_batch, list[_SavedCompletion])
 
 
 def _with_labels(batch: Batch, sources: list[int], written: list[list[int]]) -> Batch:

@@ -3,10 +3,12 @@
 from collections import deque
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+import msgspec
 import numpy as np
 import torch
+from msgspec import Meta
 
 from src.config.console import progress_bar, say
 from src.config.constants import TEXT
@@ -32,6 +34,15 @@ GenerateBatch = Callable[[Batch, int], list | Started]
 _Key = tuple[str, int]  # split and number of a batch
 
 
+class _Line(msgspec.Struct):
+    """A line of the progress file: a batch, and the results of its rows."""
+
+    split: str
+    batch: int
+    rows: Annotated[list[int], Meta(min_length=1)]
+    targets: list[Any]
+
+
 class _Piece(NamedTuple):
     """A batch by its split and number; results: of its rows, there or to come; is_saved: an interrupted run did."""
 
@@ -47,6 +58,7 @@ class DurableGeneration:
     """K results for every row of some splits, ready to be generated; each finished batch is saved as a line of JSON.
 
     datasets: the chosen splits. k_of: K by split. generate_batch: what makes the results, with the generator's model.
+    results_type: of a batch's results in the progress file, which msgspec checks.
     """
 
     config: WritingArguments
@@ -55,6 +67,7 @@ class DurableGeneration:
     k_of: Mapping[str, int]
     generator: TargetGenerator | ServerEngine
     generate_batch: GenerateBatch
+    results_type: Any
 
     @property
     def n_targets(self) -> int:
@@ -83,11 +96,13 @@ class DurableGeneration:
 
     def _is_complete(self, line: Any) -> bool:
         try:
-            split, _, rows, targets = (line[name] for name in ("split", "batch", "rows", "targets"))
-            numbers = range(len(self.datasets[split][TEXT]))
-            return bool(rows) and all(row in numbers for row in rows) and len(targets) == self.k_of[split] * len(rows)
-        except (KeyError, TypeError):
+            done = msgspec.convert(line, _Line)
+            targets = msgspec.convert(done.targets, self.results_type)
+        except msgspec.ValidationError:
             return False
+        if done.split not in self.datasets or len(targets) != self.k_of[done.split] * len(done.rows):
+            return False
+        return all(0 <= row < len(self.datasets[done.split][TEXT]) for row in done.rows)
 
     def results(self) -> Iterator[tuple[str, int, list]]:
         """Begin the run; then yield (split, row, its K results), every row once, in the order of the batches.

@@ -93,9 +93,8 @@ def read_description(folder: Path) -> RunDescription | None:
     try:
         return msgspec.convert(read_json(folder / RUN), RunDescription)
     except msgspec.ValidationError as error:
-        raise UserError(
-            f"{folder / RUN}: not a description of a run: {error}; take another --output_dir or --overwrite True"
-        ) from None
+        reason = f"not a description of a run: {str(error):.200}"
+        raise UserError(f"{folder / RUN}: {reason}; take another --output_dir or --overwrite True") from None
 
 
 def description_bytes(folder: Path) -> bytes | None:

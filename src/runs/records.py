@@ -1,14 +1,16 @@
 """Scores, losses and predictions in a run's folder: cut back to a saved state, and read again by a report."""
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from src.config.errors import UserError
+import msgspec
+
+from src.config.errors import UserError, one_line
 from src.data.references import Target
 from src.runs.description import RunDescription, read_description
 from src.storage.atomic import atomic_write
@@ -19,6 +21,13 @@ MODEL_FOLDER = "model"  # the portable model
 FINAL_TEST = "test__epoch-1__step-1"  # the key of the final test's predictions
 PREDICTIONS, PREDICTION_LINES = "eval_generations.json", "eval_generations.jsonl"  # of a finished run, while it runs
 TEXT_COLUMNS, COUNT_COLUMNS = ("split", "learned"), ("phase", "epoch", "step")  # all others are numbers
+
+
+class _PredictionLine(msgspec.Struct):
+    split: str
+    epoch: int
+    step: int
+    predictions: list[str]
 
 
 def append_predictions(folder: Path, split: str, epoch: int, step: int, predictions: Sequence[str]) -> None:
@@ -40,15 +49,30 @@ def write_predictions(
     write_json(folder / PREDICTIONS, written, indent=1)
 
 
-def check_records(folder: Path, n_evaluations: int, n_losses: int) -> None:
-    """Raise UserError if rows that a saved state counts are missing. Writes nothing."""
+def check_records(folder: Path, n_evaluations: int, n_losses: int, splits: Container[str]) -> None:
+    """Raise UserError if rows that a saved state counts are missing or damaged. Writes nothing.
+
+    splits: those of the run's data, of which predictions may be.
+    """
+    predictions = read_json_lines(folder / PREDICTION_LINES, repair=False)
     for path, expected in _counted_lines(folder, n_evaluations, n_losses).items():
-        is_json = path.name == PREDICTION_LINES
-        found = len(read_json_lines(path, repair=False)) if is_json else complete_lines(path)
+        found = len(predictions) if path.name == PREDICTION_LINES else complete_lines(path)
         if found < expected:
             raise UserError(
                 f"{path}: {found} complete lines are left of the {expected} that were there when the run's state was "
                 "saved; put the file back, or start anew with --overwrite True"
+            )
+    read_rows(folder / SCORES, n_evaluations + 1)
+    read_rows(folder / LOSSES, n_losses + 1)
+    for number, line in enumerate(predictions[:n_evaluations], start=1):
+        try:
+            is_known = msgspec.convert(line, _PredictionLine).split in splits
+        except msgspec.ValidationError:
+            is_known = False
+        if not is_known:
+            raise UserError(
+                f"{folder / PREDICTION_LINES}: line {number}: does not hold predictions of this run; put the file "
+                "back, or start anew with --overwrite True"
             )
 
 
@@ -64,8 +88,8 @@ def truncate_records(folder: Path, n_evaluations: int, n_losses: int) -> None:
     """Drop rows written after the state that a run continues from: they will come again."""
     for path, count in _counted_lines(folder, n_evaluations, n_losses).items():
         if path.is_file():
-            with path.open(encoding="utf-8", newline="\n") as lines, atomic_write(path) as file:
-                file.writelines(islice(lines, count))
+            with path.open("rb") as lines, atomic_write(path) as file:
+                file.writelines(line.decode("utf-8") for line in islice(lines, count))
 
 
 def _counted_lines(folder: Path, n_evaluations: int, n_losses: int) -> dict[Path, int]:
@@ -108,15 +132,22 @@ def read_run(folder: str | Path, *, only_final: bool = False) -> RunRecords:
     return RunRecords(description, read_rows(folder / SCORES), read_rows(folder / LOSSES), predictions)
 
 
-def read_rows(path: Path) -> list[dict[str, Any]]:
-    """The rows of a CSV file of a run; none if it is missing."""
+def read_rows(path: Path, n_lines: int | None = None) -> list[dict[str, Any]]:
+    """The rows of a CSV file of a run, or those of its first `n_lines` lines; none if it is missing.
+
+    A last line without a newline, which a killed run leaves, is no row. Raises UserError for a file that is damaged.
+    """
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        lines = csv.DictReader(file)
-        return [
-            {name: _value(name, text, f"{path}: line {lines.line_num}") for name, text in row.items()} for row in lines
-        ]
+    with path.open("rb") as file:
+        lines = csv.DictReader(line.decode("utf-8") for line in islice(file, n_lines) if line.endswith(b"\n"))
+        try:
+            return [
+                {name: _value(name, text, f"{path}: line {lines.line_num}") for name, text in row.items()}
+                for row in lines
+            ]
+        except (UnicodeDecodeError, csv.Error) as error:
+            raise UserError(f"{path}: cannot be read: {one_line(error)}") from None
 
 
 def _value(column: str, text: str, place: str) -> str | int | float | None:

@@ -26,7 +26,7 @@ def resume(trainer: Trainer, folder: Path) -> None:
     if trainer.run.holds(folder):
         if state.best is not None and not (trainer.run.path / state.best.folder).is_dir():
             raise UserError(f"{folder}: {state.best.folder}, the best checkpoint so far, is missing")
-        check_records(trainer.run.path, state.n_rows, state.n_losses)
+        check_records(trainer.run.path, state.n_rows, state.n_losses, trainer.data.datasets)
     else:
         state.n_rows, state.n_losses = 0, 0
 

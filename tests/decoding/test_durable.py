@@ -66,6 +66,9 @@ def test_lines_of_earlier_versions_continue(interrupted, capsys):
         {"rows": [], "targets": []},
         {"split": "train_9"},
         {"split": ["train_0"]},
+        {"batch": {"1": 1}},
+        {"targets": [["a", "stop"]] * 7 + [["a", 1]]},
+        {"targets": [["a", "stop"]] * 7 + [False]},
         None,
     ],
 )

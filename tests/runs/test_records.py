@@ -95,7 +95,7 @@ def test_rows_that_the_state_counts_on_are_gone(run, text):
     if text is not None:
         (run.path / "train_losses.csv").write_text(text)
     with pytest.raises(UserError, match=r"train_losses.csv: \d complete lines are left of the 3"):
-        check_records(run.path, 0, 2)
+        check_records(run.path, 0, 2, ())
     assert text is None or (run.path / "train_losses.csv").read_text() == text
 
 
@@ -114,7 +114,7 @@ def test_predictions(run):
     truncate_records(run.path, 2, 0)
     with pytest.raises(UserError, match=r"eval_generations.jsonl: 2 complete lines are left of the 3"):
         run.log("eval_scores.csv", ("split", "epoch", "step"), {"split": "dev"})
-        check_records(run.path, 3, 0)
+        check_records(run.path, 3, 0, ("dev", "test"))
     append_predictions(run.path, "test", -1, -1, ["e"])
     while_it_runs = read_run(run.path).predictions
     write_predictions(run.path, {"dev": ["A", "B"], "test": ["C"], "unlabeled": []})
@@ -153,7 +153,39 @@ def test_dropping_predictions_is_all_or_nothing(run, monkeypatch):
     assert (run.path / "eval_generations.jsonl").read_bytes() == before
 
 
+@pytest.mark.parametrize(
+    ("name", "line", "said"),
+    [
+        ("eval_scores.csv", b"dev,1,3,0.1x", "line 3, column 'nll': '0.1x' is not a number"),
+        ("train_losses.csv", b"0,\xb2", "cannot be read: 'utf-8' codec can't decode byte 0xb2"),
+        ("eval_generations.jsonl", b'{"split": {}, "epoch": 1, "step": 3, "predictions": []}', "line 2: does not hold"),
+        ("eval_generations.jsonl", b'{"epoch": 1, "step": 3, "predictions": []}', "line 2: does not hold"),
+        ("eval_generations.jsonl", b'{"split": "dew", "epoch": 1, "step": 3, "predictions": []}', "line 2: does not"),
+    ],
+)
+def test_damaged_rows_of_the_state_are_refused(run, name, line, said):
+    """They would stop the run at its end, when the files are read. Rows after the state are dropped unread."""
+    for epoch in (0, 1):
+        run.log("eval_scores.csv", ("split", "epoch", "step", "nll"), {"split": "dev", "epoch": epoch, "nll": 0.1})
+        run.log("train_losses.csv", ("phase", "loss"), {"phase": 0, "loss": 0.5})
+        append_predictions(run.path, "dev", epoch, 3, ["a"])
+    check_records(run.path, 2, 2, ("dev",))
+    lines = (run.path / name).read_bytes().splitlines(keepends=True)
+    (run.path / name).write_bytes(b"".join([*lines[:-1], line + b"\n"]))
+    check_records(run.path, 1, 1, ("dev",))
+    with pytest.raises(UserError) as raised:
+        check_records(run.path, 2, 2, ("dev",))
+    assert f"{run.path / name}: {said}" in str(raised.value)
+    truncate_records(run.path, 1, 1)
+    assert (run.path / name).read_bytes() == b"".join(lines[:-1])
+
+
 # -------------------------------------------------------------------------------------------------------------- reading
+
+
+def test_a_row_that_a_kill_cut_off_is_not_read(run):
+    (run.path / "train_losses.csv").write_text("phase,loss\n0,0.5\n0,1e-")
+    assert read_run(run.path).losses == [{"phase": 0, "loss": 0.5}]
 
 
 def test_a_run_is_read_from_its_folder(run):

@@ -262,7 +262,8 @@ def try_target(target: Target, root: Path, rng: random.Random, n_trials: int, wh
         before = snapshot(out.parent)
         ended = run(target.case, out, root / "log", before=limit_memory)
         wrong, note = judge(ended, file, root), ""
-        is_known_early = "computes NaN" not in ended.errors  # what weights compute is known when they do
+        # What weights compute is known when they do.
+        is_known_early = not any(word in ended.errors for word in ("computes NaN", "error: non-finite "))
         if wrong is None and ended.status == 2 and is_known_early and snapshot(out.parent) != before:
             wrong = f"{differences(before, snapshot(out.parent))[:3]} after: {ended.errors:.200}"
         if ended.status == 0 and whole is not None:
