@@ -166,7 +166,7 @@ class Scorer:
         preprocessor = Preprocessor(load_tokenizer(str(data / "t5-student")), True, 64, 64, "bart")
         self.datasets = TokenizedDatasets(datasets, preprocessor)
         decoding = decoding_of("beam_search", num_beams=num_beams, targets_per_input=1, max_new_tokens=64)
-        self.evaluator = Evaluator(preprocessor, decoding, ("sacrebleu",), 100, torch.device("cpu"))
+        self.evaluator = Evaluator(preprocessor, decoding, ("sacrebleu",), 100)
         self.name = f"scores{'' if test is None else '_' + test.stem}{'' if num_beams == 1 else f'_{num_beams}_beams'}"
 
     def scores(self, model: Path, weights: Path | None, kept: Path) -> list[float]:

@@ -50,7 +50,6 @@ class Evaluator:
     decoding: Decoding
     metrics: tuple[str, ...]
     batch_size: int
-    device: torch.device
     stop: StopRequests = field(default_factory=StopRequests)
     options: Options = field(default_factory=dict)
 
@@ -120,7 +119,7 @@ class Evaluator:
 
     def write(self, model: PreTrainedModel, split: TokenizedSplit, rows: np.ndarray) -> list[str]:
         """Generate a text for each of these rows, in one batch; does not set the model's train/eval mode."""
-        batch = collate(self.preprocessor, split, rows).to(self.device)
+        batch = collate(self.preprocessor, split, rows).to(model.device)
         return to_texts(self.preprocessor.tokenizer, write_tokens(model, batch, self.decoding))
 
     @torch.no_grad()
@@ -148,7 +147,7 @@ class Evaluator:
     @torch.no_grad()
     def token_losses(self, model: PreTrainedModel, split: TokenizedSplit, rows: np.ndarray) -> Iterator[Tensor]:
         """Negative log-likelihoods in nats (N,) of the target tokens of these rows, in several parts."""
-        batch = collate(self.preprocessor, split, rows).to(self.device)
+        batch = collate(self.preprocessor, split, rows).to(model.device)
         labels = target_labels(batch)
         logits = teacher_forced(model, batch).logits.cast()
         for part in logits.chunks():

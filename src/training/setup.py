@@ -182,7 +182,7 @@ def prepare_training(student: Student, phases: Sequence[Phase]) -> Trainer:
         "beam_search", num_beams=config.num_beams, targets_per_input=1, max_new_tokens=config.max_labels_length
     )
     batch_size, options = config.micro_batch_size, config.metric_options
-    evaluator = Evaluator(preprocessor, decoding, student.metrics, batch_size, accelerator.device, stop, options)
+    evaluator = Evaluator(preprocessor, decoding, student.metrics, batch_size, stop, options)
     updates = _nominal_updates(config, student.data, student.splits, phases)
     rate = learning_rate_of(config, updates, from_checkpoint=_starts_from_weights(student.run))
     learner = _learner(student, hooks_inside=compares_layers)

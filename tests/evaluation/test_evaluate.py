@@ -3,7 +3,9 @@
 import copy
 import math
 import signal
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation)
@@ -11,6 +13,7 @@ from torch.nn import functional as F  # noqa: N812 (the field's own abbreviation
 from src.config.signals import Interrupted, StopRequests
 from src.decoding.generate import to_texts, write_tokens
 from src.decoding.settings import decoding_of
+from src.evaluation import evaluate
 from src.evaluation.evaluate import Evaluator
 from src.models.loading import load_model
 from src.tokens.batch import collate
@@ -54,7 +57,7 @@ def data(tiny_tokenizers) -> dict[str, TokenizedDatasets]:
 
 def evaluator(data: TokenizedDatasets, *, batch_size: int = 4, stop=None, metrics=METRICS) -> Evaluator:
     decoding = decoding_of("beam_search", num_beams=2, targets_per_input=1, max_new_tokens=6)
-    return Evaluator(data.preprocessor, decoding, metrics, batch_size, torch.device("cpu"), stop or StopRequests())
+    return Evaluator(data.preprocessor, decoding, metrics, batch_size, stop or StopRequests())
 
 
 def token_losses(model, data: TokenizedDatasets, split: TokenizedSplit) -> list[torch.Tensor]:
@@ -72,6 +75,20 @@ def token_losses(model, data: TokenizedDatasets, split: TokenizedSplit) -> list[
                 logits = model(input_ids=torch.cat([ids, labels], dim=1)).logits[0, ids.shape[1] - 1 : -1]
         losses.append(F.cross_entropy(logits, labels[0], reduction="none"))
     return losses
+
+
+def test_a_batch_goes_to_the_device_of_its_model(data, monkeypatch):
+    """With --teacher_device that is not the student's."""
+    devices = []
+
+    def write(_model, batch, _decoding):
+        devices.append(batch.input_ids.device.type)
+        return torch.zeros(len(batch.rows), 1, dtype=torch.long)
+
+    monkeypatch.setattr(evaluate, "write_tokens", write)
+    elsewhere = SimpleNamespace(device=torch.device("meta"))
+    evaluator(data["t5"]).write(elsewhere, data["t5"].split("dev"), np.arange(2))
+    assert devices == ["meta"]
 
 
 # ----------------------------------------------------------------------------------------------------------- likelihood
