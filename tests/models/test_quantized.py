@@ -200,9 +200,13 @@ def test_an_adapter_of_a_quantized_base_is_refused(tiny_models, tmp_path, monkey
 @pytest.mark.parametrize("bits", [4, 8])
 def test_bitsandbytes(tiny_models, tiny_tokenizers, tmp_path, tiny_dataset_path, bits):
     pytest.importorskip("bitsandbytes", reason="not in requirements-extras.txt")
-    from transformers import AutoModelForCausalLM, BitsAndBytesConfig
+    from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
-    source, folder = tiny_models["llama"]["teacher"], str(tmp_path / "q")
+    config = AutoConfig.from_pretrained(tiny_models["llama"]["teacher"])
+    # On some CPUs, bitsandbytes needs rows of whole blocks, which have 128 weights.
+    config.update({"hidden_size": 128, "intermediate_size": 256, "head_dim": 128 // config.num_attention_heads})
+    source, folder = str(tmp_path / "wide"), str(tmp_path / "q")
+    write_model_folder(source, AutoModelForCausalLM.from_config(config), tiny_tokenizers["llama"], "")
     how = BitsAndBytesConfig(**{f"load_in_{bits}bit": True})
     small = AutoModelForCausalLM.from_pretrained(source, quantization_config=how, dtype=torch.float32)
     write_model_folder(folder, small, tiny_tokenizers["llama"], "")

@@ -500,7 +500,8 @@ def test_nothing_is_written_anywhere(command, tmp_path):
     assert elsewhere_than_in(tmp_path / "tmp") == before
     assert names(tmp_path / "tmp") == set()  # Python itself tries out whether it can be written
     assert "run " in done.stdout
-    assert done.stderr == ""
+    lines = [line for line in done.stderr.splitlines() if "from kernels-community" not in line]  # bitsandbytes
+    assert lines == []
 
 
 def elsewhere_than_in(folder: Path) -> dict[str, tuple]:
