@@ -1,0 +1,71 @@
+"""Whole scripts on a fake accelerator: no tensor is left on another device."""
+
+import pytest
+from conftest import slow
+from fake_accelerator import NAME, run_on_fake_accelerator
+from tiny_runs import argv, ft_flags, gen_flags, kd_flags
+
+import ft_main
+import gen_main
+import kd_main
+import simulate_api_main
+from src.config.experiments.load import load_experiments
+from src.config.flags.base import REPOSITORY
+
+EXPERIMENTS = tuple(load_experiments(REPOSITORY / "arg_configs" / "kd_experiment_configs.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("family", "experiment", "teacher_device"),
+    [
+        ("t5", "logits_kd", "cpu"),
+        *slow(
+            ("t5", "attention_kd", None),
+            ("t5", "attention_kd", f"{NAME}:1"),
+            *((family, each, "cpu") for family in ("t5", "gpt2") for each in EXPERIMENTS),
+        ),
+    ],
+)
+def test_distillation(tiny_models, rotation_path, tmp_path, family, experiment, teacher_device):
+    flags = {"experiment_config_key": experiment, "teacher_device": teacher_device, "epochs": 1}
+    command = kd_flags(tiny_models[family], rotation_path, tmp_path / "out", **flags)
+    assert run_on_fake_accelerator(kd_main.main, command) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "flags",
+    [
+        {},
+        {"gradient_checkpointing": True},
+        {"optimizer": "adafactor"},
+        {"max_gpu_batch_size": "auto"},
+        {"label_smoothing": 0.1, "clip_grad_norm": 1.0},
+        {"lora_rank": 2},
+        {"num_beams": 3},
+        {"mixed_precision": "bf16"},
+        {"dry_run": True},
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("family", ["t5", "llama"])
+def test_fine_tuning(tiny_models, tiny_dataset_path, tmp_path, family, flags):
+    command = ft_flags(tiny_models[family]["student"], tiny_dataset_path, tmp_path / "out", **flags)
+    assert run_on_fake_accelerator(ft_main.main, command) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["sampling", "sampling_high", "beam_search", "diverse_beam_search"])
+@pytest.mark.parametrize("family", ["t5", "bart", "gpt2", "opt", "llama"])
+def test_generation(tiny_models, tiny_dataset_path, tmp_path, family, kind):
+    flags = {"generation_type": kind, "num_return_sequences": 2, "num_beams": 4}
+    command = gen_flags(tiny_models[family]["teacher"], tiny_dataset_path, tmp_path / "out", **flags)
+    assert run_on_fake_accelerator(gen_main.main, command) == 0
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["t5", "gpt2"])
+def test_log_probabilities(tiny_models, tiny_dataset_path, tmp_path, family):
+    given = {"model_name": tiny_models[family]["teacher"], "dataset_path": tiny_dataset_path, "output_dir": tmp_path}
+    limits = {"max_input_length": 32, "max_labels_length": 8, "batch_size": 4, "top_logprobs": 3}
+    assert run_on_fake_accelerator(simulate_api_main.main, argv(given | limits)) == 0
