@@ -146,7 +146,7 @@ def left_out(collection: Collection) -> list[Table]:
     unreadable = [[Cell(str(folder)), Cell(why)] for folder, why in collection.unreadable.items()]
     tables = (
         run_table("Unfinished runs", collection.unfinished, lambda run: run.status),
-        run_table("Finished runs without scores of a test", collection.others, lambda run: run.status),
+        run_table("Other finished runs, without test scores", collection.others, lambda run: run.status),
         Table("Folders that cannot be read", ["folder", "reason"], unreadable),
     )
     return [table for table in tables if table.rows]
