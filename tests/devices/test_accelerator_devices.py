@@ -3,11 +3,13 @@
 import pytest
 from conftest import slow
 from fake_accelerator import NAME, run_on_fake_accelerator
-from tiny_runs import argv, ft_flags, gen_flags, kd_flags
+from tiny_runs import TINY, argv, ft_flags, gen_flags, kd_flags
 
 import ft_main
 import gen_main
+import kd_dataset_with_logits_main
 import kd_main
+import prepare_datasets_main
 import simulate_api_main
 from src.config.experiments.load import load_experiments
 from src.config.flags.base import REPOSITORY
@@ -65,7 +67,12 @@ def test_generation(tiny_models, tiny_dataset_path, tmp_path, family, kind):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("family", ["t5", "gpt2"])
-def test_log_probabilities(tiny_models, tiny_dataset_path, tmp_path, family):
-    given = {"model_name": tiny_models[family]["teacher"], "dataset_path": tiny_dataset_path, "output_dir": tmp_path}
-    limits = {"max_input_length": 32, "max_labels_length": 8, "batch_size": 4, "top_logprobs": 3}
-    assert run_on_fake_accelerator(simulate_api_main.main, argv(given | limits)) == 0
+def test_stored_log_probabilities(tiny_models, tiny_dataset_path, tmp_path, family):
+    models = tiny_models[family]
+    command = gen_flags(models["teacher"], tiny_dataset_path, tmp_path / "api", top_logprobs=3, max_labels_length=6)
+    assert run_on_fake_accelerator(simulate_api_main.main, command) == 0
+    answers = {"logits_dataset_path": tmp_path / "api" / "api_completions.json", "student_name": models["student"]}
+    prepare_datasets_main.main(argv({**answers, "output_dir": tmp_path, "file_name": "stored.arrow"}))
+    data = {"dataset_path": tmp_path / "stored.arrow", "output_dir": tmp_path / "kd"}
+    given = {"student_name": models["student"], "experiment_config_key": "logits_kd"}
+    assert run_on_fake_accelerator(kd_dataset_with_logits_main.main, argv({**TINY, **data, **given})) == 0
