@@ -25,7 +25,7 @@ from benchmarks.speed.rows import ROWS, Row  # noqa: E402
 from benchmarks.speed.workers import Settings, available_memory, measure  # noqa: E402
 from src.config.errors import UserError  # noqa: E402
 from src.data.formats import read_datasets
-from src.data.schema import training_splits
+from src.data.schema import check_trainable, training_splits
 from src.storage.atomic import atomic_write
 from src.storage.json_files import write_json
 
@@ -47,6 +47,7 @@ def chosen_rows(names: list[str] | None, rows: tuple[Row, ...] = ROWS) -> list[R
 def real_lengths(path: str, n: int = 4_096) -> tuple[tuple[int, int], ...]:
     """Input and target lengths of a random sample of training pairs, in tokens, estimated from words; EOS counts."""
     datasets = read_datasets(path)
+    check_trainable(datasets, path)
     columns = datasets[training_splits(datasets)[0]]
     pairs = list(zip(columns["text"], columns["target"], strict=True))
     drawn = random.Random(0).sample(pairs, min(n, len(pairs)))

@@ -135,6 +135,13 @@ def test_lengths_of_real_pairs_are_taken(tmp_path):
     assert models.batch_of(replace(KD, labels=EQUAL), pairs).labels.shape == (5, 6)  # no spread: as the row says
 
 
+def test_data_without_pairs_is_refused(tmp_path, capsys):
+    path = tmp_path / "raw.json"
+    path.write_text('{"train": {"original": ["a"], "modern": ["b"]}}')
+    assert bench.main(["--data", str(path), "--output_dir", str(tmp_path / "out")]) == 2
+    assert "column 'text' is missing" in capsys.readouterr().err
+
+
 # ------------------------------------------------------------------------------------------------------------ writing
 
 

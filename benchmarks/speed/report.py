@@ -45,7 +45,7 @@ def _cells(row: Row, measured: list[Measured]) -> Iterable[tuple[str, ...]]:
             f"× {ours / each.rate:.2f}" if i and ours else "",
             f"{_median(each.seconds):.2f}",
             f"{_median(each.tokens):,.0f}",
-            "" if each.peak is None else f"{each.peak / 1e9:.2f}",
+            "" if each.peak is None else f"{max(0.0, each.peak) / 1e9:.2f}",
             "" if each.share_of_floor is None else f"{100 * each.share_of_floor:.0f}",
         )
 
