@@ -1,17 +1,20 @@
 """A fake accelerator: its tensors lie on the CPU, but an operation on tensors of two devices fails as on a GPU.
 
-Machines without a GPU find with it what was left on another device. torch takes one such backend per process, for good,
-so a script runs on it in a copy of the process.
+Machines without a GPU find with it what was left on another device. torch must know such a backend before the first
+gradient, so a script runs on it in a process of its own: this file, as a script.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+import importlib
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 from unittest import mock
 
 import torch
-from accelerate.state import AcceleratorState
-from several_processes import forked, statuses
+from several_processes import environment
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 from torch.utils._pytree import tree_leaves, tree_map
 from torch.utils.backend_registration import _DummyBackendModule, _setup_privateuseone_for_python_backend
@@ -107,15 +110,16 @@ def _contents(values: Any) -> Any:
     return tree_map(lambda each: each.content if isinstance(each, OnDevice) else each, values)
 
 
-def run_on_fake_accelerator(main: Callable[[list[str] | None], object], argv: list[str]) -> int:
-    """Run a script, as on an accelerator, in a copy of this process; returns its exit status."""
-    return statuses([forked(lambda: _run(main, argv))])[0]
+def run_on_fake_accelerator(script: str, argv: Sequence[str]) -> None:
+    """Run a script, such as "kd_main", in a process for which `fake:0` is the accelerator; it must succeed."""
+    line = [sys.executable, str(Path(__file__).resolve()), script, *argv]
+    done = subprocess.run(line, capture_output=True, text=True, timeout=280, env=environment(), check=False)
+    assert done.returncode == 0, done.stderr
 
 
-def _run(main: Callable[[list[str] | None], object], argv: list[str]) -> int:
+def _run(script: str, argv: list[str]) -> int:
     _setup_privateuseone_for_python_backend(NAME, _Backend())
     torch._C._set_only_lift_cpu_tensors(True)  # torch.tensor makes its tensor on the CPU first, and moves it
-    AcceleratorState._reset_state(reset_partial_state=True)
     device = torch.device(NAME, 0)
     save_file, save_tensors = adapters.save_file, checkpoints._save_tensors
     replaced = (  # files are written from tensors' memory
@@ -128,10 +132,14 @@ def _run(main: Callable[[list[str] | None], object], argv: list[str]) -> int:
     with ExitStack() as stack, _Mode():
         for each in replaced:
             stack.enter_context(each)
-        status = run_script(main, argv)
+        status = run_script(importlib.import_module(script).main, argv)
     assert device in used
     return status
 
 
 def _detached(model: torch.nn.Module) -> dict[str, torch.Tensor]:
     return {name: value.detach() for name, value in model.state_dict().items()}
+
+
+if __name__ == "__main__":
+    sys.exit(_run(sys.argv[1], sys.argv[2:]))

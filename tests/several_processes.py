@@ -10,9 +10,8 @@ import socket
 import subprocess
 import sys
 import traceback
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -56,30 +55,18 @@ def run_forked(n_processes: int, commands: Sequence[Command]) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     shared = {"WORLD_SIZE": str(n_processes), "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
-
-    def run_all(rank: int) -> int:
-        os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank))
-        AcceleratorState._reset_state(reset_partial_state=True)
-        return any(run(command) for command in commands)
-
-    children = [forked(partial(run_all, rank)) for rank in range(n_processes)]
-    assert statuses(children) == n_processes * [0]
-
-
-def forked(call: Callable[[], int]) -> int:
-    """Start a copy of this process that ends with the status that `call` returns; returns the copy's number."""
-    if (child := os.fork()) == 0:
-        try:
-            os._exit(call())
-        except BaseException:  # noqa: BLE001  (it must not come to pytest, which runs in this copy, too)
-            traceback.print_exc()
-            os._exit(1)
-    return child
-
-
-def statuses(children: Sequence[int]) -> list[int]:
-    """The exit statuses of copies of this process, once all have ended."""
-    return [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children]
+    children = []
+    for rank in range(n_processes):
+        if (child := os.fork()) == 0:
+            try:
+                os.environ.update(shared, RANK=str(rank), LOCAL_RANK=str(rank))
+                AcceleratorState._reset_state(reset_partial_state=True)
+                os._exit(any(run(command) for command in commands))
+            except BaseException:  # noqa: BLE001  (it must not come to pytest, which runs in this copy, too)
+                traceback.print_exc()
+                os._exit(1)
+        children.append(child)
+    assert [os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children] == n_processes * [0]
 
 
 def run(command: Command) -> int:
