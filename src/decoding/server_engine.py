@@ -6,7 +6,7 @@ Shapes: B inputs, S source tokens, K targets per input, T tokens of a target.
 
 import string
 from collections.abc import Mapping, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, wait
 from dataclasses import dataclass, field
 from threading import Lock
 from typing import Any
@@ -27,6 +27,7 @@ from src.tokens.preprocessing import Preprocessor
 from src.tokens.token_bytes import REPLACEMENT, TokenBytes
 
 LARGEST_SEED = 2**31 - 2**16  # the seeds of an input's K targets follow each other; some servers read 32 bits
+LONGEST_WAIT = 0.5  # seconds
 PROBE_TOKENS, PROBE_PATIENCE = 8, 30.0  # seconds
 PROBE_TEMPERATURE = 2.0  # two targets that are equal have the same seed: the server cannot give each its own
 WHITE_SPACE_OR_UNKNOWN = f"{string.whitespace}{REPLACEMENT}"  # a last character may lack its end
@@ -45,8 +46,16 @@ class Started:
         return all(each.done() and not each.cancelled() and each.exception() is None for each in self._inputs)
 
     def result(self) -> list[Target]:
-        """(B * K) targets, the K of one input adjacent; waits for them. Raises UserError as `ServerClient.request`."""
-        return [target for each in self._inputs for target in each.result()]
+        """(B * K) targets, the K of one input adjacent; waits for them. Raises UserError as `ServerClient.request`.
+
+        Python sees a signal that arrives just before a wait only at its end, so the waits are short.
+        """
+        targets: list[Target] = []
+        for each in self._inputs:
+            while not each.done():
+                wait([each], timeout=LONGEST_WAIT)
+            targets += each.result()
+        return targets
 
 
 @dataclass(eq=False)

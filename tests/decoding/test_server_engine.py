@@ -5,6 +5,7 @@ import shutil
 import signal
 import threading
 import time
+from concurrent.futures import Future
 from email.utils import formatdate
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from src.api.client import ServerClient
 from src.api.completions import read_answer
 from src.config.cli import run_script
 from src.config.errors import UserError
+from src.decoding.server_engine import Started
 from src.devices import processes
 from src.models.loading import load_tokenizer
 
@@ -242,6 +244,21 @@ def test_ctrl_c_while_the_server_is_slow_ends_at_once(folder, tokenizer, rotatio
     assert stop.value.code == 130
     assert "stopped; the same command continues" in capsys.readouterr().out
     assert len((tmp_path / PROGRESS).read_text().splitlines()) == 2
+
+
+@pytest.mark.timeout(30)
+def test_waits_for_the_server_are_short():
+    """A signal just before a wait is seen at its end: a wait that nothing ends would be without end."""
+    answer: Future = Future()
+
+    def finish_without_notice():
+        time.sleep(0.2)
+        answer._result, answer._state = [("a", "stop")], "FINISHED"
+
+    thread = threading.Thread(target=finish_without_notice)
+    thread.start()
+    assert Started([answer]).result() == [("a", "stop")]
+    thread.join()
 
 
 def test_the_key_is_sent_and_shown_nowhere(folder, tokenizer, rotation_path, tmp_path, monkeypatch, capsys):
