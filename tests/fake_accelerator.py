@@ -1,7 +1,7 @@
 """A fake accelerator: its tensors lie on the CPU, but an operation on tensors of two devices fails as on a GPU.
 
-Machines without a GPU find with it what was left on another device. torch must know such a backend before the first
-gradient, so a script runs on it in a process of its own: this file, as a script.
+It finds tensors that were left on another device, on machines without a GPU. torch must know such a backend before the
+first gradient, so a script runs on it in a process of its own: this file, as a script.
 """
 
 import importlib

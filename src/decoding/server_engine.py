@@ -48,7 +48,7 @@ class Started:
     def result(self) -> list[Target]:
         """(B * K) targets, the K of one input adjacent; waits for them. Raises UserError as `ServerClient.request`.
 
-        Python sees a signal that arrives just before a wait only at its end, so the waits are short.
+        The waits are short, because Python handles a signal that arrives just before a wait only when the wait ends.
         """
         targets: list[Target] = []
         for each in self._inputs:

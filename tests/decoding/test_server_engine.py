@@ -248,7 +248,7 @@ def test_ctrl_c_while_the_server_is_slow_ends_at_once(folder, tokenizer, rotatio
 
 @pytest.mark.timeout(30)
 def test_waits_for_the_server_are_short():
-    """A signal just before a wait is seen at its end: a wait that nothing ends would be without end."""
+    """Python handles a signal that arrives just before a wait only when the wait ends, so each must end by itself."""
     answer: Future = Future()
 
     def finish_without_notice():
